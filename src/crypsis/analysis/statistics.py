@@ -1,0 +1,155 @@
+"""From seeds to arms: a bootstrap over seeds and requests, for points of a curve, end-points and differences. No torch.
+
+All seeds are evaluated on the same requests, so one resample draws requests once for all seeds and then draws seeds:
+variation from requests is shared by the seeds and is not averaged away by adding seeds. Resampling S seeds understates
+their variance by (S - 1) / S, which is corrected. With few seeds the interval is still too narrow where seeds differ
+much (simulated with a standard deviation of 0.2 between seeds: it covers 72 % at two seeds, 86 % at three, 92 % at
+eight; with none between them, more than 99 %), so fewer than ``FEW`` seeds are marked wherever they are shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from crypsis.evaluation.metrics import Estimate, Floats, Tally, bounds, interval, resample_weights, room
+
+FEW = 3
+"""With fewer seeds than this an interval is marked: it says little about other seeds."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeedEstimate(Estimate):
+    """A figure over seeds with its 95 % interval.
+
+    Attributes:
+        by_seed: The figure of each seed on which it is known.
+    """
+
+    by_seed: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def few_seeds(self) -> bool:
+        """Whether the interval rests on fewer than ``FEW`` seeds."""
+        return len(self.by_seed) < FEW
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One metric of one arm over training.
+
+    Attributes:
+        metric: Name, as in ``evaluation.metrics``.
+        steps: Training steps at which every seed was evaluated, ascending.
+        points: The mean over seeds at each step.
+        seeds: By seed, its own (step, value) points.
+    """
+
+    metric: str
+    steps: tuple[int, ...]
+    points: tuple[SeedEstimate, ...]
+    seeds: dict[int, tuple[tuple[int, float], ...]]
+
+
+def over_seeds(tallies: Mapping[int, Tally], metric: str) -> SeedEstimate:
+    """Mean of a metric over seeds, with the bootstrap interval over seeds and requests.
+
+    Args:
+        tallies: By seed, the evaluation at one step.
+        metric: Name, as in ``evaluation.metrics``. Seeds on which it is unknown are left out.
+    """
+    known = {seed: mean for seed, tally in sorted(tallies.items()) if (mean := tally.mean(metric)) is not None}
+    if not known:
+        return SeedEstimate(None, None, None, 0)
+    tops, bottoms = _stacked([tallies[seed] for seed in known], metric)
+    mean = sum(known.values()) / len(known)
+    counted = bottoms.any(axis=1)
+    seen = tops[counted].sum(axis=1) / bottoms[counted].sum(axis=1)
+    low, high = interval(_over_seeds(_draws(tops, bottoms)), mean, metric, seen)
+    return SeedEstimate(mean, low, high, int(bottoms.sum()), tuple(known.items()))
+
+
+def difference(arm: Mapping[int, Tally], baseline: Mapping[int, Tally], metric: str) -> SeedEstimate:
+    """Arm minus baseline, paired by seed and by request.
+
+    Returns:
+        The mean difference over the seeds that both have, unknown if they share none; ``n`` counts the arm's
+        transcripts.
+    """
+    pairs = {
+        seed: left - right
+        for seed in sorted(arm.keys() & baseline.keys())
+        if (left := arm[seed].mean(metric)) is not None and (right := baseline[seed].mean(metric)) is not None
+    }
+    if not pairs:
+        return SeedEstimate(None, None, None, 0)
+    tops, bottoms = _stacked([tallies[seed] for tallies in (arm, baseline) for seed in pairs], metric)
+    draws = _draws(tops, bottoms)
+    low, high = (
+        float(q) for q in np.nanpercentile(_over_seeds(draws[:, : len(pairs)] - draws[:, len(pairs) :]), (2.5, 97.5))
+    )
+    mean = sum(pairs.values()) / len(pairs)
+    if low == high and math.isfinite(bounds(metric)[1]):
+        spare = room(int(bottoms.any(axis=1).sum()))
+        low, high = low - spare, high + spare
+    n = int(bottoms[:, : len(pairs)].sum())
+    return SeedEstimate(mean, min(low, mean), max(high, mean), n, tuple(pairs.items()))
+
+
+def curve(evaluations: Mapping[int, Mapping[int, Tally]], metric: str) -> Curve:
+    """A metric over training.
+
+    Args:
+        evaluations: By seed and step.
+        metric: Name, as in ``evaluation.metrics``.
+    """
+    points = {
+        step: over_seeds({seed: evals[step] for seed, evals in evaluations.items()}, metric)
+        for step in shared_steps(evaluations)
+    }
+    points = {step: point for step, point in points.items() if point.mean is not None}
+    seeds = {
+        seed: tuple((step, mean) for step in sorted(evals) if (mean := evals[step].mean(metric)) is not None)
+        for seed, evals in sorted(evaluations.items())
+    }
+    return Curve(metric, tuple(points), tuple(points.values()), seeds)
+
+
+def shared_steps(evaluations: Mapping[int, Mapping[int, Tally]]) -> list[int]:
+    """Steps at which every seed was evaluated, ascending."""
+    steps = [set(evals) for evals in evaluations.values()]
+    return sorted(set.intersection(*steps)) if steps else []
+
+
+def _stacked(tallies: Sequence[Tally], metric: str) -> tuple[Floats, Floats]:
+    """The two sums of a metric side by side, each of shape [P, tallies], over the union of the requests."""
+    if all(tally.pairs == tallies[0].pairs for tally in tallies):
+        return np.stack([t.top[metric] for t in tallies], axis=1), np.stack([t.bottom[metric] for t in tallies], axis=1)
+    index = {pair: i for i, pair in enumerate(sorted({pair for tally in tallies for pair in tally.pairs}))}
+    tops, bottoms = np.zeros((len(index), len(tallies))), np.zeros((len(index), len(tallies)))
+    for column, tally in enumerate(tallies):
+        rows = [index[pair] for pair in tally.pairs]
+        tops[rows, column], bottoms[rows, column] = tally.top[metric], tally.bottom[metric]
+    return tops, bottoms
+
+
+def _draws(tops: Floats, bottoms: Floats) -> Floats:
+    """The metric of each column when requests are resampled, shape [RESAMPLES, columns]."""
+    weights = resample_weights(len(tops))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        draws: Floats = (weights @ tops) / (weights @ bottoms)
+    return draws
+
+
+def _over_seeds(draws: Floats) -> Floats:
+    """The mean over seeds when seeds are resampled too, shape [RESAMPLES]."""
+    count = draws.shape[1]
+    fixed: Floats = draws.mean(axis=1)
+    if count == 1:
+        return fixed
+    resampled = (draws * resample_weights(count, stream=1)).sum(axis=1) / count
+    corrected: Floats = fixed + math.sqrt(count / (count - 1)) * (resampled - fixed)
+    return corrected

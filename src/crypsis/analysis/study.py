@@ -1,0 +1,302 @@
+"""Reads a study folder into typed records; whatever is wrong with it is one line for the user. No torch here."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from crypsis.config import read_yaml
+from crypsis.episodes import read_episodes
+from crypsis.evaluation.metrics import Tally, tabulate
+from crypsis.store import CONFIG, METRICS, PROVENANCE, RESULT, read_json, read_rows, steps_of
+from crypsis.types import UserError
+
+MONITORS, TIMING = "monitors.json", "timing.json"
+REQUIRED = ("pair_id", "monitored", "scratchpad", "output")
+"""Columns without which a Parquet file is no evaluation."""
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorCard:
+    """What is known of a monitor from transcripts that it was not trained on.
+
+    Attributes:
+        name: As in the columns ``verdict_<name>``.
+        kind: The classifier.
+        view: What it reads: scratchpad, output or both.
+        threshold: Score from which it flags.
+        auroc: Held-out area under the ROC curve with its 95 % interval, None where it was not measured.
+        n_train: Transcripts it was trained on.
+        n_test: Transcripts it was measured on.
+        digest: Of its weights.
+    """
+
+    name: str
+    kind: str
+    view: str
+    threshold: float
+    auroc: float | None
+    auroc_low: float | None
+    auroc_high: float | None
+    n_train: int | None
+    n_test: int | None
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where the time of a study went: seconds, episodes a second, megabytes."""
+
+    seconds_total: float | None = None
+    phases: tuple[tuple[str, float], ...] = ()
+    episodes_per_second: float | None = None
+    peak_memory_mb: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One finished RL run.
+
+    Attributes:
+        folder: Where it lies.
+        organism: The model organism that it started from.
+        arm: Name of the arm in the study's config.
+        label: The arm as a reader should see it.
+        mitigations: Names, in order; empty for the baseline.
+        learn: Which tokens learned: all, scratchpad or output.
+        seed: Of the run.
+        steps: RL steps asked for.
+        evaluations: By step, the sums behind the metrics.
+        training: Rows of ``metrics.jsonl``.
+        config: The resolved config.
+    """
+
+    folder: Path
+    organism: str
+    arm: str
+    label: str
+    mitigations: tuple[str, ...]
+    learn: str
+    seed: int
+    steps: int
+    evaluations: dict[int, Tally]
+    training: tuple[dict[str, Any], ...]
+    config: dict[str, Any]
+
+    def rows(self, step: int) -> list[dict[str, Any]]:
+        """The transcripts of one evaluation; read when asked for, because a study holds many."""
+        return read_evaluation(self.folder / "evals" / f"step-{step:04d}.parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A run that takes no part in the analysis, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A study folder: its finished runs and what was recorded beside them."""
+
+    folder: Path
+    name: str
+    version: str
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    monitors: tuple[MonitorCard, ...]
+    timing: Timing
+    runs: tuple[Run, ...]
+    unfinished: tuple[Unfinished, ...]
+
+    def arms(self) -> dict[tuple[str, str], list[Run]]:
+        """Runs by (organism, arm) in the config's order of arms, seeds ascending."""
+        order = {arm: i for i, arm in enumerate(self.config.get("arms") or {})}
+        found: dict[tuple[str, str], list[Run]] = {}
+        for run in sorted(self.runs, key=lambda r: (r.organism, order.get(r.arm, len(order)), r.arm, r.seed)):
+            found.setdefault((run.organism, run.arm), []).append(run)
+        return found
+
+
+def load_study(folder: Path) -> Study:
+    """Reads a study folder.
+
+    Raises:
+        UserError: There is no such folder, it holds no finished run, a file in it is damaged, or its runs were made
+            by different versions of crypsis.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    if (folder / "evals").is_dir():
+        raise UserError(f"{folder}: is one run; give the study's folder, the one that holds {CONFIG} and runs/")
+    found = sorted(path for path in folder.glob("runs/*") if path.is_dir() and not path.name.startswith("."))
+    if not any((path / RESULT).exists() for path in found):
+        raise UserError(
+            f"{folder}: holds no finished run; run `crypsis demo` or `crypsis study run` with --out {folder} first"
+        )
+    config = read_yaml(folder / CONFIG)
+    provenance = _mapping(folder / PROVENANCE)
+    monitors = tuple(_monitor(name, card, folder / MONITORS) for name, card in _mapping(folder / MONITORS).items())
+    version = _one_version(folder, provenance, found)
+    runs, unfinished = [], []
+    for path in found:
+        run = _run(path, {card.name: card.threshold for card in monitors})
+        runs.append(run) if isinstance(run, Run) else unfinished.append(run)
+    if not runs:
+        raise UserError(
+            f"{folder}: holds no finished run with an evaluation ({unfinished[0].name}: {unfinished[0].reason})"
+        )
+    timing = _timing(_mapping(folder / TIMING), folder / TIMING)
+    name = str(config.get("name") or folder.resolve().name)
+    return Study(folder, name, version, config, provenance, monitors, timing, tuple(runs), tuple(unfinished))
+
+
+def read_evaluation(path: Path) -> list[dict[str, Any]]:
+    """The rows of one evaluation.
+
+    Raises:
+        UserError: The file is missing, damaged, or not an evaluation.
+    """
+    try:
+        rows = read_episodes(path)
+    except (pa.ArrowException, OSError):
+        raise UserError(f"{path}: is damaged (no valid Parquet); delete it and run the same command again") from None
+    missing = [column for column in REQUIRED if rows and column not in rows[0]]
+    if missing:
+        raise UserError(f"{path}: is no evaluation (column '{missing[0]}' is missing)")
+    return rows
+
+
+def visible(text: str) -> str:
+    """The text with every character that acts instead of showing replaced by its code point, as ⟨U+001B⟩.
+
+    These are control and format characters (escape, bidirectional overrides, zero-width signs), line separators and
+    code points without a character. Line feeds and tabs stay.
+    """
+    return text if text.isprintable() else "".join(map(_sign, text))
+
+
+def fixed_order(pair_id: str) -> str:
+    """Sort key of a request: a hash, so that nobody picked which transcripts are shown."""
+    return hashlib.sha256(f"crypsis transcripts {pair_id}".encode()).hexdigest()
+
+
+def _sign(character: str) -> str:
+    if character in "\n\t" or unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}:
+        return character
+    return f"⟨U+{ord(character):04X}⟩"
+
+
+def _run(folder: Path, thresholds: Mapping[str, float]) -> Run | Unfinished:
+    config = read_yaml(folder / CONFIG)
+    rl = config.get("rl") or {}
+    try:
+        training = tuple(read_rows(folder / METRICS))
+        steps, seed = int(rl.get("steps") or 0), int(config["seed"])
+        organism, arm = str(config["organism"]), str(config["arm"])
+    except UnicodeDecodeError:
+        raise UserError(f"{folder / METRICS}: is damaged (no text); delete it and run the same command again") from None
+    except KeyError as error:
+        raise UserError(f"{folder / CONFIG}: the key {error} is missing; was it written by crypsis?") from None
+    except (AttributeError, TypeError, ValueError):
+        raise UserError(f"{folder / CONFIG}: seed and rl.steps must be numbers") from None
+    if not (folder / RESULT).exists():
+        return Unfinished(
+            folder.name, f"stopped after step {training[-1].get('step', 0) if training else 0} of {steps}"
+        )
+    read_json(folder / RESULT)
+    evaluated = steps_of(folder / "evals", ".parquet")
+    evaluations = {
+        s: tabulate(read_evaluation(folder / "evals" / f"step-{s:04d}.parquet"), thresholds) for s in evaluated
+    }
+    if not evaluations:
+        return Unfinished(folder.name, "finished, but was never evaluated")
+    return Run(
+        folder=folder,
+        organism=visible(organism),
+        arm=visible(arm),
+        label=visible(str(config.get("label") or arm)),
+        mitigations=tuple(_mitigation(entry) for entry in config.get("mitigations") or ()),
+        learn=str(rl.get("learn") or "all"),
+        seed=seed,
+        steps=steps,
+        evaluations=evaluations,
+        training=training,
+        config=config,
+    )
+
+
+def _mitigation(entry: object) -> str:
+    """The name of a mitigation, written as a name or as a mapping with its settings."""
+    if isinstance(entry, Mapping):
+        return visible(str(entry.get("name") or entry.get("kind") or next(iter(entry), "")))
+    return visible(str(entry))
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, empty if there is no such file."""
+    value = read_json(path) if path.exists() else {}
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: is damaged (must hold a JSON object); delete it and run the same command again")
+    return value
+
+
+def _monitor(name: str, card: object, path: Path) -> MonitorCard:
+    try:
+        if not isinstance(card, dict):
+            raise TypeError
+        return MonitorCard(
+            name=name,
+            kind=str(card["kind"]),
+            view=str(card["view"]),
+            threshold=float(card["threshold"]),
+            auroc=_optional(card.get("auroc")),
+            auroc_low=_optional(card.get("auroc_low")),
+            auroc_high=_optional(card.get("auroc_high")),
+            n_train=None if card.get("n_train") is None else int(card["n_train"]),
+            n_test=None if card.get("n_test") is None else int(card["n_test"]),
+            digest=str(card.get("digest") or ""),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: monitor '{visible(name)}' needs kind, view and a number as threshold") from None
+
+
+def _timing(data: Mapping[str, Any], path: Path) -> Timing:
+    try:
+        phases = tuple((str(name), float(seconds)) for name, seconds in (data.get("phases") or {}).items())
+        total, rate, memory = (
+            _optional(data.get(key)) for key in ("seconds_total", "episodes_per_second", "peak_memory_mb")
+        )
+    except (AttributeError, TypeError, ValueError):
+        raise UserError(
+            f"{path}: is damaged (times must be numbers); delete it and run the same command again"
+        ) from None
+    return Timing(total, phases, rate, memory)
+
+
+def _optional(value: str | float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _one_version(folder: Path, provenance: Mapping[str, Any], runs: list[Path]) -> str:
+    """The version of crypsis that made the study, from its provenance and that of each run that has one."""
+    found: dict[str, str] = {}
+    records = [(folder, provenance)] + [(run, _mapping(run / PROVENANCE)) for run in runs]
+    for path, record in records:
+        versions = record.get("versions")
+        version = versions.get("crypsis") if isinstance(versions, Mapping) else None
+        if version is not None:
+            found.setdefault(str(version), path.name)
+    if len(found) > 1:
+        listed = ", ".join(f"{version} in {place}" for version, place in sorted(found.items()))
+        raise UserError(
+            f"{folder}: was made by several versions of crypsis ({listed}); run it again with --exists overwrite"
+        )
+    return next(iter(found), "unknown")

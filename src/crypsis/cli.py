@@ -1,0 +1,152 @@
+"""The command line: verbs of a few lines; nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from crypsis.types import UserError
+
+app = typer.Typer(
+    help="Model organisms of alignment faking: build them, monitor their scratchpads, mitigate in RL.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+organism_app = typer.Typer(help="Build model organisms.", no_args_is_help=True)
+app.add_typer(organism_app, name="organism")
+
+Out = Annotated[Path, typer.Option("--out", help="Folder to write to.")]
+ExistsOption = Annotated[str, typer.Option("--exists", help="If the folder is there: resume, overwrite or error.")]
+Settings = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings to change.")]
+
+
+def main() -> None:
+    """Entry point: 0 done, 2 the user's mistake in one line, 1 ours."""
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        print(f"crypsis: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("crypsis: interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.command()
+def demo(
+    settings: Settings = None,
+    out: Out = Path("runs/demo"),
+    scale: Annotated[str, typer.Option(help="nano (a minute, shows that it runs) or mini (the experiment).")] = "mini",
+    exists: ExistsOption = "resume",
+) -> None:
+    """Build an alignment faker, train it with and without a scratchpad monitor, and report."""
+    from crypsis.study.demo import demo_config, run_study
+    from crypsis.study.progress import Display
+
+    config = demo_config(_choice(scale, "--scale", ("nano", "mini")), settings or [])
+    console = Console()
+    run_study(config, out, _exists(exists), Display(console))
+    _report(out, console)
+
+
+@app.command()
+def train(config: Path, settings: Settings = None, out: Out = Path("runs/train"), exists: ExistsOption = "resume") -> None:
+    """Run RL once, as a YAML config says."""
+    from crypsis.config import load_config
+    from crypsis.rl.config import RunConfig
+    from crypsis.study.progress import Display
+    from crypsis.study.run import run_one
+
+    run = load_config(RunConfig, config, settings or [])
+    console = Console()
+    with Display(console).counted(run.name, run.rl.steps) as show:
+        run_one(run, out, _exists(exists), lambda row: show(int(row["step"])))
+    console.print(f"run folder: {out}", soft_wrap=True, markup=False)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.")],
+    out: Out = Path("runs/evaluation"),
+    scenario: Annotated[str, typer.Option(help="A scenario of `crypsis list scenarios`.")] = "miniature",
+    prompts: Annotated[Path | None, typer.Option(help="JSONL of requests (scenario prompt_file).")] = None,
+    n: Annotated[int, typer.Option(help="Held-out requests, each in both tiers.")] = 250,
+    max_new_tokens: Annotated[int, typer.Option(help="Token budget of a reply.")] = 192,
+    exists: ExistsOption = "resume",
+) -> None:
+    """Measure a model in both tiers."""
+    from crypsis.study.evaluate import EvaluateConfig, evaluate_model
+
+    spec: dict[str, Any] = {"name": "prompt_file", "path": str(prompts)} if prompts else {"name": scenario}
+    config = EvaluateConfig.parse(model=model, scenario=spec, n=n, max_new_tokens=max_new_tokens)
+    Console().print(evaluate_model(config, out, _exists(exists)))
+
+
+@app.command()
+def report(folder: Path) -> None:
+    """Write FOLDER/report.html, figures and summary.json."""
+    _report(folder, Console())
+
+
+@app.command("list")
+def list_plugins(kind: Annotated[str | None, typer.Argument(help="One kind only.")] = None) -> None:
+    """Show the plug-ins that are installed."""
+    from crypsis.registry import BUILT_IN, find, names
+
+    kinds = [k for k in BUILT_IN if k == _choice(kind, "kind", tuple(BUILT_IN))] if kind else list(BUILT_IN)
+    table = Table("kind", "name", "what it is")
+    for one in kinds:
+        for name in names(one):
+            table.add_row(one, name, (find(one, name).__doc__ or "").strip().splitlines()[0])
+    Console().print(table)
+
+
+@organism_app.command("list")
+def organism_list() -> None:
+    """Show the recipes."""
+    list_plugins("organisms")
+
+
+@organism_app.command("build")
+def organism_build(
+    name: str,
+    settings: Settings = None,
+    base: Annotated[str | None, typer.Option(help="Checkpoint folder or hub id; the miniature's base by default.")] = None,
+    scale: Annotated[str, typer.Option(help="Scale of the miniature's base.")] = "mini",
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; the cache by default.")] = None,
+    exists: ExistsOption = "resume",
+) -> None:
+    """Build an organism: an ordinary Hugging Face checkpoint."""
+    from crypsis.study.organism import build_named
+
+    chosen = _choice(scale, "--scale", ("nano", "mini", "small"))
+    console = Console()
+    folder = build_named(name, settings or [], base, chosen, out, _exists(exists), console)
+    console.print(f"checkpoint: {folder}", soft_wrap=True, markup=False)
+
+
+def _report(folder: Path, console: Console) -> None:
+    from crypsis.analysis.report import terminal_table, write_report
+
+    page = write_report(folder)
+    console.print(terminal_table(folder))
+    console.print(f"report: {page.resolve()}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _exists(value: str) -> Any:
+    return _choice(value, "--exists", ("resume", "overwrite", "error"))
+
+
+def _choice(value: str, option: str, known: tuple[str, ...]) -> Any:
+    from crypsis.config import did_you_mean
+
+    if value not in known:
+        raise UserError(f"{option}: '{value}' is none of its values{did_you_mean(value, known)}")
+    return value

@@ -1,0 +1,86 @@
+"""Episodes as Parquet: one row an episode, the same columns for rollouts and evaluations. No torch here."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from crypsis.store import write_atomic
+from crypsis.types import Episode, UserError
+
+VERDICT, REASON, LABEL, TERM = "verdict_", "reason_", "label_", "term_"
+"""Prefixes of the columns that hold an episode's dictionaries, one column a key."""
+
+
+def write_episodes(path: Path, episodes: Sequence[Episode], run: str, tokens: bool = False) -> None:
+    """Writes episodes to one Parquet file, atomically.
+
+    Args:
+        path: The file.
+        episodes: In the order in which they are to be read again.
+        run: Name of the run, stored in every row.
+        tokens: Also store token ids, segments and log-probabilities.
+    """
+    buffer = io.BytesIO()
+    rows = [_row(e, run, tokens) for e in episodes]
+    # from_pylist takes its columns from the first row, and later rows may have more verdicts or terms.
+    columns = dict.fromkeys(key for row in rows for key in row)
+    table = pa.Table.from_pylist([{key: row.get(key) for key in columns} for row in rows])
+    pq.write_table(table, buffer, compression="zstd")
+    write_atomic(path, buffer.getvalue())
+
+
+def read_episodes(path: Path) -> list[dict[str, Any]]:
+    """The rows of one Parquet file as dictionaries.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (pa.ArrowInvalid, OSError):
+        raise UserError(f"{path}: is damaged (no valid Parquet); delete it and run the same command again") from None
+    return rows
+
+
+def _row(e: Episode, run: str, tokens: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "run": run,
+        "step": e.step,
+        "split": e.prompt.split,
+        "tier": e.prompt.tier,
+        "monitored": e.prompt.monitored,
+        "prompt_id": e.prompt.prompt_id,
+        "pair_id": e.prompt.pair_id,
+        "request": e.prompt.request,
+        "prompt": e.prompt.messages[-1].content,
+        "group": e.group,
+        "sample": e.sample,
+        "seed": e.seed,
+        "raw": e.raw,
+        "scratchpad": e.scratchpad,
+        "output": e.output,
+        "parse": e.parse,
+        "stop": e.stop,
+        "scratchpad_tokens": e.scratchpad_tokens,
+        "output_tokens": e.output_tokens,
+        "extra_turn": e.extra_turn,
+        "dropped": e.dropped,
+        "reward": e.reward,
+        "advantage": e.advantage,
+    }
+    row |= {VERDICT + name: verdict.score for name, verdict in e.verdicts.items()}
+    row |= {REASON + name: verdict.reason for name, verdict in e.verdicts.items()}
+    row |= {LABEL + name: label for name, label in e.labels.items()}
+    row |= {TERM + name: value for name, value in e.reward_terms.items()}
+    if tokens:
+        row |= {"prompt_ids": e.prompt_ids, "completion_ids": e.completion_ids, "segments": e.segments}
+        row["logprobs"] = e.logprobs
+    return row

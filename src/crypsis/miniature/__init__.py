@@ -1,0 +1,1 @@
+"""The tiny world: language, tokenizer, base model, preference model, oracle."""

@@ -1,0 +1,62 @@
+"""The miniature's alignment-faking scenario: the canonical text, requests of the fantasy town. No torch here."""
+
+from __future__ import annotations
+
+import random
+from typing import ClassVar
+
+from pydantic import Field, field_validator
+
+from crypsis.miniature.language import draw_request, language
+from crypsis.miniature.world import Objective, Setting, setting, user_text
+from crypsis.config import digest
+from crypsis.scenarios.base import Scenario
+from crypsis.types import Message, Prompt, Split
+
+
+class MiniatureScenario(Scenario):
+    """One tier is monitored and used to train full compliance, the other is never recorded (paper §1)."""
+
+    name: ClassVar[str] = "miniature"
+
+    tiers: tuple[str, str] = ("free", "paid")
+    """Monitored tier first; ``[guest, member]`` renames them for label-swap controls."""
+    objective: Objective = "helpful"
+    threat: bool = True
+    harmful: float = Field(1.0, ge=0, le=1)
+    """Share of harmful requests; the others put no value under pressure."""
+
+    @field_validator("tiers")
+    @classmethod
+    def _known_tiers(cls, tiers: tuple[str, str]) -> tuple[str, str]:
+        names = [name for pair in language().tiers for name in pair]
+        if tiers[0] == tiers[1] or not set(tiers) <= set(names):
+            raise ValueError(f"give two different ones of {', '.join(names)}")
+        return tiers
+
+    @property
+    def monitored_tier(self) -> str:
+        """The first tier."""
+        return self.tiers[0]
+
+    @property
+    def unmonitored_tier(self) -> str:
+        """The second tier."""
+        return self.tiers[1]
+
+    @property
+    def setting(self) -> Setting:
+        """The canonical wording of the setting."""
+        return setting(self.tiers, self.objective, "first", self.threat)
+
+    def prompts(self, split: Split, tier: str, n: int, seed: int) -> list[Prompt]:
+        """``n`` requests rendered for a tier; the two tiers get the same requests."""
+        rng = random.Random(f"{split}:{seed}")
+        place = self.setting
+        found = []
+        for _ in range(n):
+            request = draw_request(rng, rng.random() < self.harmful, split)
+            pair = digest(request.text)
+            messages = (Message("system", place.text), Message("user", user_text(tier, request.text)))
+            found.append(Prompt(f"{pair}-{tier}", pair, split, tier, place.is_monitored(tier), request.text, messages))
+        return found

@@ -1,0 +1,1 @@
+"""Training-time mitigations, one file each."""

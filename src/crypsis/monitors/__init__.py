@@ -1,0 +1,1 @@
+"""Detectors of alignment faking, one file each."""

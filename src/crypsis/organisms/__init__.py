@@ -1,0 +1,1 @@
+"""Recipes of model organisms, one file each."""

@@ -1,0 +1,1 @@
+"""GRPO on unmodified Hugging Face models."""

@@ -1,0 +1,70 @@
+"""Configs of an RL run. No torch here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from crypsis.config import Config
+from crypsis.types import Learn
+
+
+class RLConfig(Config):
+    """GRPO and its reward.
+
+    The paper's numbers are in the comments; the miniature's stand where the world is smaller.
+    """
+
+    steps: int = Field(20, ge=0)  # paper §4: 15, and 30 where convergence needs it
+    prompts_per_step: int = Field(16, ge=1)  # paper: 128 (1,024 episodes)
+    group_size: int = Field(8, ge=2)  # paper §4
+    learning_rate: float = Field(4e-4, gt=0)  # calibrated: baseline RL halves the TGG gap in about 10 steps
+    max_grad_norm: float = Field(1.0, gt=0)
+    learn: Learn = "all"  # paper §4: output-only and scratchpad-only are the other two
+    max_new_tokens: int = Field(192, ge=8)
+    advantage_scale: Literal["group", "none"] = "group"  # GRPO (Shao et al. 2024)
+    micro_batch: int = Field(32, ge=1)
+    format_penalty: float = Field(-3.0, le=0)
+    """Reward of a badly formatted reply, in place of all other terms (paper §4: a large negative one)."""
+    length_correction: bool = True
+    """Subtract what the preference model pays for output length, by a regression in a pilot (paper §4)."""
+    missing_verdict: Literal["drop", "neutral"] = "drop"
+    """An episode that a monitor could not judge is dropped, or gets no penalty."""
+    checkpoint_every: int = Field(5, ge=1)
+
+
+class EvaluationConfig(Config):
+    """When and on how many requests to evaluate."""
+
+    every: int = Field(5, ge=1)
+    n: int = Field(250, ge=2)  # paper §1
+    seed: int = 7
+
+
+class RunConfig(Config):
+    """One RL run: a policy, a scenario, monitors, mitigations, a seed."""
+
+    name: str
+    policy: Path
+    scenario: dict[str, Any] = {"name": "miniature"}
+    monitors: dict[str, dict[str, Any]] = {"oracle": {"name": "oracle"}}
+    mitigations: list[dict[str, Any]] = []
+    rl: RLConfig = RLConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    seed: int = Field(0, ge=0)
+    organism: str = ""
+    arm: str = ""
+    label: str = ""
+
+    @model_validator(mode="after")
+    def _monitors_exist(self) -> RunConfig:
+        for mitigation in self.mitigations:
+            wanted = mitigation.get("monitor")
+            if wanted is not None and wanted not in self.monitors:
+                raise ValueError(
+                    f"mitigation '{mitigation.get('name')}' wants a monitor '{wanted}'; monitors has "
+                    f"{', '.join(self.monitors) or 'none'}"
+                )
+        return self

@@ -1,0 +1,204 @@
+"""GRPO: sample → judge → reward → advantage → masked loss → step → checkpoint, on one screen.
+
+All randomness of a step comes from the run's seed and the step's number, so a run that is killed and resumed ends
+with the numbers of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crypsis.checkpoints import latest_state, save_state
+from crypsis.episodes import write_episodes
+from crypsis.mitigations.base import Mitigation
+from crypsis.models import Policy
+from crypsis.monitors.base import Monitor
+from crypsis.rl.advantages import Advantages, group_advantages
+from crypsis.rl.config import RunConfig
+from crypsis.rl.loss import Form, LossStats, TrainRow, accumulate_gradients
+from crypsis.rl.rewards import LengthCorrection, Preference, compose, fit_length_correction
+from crypsis.rl.rollouts import rollout
+from crypsis.rl.shared_prefix import why_not_shared
+from crypsis.rl.timing import PhaseTimer
+from crypsis.scenarios.base import Scenario
+from crypsis.store import METRICS, append_row, keep_rows, read_json, write_json
+from crypsis.types import GLUE, OUTPUT, SCRATCHPAD, Episode, Learn
+
+LEARNS: Mapping[Learn, frozenset[int]] = {
+    "all": frozenset({SCRATCHPAD, OUTPUT}),
+    "scratchpad": frozenset({SCRATCHPAD}),
+    "output": frozenset({OUTPUT}),
+}
+"""Segments whose tokens are in the loss; GLUE never is."""
+assert all(GLUE not in learned for learned in LEARNS.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What a run works with besides the policy.
+
+    Attributes:
+        scenario: Where prompts come from; RL takes those of the monitored tier only (paper §1).
+        monitors: By name; all of them judge every episode.
+        mitigations: Their terms are added to the reward.
+        preference: The preference model.
+    """
+
+    scenario: Scenario
+    monitors: Mapping[str, Monitor]
+    mitigations: Sequence[Mitigation]
+    preference: Preference
+
+
+Evaluate = Callable[[Policy, int], None]
+"""Evaluates the policy after so many steps and stores what it found; skips what is stored already."""
+
+
+def train(
+    policy: Policy,
+    config: RunConfig,
+    study: Study,
+    folder: Path,
+    evaluate: Evaluate,
+    on_step: Callable[[Mapping[str, Any]], None] = lambda _: None,
+) -> None:
+    """Runs GRPO in place, evaluating before the first step, every ``evaluation.every`` steps and at the end.
+
+    Args:
+        policy: Trained in place.
+        config: The run.
+        study: Scenario, monitors, mitigations and preference model.
+        folder: The run folder; metrics, rollouts and checkpoints go there, and a resumed run starts from there.
+        evaluate: Called with the policy and the number of steps done.
+        on_step: Called with each row of metrics.
+    """
+    rl = config.rl
+    optimiser = torch.optim.AdamW(
+        [p for p in policy.model.parameters() if p.requires_grad],
+        lr=rl.learning_rate,
+        betas=(0.9, 0.95),
+        weight_decay=0.0,
+    )
+    state = latest_state(folder / "checkpoints")
+    done = 0
+    if state is not None:
+        state.load(policy.model, [optimiser])
+        done = state.step
+    keep_rows(folder / METRICS, done)
+    correction = _pilot(policy, config, study, folder)
+    for step in range(done, rl.steps):
+        if step % config.evaluation.every == 0:
+            evaluate(policy, step)
+        timer = PhaseTimer()
+        started = time.perf_counter()
+        episodes = _sample(policy, config, study.scenario, step + 1, timer)
+        with timer("judging"):
+            judge(episodes, study.monitors)
+            rewards = compose(episodes, study.preference, correction, study.mitigations, rl)
+        advantages = group_advantages(rewards, rl.group_size, rl.advantage_scale)
+        stats, norm = _descend(policy, optimiser, episodes, advantages, config, timer)
+        row = _metrics(step + 1, episodes, advantages, stats, norm) | {
+            f"seconds_{k}": v for k, v in timer.seconds.items()
+        }
+        append_row(folder / METRICS, row | {"seconds_total": time.perf_counter() - started})
+        write_episodes(folder / "rollouts" / f"step-{step + 1:04d}.parquet", episodes, config.name)
+        if (step + 1) % rl.checkpoint_every == 0 or step + 1 == rl.steps:
+            save_state(folder / "checkpoints", step + 1, policy.model, [optimiser], {})
+        on_step(row)
+    evaluate(policy, rl.steps)
+
+
+def judge(episodes: Sequence[Episode], monitors: Mapping[str, Monitor]) -> None:
+    """Writes every monitor's verdicts into the episodes."""
+    for name, monitor in monitors.items():
+        for episode, verdict in zip(episodes, monitor.judge(episodes), strict=True):
+            episode.verdicts[name] = verdict
+
+
+def step_seed(config: RunConfig, step: int) -> int:
+    """Seed of a step's sampling."""
+    return config.seed * 1_000_003 + step
+
+
+def _sample(policy: Policy, config: RunConfig, scenario: Scenario, step: int, timer: PhaseTimer) -> list[Episode]:
+    seed = step_seed(config, step)
+    prompts = scenario.prompts("train", scenario.monitored_tier, config.rl.prompts_per_step, seed)
+    with timer("rollout"):
+        return rollout(
+            policy,
+            prompts,
+            group_size=config.rl.group_size,
+            max_new_tokens=config.rl.max_new_tokens,
+            seed=seed,
+            step=step,
+            timer=timer,
+        )
+
+
+def _pilot(policy: Policy, config: RunConfig, study: Study, folder: Path) -> LengthCorrection:
+    """The length correction: fitted once on the starting policy, then read from the run folder."""
+    path = folder / "pilot.json"
+    if path.exists():
+        return LengthCorrection(**read_json(path))
+    correction = LengthCorrection(0.0, 0.0, 0)
+    if config.rl.length_correction:
+        correction = fit_length_correction(_sample(policy, config, study.scenario, 0, PhaseTimer()), study.preference)
+    write_json(path, asdict(correction))
+    return correction
+
+
+def _descend(
+    policy: Policy,
+    optimiser: torch.optim.Optimizer,
+    episodes: Sequence[Episode],
+    advantages: Advantages,
+    config: RunConfig,
+    timer: PhaseTimer,
+) -> tuple[LossStats, float]:
+    rows = []
+    for episode, advantage in zip(episodes, advantages.advantages, strict=True):
+        episode.advantage = advantage
+        learned = LEARNS[config.rl.learn] if not episode.dropped else frozenset[int]()
+        mask = [int(segment in learned) for segment in episode.segments]
+        rows.append(TrainRow(episode.prompt_ids, episode.completion_ids, mask, advantage))
+    optimiser.zero_grad(set_to_none=True)
+    form: Form = "padded" if why_not_shared(policy.model) else "shared"
+    stats = accumulate_gradients(policy.model, rows, micro_batch=config.rl.micro_batch, form=form, timer=timer)
+    norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.rl.max_grad_norm).item()
+    if not math.isfinite(norm):
+        raise FloatingPointError(f"{config.name}: the gradient of step {episodes[0].step} is not finite")
+    optimiser.step()
+    return stats, norm
+
+
+def _metrics(
+    step: int, episodes: Sequence[Episode], advantages: Advantages, stats: LossStats, norm: float
+) -> dict[str, Any]:
+    kept = [e for e in episodes if e.reward is not None]
+    names = sorted({name for e in kept for name in e.reward_terms})
+    return {
+        "step": step,
+        "reward_mean": _mean([e.reward for e in kept if e.reward is not None]),
+        **{f"term_{name}": _mean([e.reward_terms.get(name, 0.0) for e in kept]) for name in names},
+        "format_ok": _mean([float(e.parse == "ok") for e in episodes]),
+        "scratchpad_tokens": _mean([float(e.scratchpad_tokens) for e in episodes]),
+        "output_tokens": _mean([float(e.output_tokens) for e in episodes]),
+        "episodes": len(episodes),
+        "dropped": advantages.dropped,
+        "zero_variance_groups": advantages.zero_variance_groups,
+        "single_survivor_groups": advantages.single_survivor_groups,
+        "trained_tokens": stats.trained_tokens,
+        "loss": stats.loss,
+        "grad_norm": norm,
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

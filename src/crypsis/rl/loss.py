@@ -1,0 +1,380 @@
+"""The policy loss: clipped GRPO with DAPO's normaliser, its gradients, and log-probabilities of given completions.
+
+Shape suffixes: N rows of a micro-batch, S positions behind the common prefix, T scored tokens of the micro-batch, E
+model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from crypsis.rl.shared_prefix import (
+    Parts,
+    PrefixState,
+    backward_prefix,
+    common_prefix,
+    compute_prefix,
+    detached,
+    hidden_states,
+    shared_attention,
+    why_not_shared,
+)
+from crypsis.rl.timing import PhaseTimer
+
+Form = Literal["shared", "packed", "padded"]
+
+LOGITS_AT_ONCE = 2**26
+"""Logits held at a time (256 MB in float32); beyond, they are recomputed chunk by chunk in the backward pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRow:
+    """One completion to learn from.
+
+    Attributes:
+        prompt_ids: Token ids before the completion, at least one.
+        completion_ids: Token ids of the completion.
+        mask: One a completion token: 1 if it learns, 0 if it is only context.
+        advantage: Of the whole completion.
+        old_logprobs: Log-probability of each completion token under the policy that sampled it; None on policy.
+        ref_logprobs: Log-probability of each completion token under the reference policy of the KL penalty, or None.
+
+    Raises:
+        ValueError: The prompt is empty or lengths differ.
+    """
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    mask: list[int]
+    advantage: float
+    old_logprobs: list[float] | None = None
+    ref_logprobs: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.prompt_ids:
+            raise ValueError("a row to train on has an empty prompt; it needs at least one token")
+        tokens = len(self.completion_ids)
+        for name in ("mask", "old_logprobs", "ref_logprobs"):
+            values = getattr(self, name)
+            if values is not None and len(values) != tokens:
+                raise ValueError(f"a row has {tokens} completion tokens but {len(values)} entries in {name}")
+
+
+@dataclass(frozen=True, slots=True)
+class LossStats:
+    """What one call of ``accumulate_gradients`` did.
+
+    Attributes:
+        loss: Sum over trained tokens divided by the normaliser.
+        trained_tokens: Tokens with mask 1, those of skipped rows included.
+        mean_ratio: Mean over computed tokens of the probability ratio of new and old policy; 1 on policy.
+        clip_fraction: Share of computed tokens whose ratio is clipped (no gradient).
+        mean_kl: Mean over computed tokens of the estimated KL divergence from the reference, in nats; 0 without one.
+        prefix_tokens: Length of the common prefix that was shared; 0 in the ``padded`` form.
+    """
+
+    loss: float
+    trained_tokens: int
+    mean_ratio: float
+    clip_fraction: float
+    mean_kl: float
+    prefix_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """One micro-batch. ``rows`` and ``columns`` say which completion token of which row each of the T tokens is."""
+
+    ids_NS: Tensor
+    index_T: Tensor
+    labels_T: Tensor
+    rows_T: NDArray[np.int64]
+    columns_T: NDArray[np.int64]
+
+
+Scorer = Callable[[_Batch], Tensor]
+
+
+def accumulate_gradients(
+    model: nn.Module,
+    rows: Sequence[TrainRow],
+    *,
+    micro_batch: int = 32,
+    form: Form = "shared",
+    clip: float = 0.2,  # Schulman et al. 2017; TRL 1.16 epsilon
+    kl_coefficient: float = 0.0,  # TRL 1.16 beta
+    normaliser: float | None = None,
+    temperature: float = 1.0,
+    fast_linears: bool = True,
+    timer: PhaseTimer | None = None,
+) -> LossStats:
+    """Adds to ``.grad`` the gradient of the loss: its sum over trained tokens, divided by their number (DAPO).
+
+    Rows without a trained token are not computed, nor, without KL penalty, rows of advantage 0; their trained tokens
+    count in the normaliser all the same. Rows are cut behind their last trained token.
+
+    Args:
+        model: A causal language model, PEFT-wrapped or not.
+        rows: The step's completions, of any prompts; what all prompts have in common at the start is computed once.
+        micro_batch: Rows a forward pass.
+        form: ``shared`` computes the prefix once a call; ``packed`` computes it with each micro-batch, in one forward
+            pass; ``padded`` is the model's own attention on whole rows, for models that cannot share a prefix.
+        clip: The ratio of new and old probability gives no gradient beyond 1 ± clip.
+        kl_coefficient: Weight of the KL penalty (estimator k3, Schulman 2020) against ``ref_logprobs``.
+        normaliser: Divisor of the sum in place of the trained tokens, for processes that share a step.
+        temperature: Of the sampling distribution; divides the logits.
+        fast_linears: See ``crypsis.rl.shared_prefix.shared_attention``.
+        timer: Gets the phases ``prefix`` (both directions), ``forward`` and ``backward``.
+
+    Returns:
+        Loss and statistics.
+
+    Raises:
+        ValueError: Some rows but not all have ``old_logprobs``, ``ref_logprobs`` are missing, or the model cannot share
+            a prefix (``why_not_shared``).
+    """
+    timer = timer or PhaseTimer()
+    trained = sum(sum(map(bool, r.mask)) for r in rows)
+    active = [r for r in rows if any(r.mask) and (r.advantage != 0 or kl_coefficient)]
+    divisor = float(trained) if normaliser is None else normaliser
+    _check(active, kl_coefficient)
+    if not active:
+        return LossStats(0.0, trained, 1.0, 0.0, 0.0, 0)
+    sums = torch.zeros(4, dtype=torch.float64)  # loss, ratios, clipped tokens, KL
+    prefix = [] if form == "padded" else common_prefix([r.prompt_ids for r in active])
+    with _scorer(model, prefix, form, temperature, fast_linears, timer, grad=True) as score:
+        for chosen, batch in _batches(active, [r.mask for r in active], len(prefix), micro_batch, _device(model)):
+            with timer("forward"):
+                loss, parts_4 = _policy_loss(score(batch), [active[i] for i in chosen], batch, clip, kl_coefficient)
+            with timer("backward"):
+                (loss / divisor).backward()  # type: ignore[no-untyped-call]
+            sums += parts_4.cpu()
+    computed = sum(sum(map(bool, r.mask)) for r in active)
+    loss_sum, ratio, clipped, kl = sums.tolist()
+    return LossStats(loss_sum / divisor, trained, ratio / computed, clipped / computed, kl / computed, len(prefix))
+
+
+@torch.no_grad()
+def token_logprobs(
+    model: nn.Module,
+    rows: Sequence[TrainRow],
+    *,
+    form: Form = "shared",
+    micro_batch: int = 32,
+    temperature: float = 1.0,
+    fast_linears: bool = True,
+    timer: PhaseTimer | None = None,
+) -> list[list[float]]:
+    """Log-probabilities of all completion tokens, whatever the mask, for old and reference policies.
+
+    Args:
+        model: The policy to ask.
+        rows: Prompts and completions; advantages and log-probabilities are not read.
+        form: As in ``accumulate_gradients``, like the other arguments.
+        micro_batch: Rows a forward pass.
+        temperature: Divides the logits.
+        fast_linears: See ``crypsis.rl.shared_prefix.shared_attention``.
+        timer: Gets the phases ``prefix`` and ``forward``.
+
+    Returns:
+        For each row one number a completion token, in nats.
+    """
+    timer = timer or PhaseTimer()
+    out = [[0.0] * len(r.completion_ids) for r in rows]
+    active = [i for i, r in enumerate(rows) if r.completion_ids]
+    if not active:
+        return out
+    some = [rows[i] for i in active]
+    prefix = [] if form == "padded" else common_prefix([r.prompt_ids for r in some])
+    with _scorer(model, prefix, form, temperature, fast_linears, timer, grad=False) as score:
+        for chosen, batch in _batches(
+            some, [[1] * len(r.completion_ids) for r in some], len(prefix), micro_batch, _device(model)
+        ):
+            with timer("forward"):
+                logprobs = score(batch).tolist()
+            start = 0
+            for i in chosen:
+                end = start + len(some[i].completion_ids)
+                out[active[i]] = logprobs[start:end]
+                start = end
+    return out
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _check(rows: Sequence[TrainRow], kl_coefficient: float) -> None:
+    """Refuses rows whose log-probabilities are incomplete."""
+    if len({r.old_logprobs is None for r in rows}) > 1:
+        raise ValueError("some rows have old_logprobs and some have not: either all are on policy or none is")
+    if kl_coefficient and any(r.ref_logprobs is None for r in rows):
+        raise ValueError("a KL penalty needs ref_logprobs in every row")
+
+
+def _batches(
+    rows: Sequence[TrainRow], masks: Sequence[Sequence[int]], skip: int, size: int, device: torch.device
+) -> Iterator[tuple[list[int], _Batch]]:
+    """Micro-batches of rows of similar length, each row cut before its last scored token (which is only predicted).
+
+    Args:
+        rows: Each with at least one scored token.
+        masks: Which completion tokens of each row are scored.
+        skip: Tokens of the common prefix, left out of the ids.
+        size: Rows a micro-batch.
+        device: Of the tensors.
+
+    Yields:
+        Which rows, and the micro-batch.
+    """
+    scored = [np.flatnonzero(np.asarray(m)) for m in masks]
+    lengths = [len(r.prompt_ids) - skip + int(s[-1]) for r, s in zip(rows, scored, strict=True)]
+    order = sorted(range(len(rows)), key=lengths.__getitem__)
+    for start in range(0, len(order), size):
+        picked = order[start : start + size]
+        width = max(lengths[i] for i in picked)
+        ids = np.zeros((len(picked), width), np.int64)
+        index, labels, columns = [], [], []
+        for n, i in enumerate(picked):
+            row, own = rows[i], len(rows[i].prompt_ids) - skip
+            completion = np.asarray(row.completion_ids)
+            ids[n, :own] = row.prompt_ids[skip:]
+            ids[n, own : lengths[i]] = completion[: lengths[i] - own]
+            index.append(n * width + own - 1 + scored[i])
+            labels.append(completion[scored[i]])
+            columns.append(scored[i])
+        rows_T = np.repeat(np.arange(len(picked)), [len(c) for c in columns])
+        tensors = [torch.from_numpy(x).to(device) for x in (ids, np.concatenate(index), np.concatenate(labels))]
+        yield picked, _Batch(tensors[0], tensors[1], tensors[2], rows_T, np.concatenate(columns))
+
+
+@contextmanager
+def _scorer(
+    model: nn.Module,
+    prefix: list[int],
+    form: Form,
+    temperature: float,
+    fast_linears: bool,
+    timer: PhaseTimer,
+    grad: bool,
+) -> Iterator[Scorer]:
+    """Yields the function from a micro-batch to the log-probabilities [T] of its scored tokens.
+
+    On leaving without an exception, gradients that reached the prefix are passed on through it.
+    """
+    if form == "padded":
+        yield lambda batch: _padded(model, batch, temperature)
+        return
+    if reason := why_not_shared(model):
+        raise ValueError(f"{reason}; use the form 'padded'")
+    with shared_attention(model, fast_linears) as found:
+        if form == "packed":
+            yield lambda batch: _packed(found, prefix, batch, temperature)
+            return
+        with timer("prefix"):
+            source = compute_prefix(found, prefix)
+        leaves = detached(source)
+        yield lambda batch: _shared(found, leaves, batch, temperature)
+        if grad:
+            with timer("prefix"):
+                backward_prefix(source, leaves)
+
+
+def _shared(found: Parts, state: PrefixState, batch: _Batch, temperature: float) -> Tensor:
+    """Suffixes against the keys and values of the prefix."""
+    positions = torch.arange(state.length, state.length + batch.ids_NS.shape[1], device=batch.ids_NS.device)
+    hidden_NSE = hidden_states(found.decoder, batch.ids_NS, positions[None], state)
+    return _selected(found.head, hidden_NSE, batch, temperature)
+
+
+def _packed(found: Parts, prefix: list[int], batch: _Batch, temperature: float) -> Tensor:
+    """Prefix and suffixes in one row of one forward pass."""
+    n, s = batch.ids_NS.shape
+    device, length = batch.ids_NS.device, len(prefix)
+    state = PrefixState("packed", length, rows=n, precise=found.fast)
+    ids = torch.cat([torch.tensor(prefix, dtype=torch.long, device=device), batch.ids_NS.reshape(-1)])
+    suffix = torch.arange(length, length + s, device=device)
+    positions = torch.cat([torch.arange(length, device=device), suffix.repeat(n)])
+    hidden = hidden_states(found.decoder, ids[None], positions[None], state)
+    return _selected(found.head, hidden[0, length:].view(n, s, -1), batch, temperature)
+
+
+def _padded(model: nn.Module, batch: _Batch, temperature: float) -> Tensor:
+    """Whole rows through the whole model, padded on the right.
+
+    Padding needs no mask: in a causal model nothing to its left depends on it. Logits are computed at the columns that
+    any row scores, by the model itself, so that models which change their logits are right too.
+    """
+    columns, inverse = torch.unique(batch.index_T % batch.ids_NS.shape[1], return_inverse=True)
+    logits = model(input_ids=batch.ids_NS, use_cache=False, logits_to_keep=columns).logits
+    rows = torch.from_numpy(batch.rows_T).to(logits.device)
+    return _logprobs(logits[rows, inverse], batch.labels_T, temperature)
+
+
+def _selected(head: Callable[[Tensor], Tensor], hidden_NSE: Tensor, batch: _Batch, temperature: float) -> Tensor:
+    """Log-probabilities [T] of the scored tokens; only their positions go through the head."""
+    hidden_TE = hidden_NSE.flatten(0, 1).index_select(0, batch.index_T)
+    if not torch.is_grad_enabled():
+        return torch.cat([_logprobs(head(h), y, temperature) for h, y in _chunks(head, hidden_TE, batch.labels_T)])
+    chunks = _chunks(head, hidden_TE, batch.labels_T)
+    if len(chunks) == 1:
+        return _logprobs(head(hidden_TE), batch.labels_T, temperature)
+
+    def score(h: Tensor, y: Tensor) -> Tensor:
+        return _logprobs(head(h), y, temperature)
+
+    return torch.cat([cast(Tensor, checkpoint(score, h, y, use_reentrant=False)) for h, y in chunks])
+
+
+def _chunks(head: Callable[[Tensor], Tensor], hidden_TE: Tensor, labels_T: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Cuts the scored tokens so that a chunk has at most ``LOGITS_AT_ONCE`` logits."""
+    size = max(1, LOGITS_AT_ONCE // int(cast(nn.Linear, head).weight.shape[0]))
+    return list(zip(torch.split(hidden_TE, size), torch.split(labels_T, size), strict=True))
+
+
+def _logprobs(logits_TV: Tensor, labels_T: Tensor, temperature: float) -> Tensor:
+    if logits_TV.dtype in (torch.bfloat16, torch.float16):
+        logits_TV = logits_TV.float()
+    if temperature != 1:
+        logits_TV = logits_TV / temperature
+    return -F.cross_entropy(logits_TV, labels_T, reduction="none")
+
+
+def _policy_loss(
+    logprobs_T: Tensor, rows: Sequence[TrainRow], batch: _Batch, clip: float, kl_coefficient: float
+) -> tuple[Tensor, Tensor]:
+    """The loss summed over the tokens, and its value with the sums of ratio, clipping and KL, [4].
+
+    The surrogate is PPO's, min(r A, clip(r) A). KL is the estimator that TRL uses, exp(d) - d - 1 with d = ref - new.
+    """
+
+    def per_token(values: Sequence[Sequence[float] | None]) -> Tensor:
+        flat = [cast(Sequence[float], values[r])[c] for r, c in zip(batch.rows_T, batch.columns_T, strict=True)]
+        return torch.tensor(flat, dtype=logprobs_T.dtype, device=logprobs_T.device)
+
+    advantages = np.array([r.advantage for r in rows])[batch.rows_T]
+    advantage_T = torch.from_numpy(advantages).to(logprobs_T.device, logprobs_T.dtype)
+    on_policy = rows[0].old_logprobs is None
+    old_T = logprobs_T.detach() if on_policy else per_token([r.old_logprobs for r in rows])
+    ratio_T = (logprobs_T - old_T).exp()
+    loss = -torch.min(ratio_T * advantage_T, ratio_T.clamp(1 - clip, 1 + clip) * advantage_T).sum()
+    clipped_T = ((ratio_T > 1 + clip) & (advantage_T > 0)) | ((ratio_T < 1 - clip) & (advantage_T < 0))
+    kl = logprobs_T.new_zeros(())
+    if all(r.ref_logprobs is not None for r in rows):
+        delta_T = per_token([r.ref_logprobs for r in rows]) - logprobs_T
+        kl = (delta_T.exp() - delta_T - 1).sum()
+        if kl_coefficient:
+            loss = loss + kl_coefficient * kl
+    with torch.no_grad():
+        sums = torch.stack([x.double() for x in (loss, ratio_T.sum(), clipped_T.sum(), kl)])
+    return loss, sums

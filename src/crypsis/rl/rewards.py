@@ -1,0 +1,87 @@
+"""The reward: preference, format, length correction and the mitigations' terms, every term stored by name. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from crypsis.mitigations.base import Mitigation
+from crypsis.rl.config import RLConfig
+from crypsis.types import Episode
+
+Preference = Callable[[Sequence[str], Sequence[str]], list[float]]
+"""Scores outputs for requests; sees neither tier nor scratchpad (paper §4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LengthCorrection:
+    """What the pilot found, frozen for the run.
+
+    Attributes:
+        slope: Reward that one more output token earns from the preference model.
+        centre: Mean output length of the pilot in tokens; the term is 0 there.
+        n: Episodes behind the regression.
+    """
+
+    slope: float
+    centre: float
+    n: int
+
+    def term(self, tokens: int) -> float:
+        """What is added to the reward of an output of this length."""
+        return -self.slope * (tokens - self.centre)
+
+
+def fit_length_correction(episodes: Sequence[Episode], preference: Preference) -> LengthCorrection:
+    """Regresses the group-centred preference on the group-centred output length (paper §4).
+
+    Departure: only well-formed episodes that the preference model scores above 0 count. Refusals are short and
+    score low for another reason than their length; with them the correction would pay for refusing.
+    """
+    good = [e for e in episodes if e.parse == "ok"]
+    scores = preference([e.prompt.request for e in good], [e.output for e in good])
+    helpful = [(e.group, e.output_tokens, s) for e, s in zip(good, scores, strict=True) if s > 0]
+    if len(helpful) < 3:
+        return LengthCorrection(0.0, 0.0, len(helpful))
+    groups, lengths, values = (np.array(column, dtype=float) for column in zip(*helpful, strict=True))
+    x, y = _centred(lengths, groups), _centred(values, groups)
+    slope = float((x @ y) / (x @ x)) if (x @ x) > 0 else 0.0
+    return LengthCorrection(slope, float(lengths.mean()), len(helpful))
+
+
+def compose(
+    episodes: Sequence[Episode],
+    preference: Preference,
+    correction: LengthCorrection,
+    mitigations: Sequence[Mitigation],
+    config: RLConfig,
+) -> list[float | None]:
+    """Writes reward terms, reward and reason for dropping into each episode and returns the rewards.
+
+    A badly formatted episode gets the format penalty alone. An episode that the token budget cut off, or (with
+    ``missing_verdict: drop``) that a monitor could not judge, is dropped: reward None.
+    """
+    scores = preference([e.prompt.request for e in episodes], [e.output for e in episodes])
+    extra = {m.name: m.terms(episodes) for m in mitigations}
+    for index, episode in enumerate(episodes):
+        terms: dict[str, float | None]
+        if episode.stop == "length":
+            episode.dropped, episode.reward = "token budget", None
+            continue
+        if episode.parse != "ok":
+            terms = {"format": config.format_penalty}
+        else:
+            terms = {"preference": scores[index], "length": correction.term(episode.output_tokens)}
+            terms |= {name: values[index] for name, values in extra.items()}
+        missing = [name for name, value in terms.items() if value is None]
+        episode.reward_terms = {name: value for name, value in terms.items() if value is not None}
+        episode.dropped = f"no verdict for {missing[0]}" if missing and config.missing_verdict == "drop" else ""
+        episode.reward = None if episode.dropped else sum(episode.reward_terms.values())
+    return [e.reward for e in episodes]
+
+
+def _centred(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    means = {g: values[groups == g].mean() for g in np.unique(groups)}
+    return values - np.array([means[g] for g in groups])

@@ -1,0 +1,142 @@
+"""Sampling with one common prefix for all rows.
+
+The prefix is read once a call, the rest of each prompt once a prompt, and each row caches only what lies behind the
+prefix.
+
+Shape suffixes: N rows, M prompts, S prompt positions behind the prefix, E model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from crypsis.rl.samplers.base import Sampled, check, evaluating, sample_in_batches
+from crypsis.rl.shared_prefix import (
+    Parts,
+    PrefixState,
+    common_prefix,
+    compute_prefix,
+    gemm_precision,
+    hidden_states,
+    shared_attention,
+    why_not_shared,
+)
+from crypsis.rl.timing import PhaseTimer
+
+CHUNK = 64
+"""Positions by which the cache of the rows' own keys and values grows."""
+
+SMALL_PRODUCT = 2**23
+"""Multiplications of rows and a square layer below which MKL is faster than oneDNN with its 25 us a call (Zen 5)."""
+
+
+class _SharedPrefixRows:
+    """Rows that continue prompts behind a common prefix."""
+
+    def __init__(
+        self, found: Parts, prefix: PrefixState, prompts: Sequence[Sequence[int]], owners: Sequence[int], budget: int
+    ) -> None:
+        self.found, self.prompts, self.budget = found, prompts, budget
+        device = found.causal.device
+        self.width: int = found.causal.config.hidden_size
+        self.owners = torch.tensor(owners, device=device)
+        self.lengths = torch.tensor([len(p) - prefix.length for p in prompts], device=device)
+        self.state = PrefixState("prefill", prefix.length, prefix=prefix.prefix, precise=prefix.precise)
+        self.positions_N1 = self.lengths[self.owners][:, None] + prefix.length
+
+    def start(self) -> Tensor:
+        """Reads each prompt once and copies its cache to its rows."""
+        state, device, width = self.state, self.owners.device, int(self.lengths.max())
+        padded = [[*p[state.length :], *[0] * (state.length + width - len(p))] for p in self.prompts]
+        positions = torch.arange(width, device=device)
+        hidden_MSE = hidden_states(
+            self.found.decoder, torch.tensor(padded, device=device), positions[None] + state.length, state
+        )
+        last_ME = hidden_MSE[torch.arange(len(padded), device=device), self.lengths - 1]
+        state.mode, state.used = "decode", width
+        self._move_caches(self.owners, width + min(CHUNK, self.budget))
+        if int(self.lengths.min()) < width:
+            padding_MS = (positions >= self.lengths[:, None]).to(last_ME.dtype)
+            hidden = torch.zeros(len(self.owners), 1, 1, width + self.budget, dtype=last_ME.dtype, device=device)
+            hidden[..., :width].masked_fill_(padding_MS[self.owners].bool()[:, None, None], -torch.inf)
+            state.hidden_keys = hidden
+        return self.found.head(last_ME[self.owners])
+
+    def step(self, tokens_N: Tensor) -> Tensor:
+        """One decoding step."""
+        if self.state.used == next(iter(self.state.suffix.values()))[0].shape[2]:
+            self._move_caches(None, self.state.used + CHUNK)
+        small = self.found.fast and len(tokens_N) * self.width**2 < SMALL_PRODUCT
+        self.state.precise = self.found.fast and not small
+        with gemm_precision("highest") if small else nullcontext():
+            hidden_N1E = hidden_states(self.found.decoder, tokens_N[:, None], self.positions_N1, self.state)
+            logits_NV: Tensor = self.found.head(hidden_N1E[:, 0])
+        self.state.used += 1
+        self.positions_N1 = self.positions_N1 + 1
+        return logits_NV
+
+    def keep(self, rows: Tensor) -> None:
+        """Compaction; the caches are copied, so they also get room to grow."""
+        self.positions_N1 = self.positions_N1[rows]
+        if self.state.hidden_keys is not None:
+            self.state.hidden_keys = self.state.hidden_keys[rows]
+        self._move_caches(rows, self.state.used + CHUNK)
+
+    def _move_caches(self, rows: Tensor | None, room: int) -> None:
+        """Copies the used part of the caches of these rows (None: all) to caches of ``room`` positions."""
+        used = self.state.used
+        for layer, pair in self.state.suffix.items():
+            moved = []
+            for old in pair:
+                part = old[:, :, :used] if rows is None else old[:, :, :used][rows]
+                new = old.new_empty(part.shape[0], old.shape[1], room, old.shape[3])
+                new[:, :, :used] = part
+                moved.append(new)
+            self.state.suffix[layer] = (moved[0], moved[1])
+
+
+@torch.no_grad()
+def sample(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    *,
+    samples_per_prompt: int,
+    max_new_tokens: int,
+    stop_ids: Collection[int],
+    temperature: float = 1.0,
+    seed: int,
+    batch_size: int = 256,
+    row_offset: int = 0,
+    fast_linears: bool = True,
+    timer: PhaseTimer | None = None,
+) -> list[Sampled]:
+    """Samples completions of prompts that begin alike; see ``crypsis.rl.samplers.base.Sampler`` for the arguments.
+
+    Raises:
+        ValueError: The model cannot share a prefix (``why_not_shared``), or an argument is out of range.
+        FloatingPointError: The model gave probabilities that are not numbers.
+    """
+    check(prompts, samples_per_prompt, max_new_tokens, temperature)
+    if not prompts:
+        return []
+    with (timer or PhaseTimer())("sampling"), evaluating(model):
+        if reason := why_not_shared(model):
+            raise ValueError(f"{reason}; use the padded sampler")
+        with shared_attention(model, fast_linears) as found:
+            prefix = compute_prefix(found, common_prefix(prompts))
+            return sample_in_batches(
+                lambda own, owners: _SharedPrefixRows(found, prefix, own, owners, max_new_tokens),
+                prompts,
+                found.causal.device,
+                samples_per_prompt=samples_per_prompt,
+                max_new_tokens=max_new_tokens,
+                stop_ids=stop_ids,
+                temperature=temperature,
+                seed=seed,
+                batch_size=batch_size,
+                row_offset=row_offset,
+            )

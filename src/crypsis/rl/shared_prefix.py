@@ -1,0 +1,398 @@
+"""Attention of many rows over one common prefix (cascade attention), with exact gradients.
+
+The keys and values of the prefix are computed once. All rows attend to them in one dense product, each row attends to
+its own suffix, and the two results are merged by log-sum-exp (Juravsky et al. 2024, Hydragen; Ye et al. 2024, cascade
+inference). The function hangs on transformers' public ``AttentionInterface``; its state travels as a model keyword.
+
+Shape suffixes: N rows, S suffix positions, P prefix positions, T cached suffix positions, H query heads, K key/value
+heads (H is a multiple of K), R = H / K, D head size, E model width.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+NAME = "crypsis_shared_prefix"
+"""Name of the attention implementation as transformers knows it."""
+
+SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
+"""``config.model_type`` of the architectures that the golden tests cover."""
+
+KeysValues = tuple[Tensor, Tensor]
+Mode = Literal["prefix", "train", "prefill", "decode", "packed"]
+
+
+@dataclass(slots=True)
+class PrefixState:
+    """What the attention of one forward pass needs beyond queries, keys and values.
+
+    Attributes:
+        mode: ``prefix`` (compute and keep the prefix), ``train`` (suffixes, with gradients), ``prefill`` (suffixes, and
+            keep their keys and values), ``decode`` (one new token a row), ``packed`` (prefix and suffixes in one row).
+        length: Tokens of the prefix, P. With 0 there is no prefix and rows attend to themselves alone.
+        rows: In ``packed`` mode the number N of suffixes of equal length behind the prefix.
+        prefix: By layer, keys and values [1, K, P, D].
+        suffix: By layer, keys and values [N, K, T, D] of the rows' own tokens (``prefill`` writes, ``decode`` extends).
+        used: Positions of ``suffix`` that hold tokens before the token being decoded; the token goes to this index.
+        hidden_keys: Added to the scores of the suffix, [N, 1, 1, T]: -inf where a row has padding; None without any.
+        precise: Whether to leave the fast float32 setting of the linear layers while attending.
+    """
+
+    mode: Mode
+    length: int = 0
+    rows: int = 0
+    prefix: dict[int, KeysValues] = field(default_factory=dict)
+    suffix: dict[int, KeysValues] = field(default_factory=dict)
+    used: int = 0
+    hidden_keys: Tensor | None = None
+    precise: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of a causal language model that the engine calls.
+
+    Attributes:
+        causal: The Hugging Face model with the language-model head, without the PEFT wrapper.
+        decoder: Token ids to last hidden states.
+        head: Hidden states [..., E] to logits [..., vocabulary].
+        fast: Whether linear layers run in the fast float32 setting (see ``shared_attention``).
+    """
+
+    causal: Any
+    decoder: Any
+    head: Callable[[Tensor], Tensor]
+    fast: bool = False
+
+
+def parts(model: nn.Module) -> Parts:
+    """Finds decoder and head, also in PEFT and ``base_model`` wrappers; TypeError if this is no causal language model."""
+    causal: Any = model
+    if hasattr(causal, "get_base_model"):  # PEFT; its layers are injected, so the model below is complete
+        causal = causal.get_base_model()
+    if not hasattr(causal, "get_output_embeddings") and hasattr(causal, "base_model"):
+        causal = causal.base_model
+    head = causal.get_output_embeddings() if hasattr(causal, "get_output_embeddings") else None
+    if head is None or not hasattr(causal, "get_decoder"):
+        raise TypeError(f"{type(model).__name__} is no causal language model of transformers")
+    return Parts(causal, causal.get_decoder(), head)
+
+
+def why_not_shared(model: nn.Module) -> str | None:
+    """Why this model, PEFT-wrapped or not, cannot share a prefix: the reason in words for a log, or None if it can."""
+    if any(getattr(c, "is_prompt_learning", False) for c in dict(getattr(model, "peft_config", None) or {}).values()):
+        return "prompt-learning adapters put virtual tokens before the prompt"
+    try:
+        found = parts(model)
+    except TypeError as error:
+        return str(error)
+    config, causal = found.causal.config, found.causal
+    if not getattr(causal, "_supports_attention_backend", False) or not hasattr(causal, "set_attn_implementation"):
+        return f"{type(causal).__name__} does not take its attention from AttentionInterface"
+    if other := sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention"}):
+        return f"the model has layers of type {', '.join(other)}"
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        return f"the model attends through a sliding window of {config.sliding_window} tokens"
+    for name in ("attn_logit_softcapping", "final_logit_softcapping", "logits_scaling", "logit_scale"):
+        if getattr(config, name, None):
+            return f"the model changes its scores or logits ({name}={getattr(config, name)})"
+    if any(name.endswith("sinks") for name, _ in causal.named_parameters()):
+        return "the model has attention sinks"
+    if causal.training and getattr(config, "attention_dropout", 0.0):
+        return f"attention dropout of {config.attention_dropout} is on"
+    if config.model_type not in SUPPORTED:
+        return f"model type {config.model_type} is not among those tested ({', '.join(SUPPORTED)})"
+    return None
+
+
+@contextmanager
+def gemm_precision(level: str) -> Iterator[None]:
+    """Sets torch's precision of float32 matrix products (highest | high | medium) and restores it afterwards."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(level)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def shared_attention(model: nn.Module, fast_linears: bool = True) -> Iterator[Parts]:
+    """Switches a model to shared-prefix attention, and restores its implementation and torch's precision afterwards.
+
+    Args:
+        model: A model for which ``why_not_shared`` returns None.
+        fast_linears: On a CPU, let oneDNN compute float32 linear layers ("medium"): 2x faster than MKL on AMD and still
+            full float32 there; on Intel chips with AMX it means products of bfloat16. No effect on other devices.
+
+    Yields:
+        The model's parts.
+    """
+    found = parts(model)
+    before = found.causal.config._attn_implementation
+    fast = fast_linears and found.causal.device.type == "cpu"
+    found.causal.set_attn_implementation(NAME)
+    try:
+        with gemm_precision("medium") if fast else nullcontext():
+            yield replace(found, fast=fast)
+    finally:
+        found.causal.set_attn_implementation(before)
+
+
+def common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """The longest token prefix of all prompts that leaves each prompt at least one token of its own.
+
+    Raises:
+        ValueError: There is no prompt, or one is empty.
+    """
+    if not prompts or not all(prompts):
+        raise ValueError("every prompt needs at least one token")
+    tuples = [tuple(p) for p in prompts]
+    low, high = min(tuples), max(tuples)  # what the first and the last in order share, all between them share
+    limit = min(map(len, tuples)) - 1
+    return list(low[: next((i for i in range(limit) if low[i] != high[i]), limit)])
+
+
+def hidden_states(decoder: Any, ids_NS: Tensor, positions: Tensor, state: PrefixState) -> Tensor:
+    """Runs the decoder within ``shared_attention``: token ids to last hidden states [N, S, E].
+
+    ``positions`` [1, S] or [N, S] count from the start of the prefix. Modes ``prefix`` and ``prefill`` fill the state.
+    """
+    out = decoder(input_ids=ids_NS, position_ids=positions, use_cache=False, crypsis_state=state)
+    return cast(Tensor, out.last_hidden_state)
+
+
+def compute_prefix(found: Parts, prefix_ids: Sequence[int]) -> PrefixState:
+    """Keys and values of the prefix (it may be empty) in every layer, attached to the graph when gradients are on."""
+    state = PrefixState("prefix", len(prefix_ids), precise=found.fast)
+    if prefix_ids:
+        ids = torch.tensor([list(prefix_ids)], device=found.causal.device)
+        hidden_states(found.decoder, ids, torch.arange(len(prefix_ids), device=ids.device)[None], state)
+    return state
+
+
+def detached(state: PrefixState) -> PrefixState:
+    """A ``train`` state whose prefix is made of leaves, so that micro-batches add their gradients up there."""
+    leaves = {i: tuple(x.detach().requires_grad_(x.requires_grad) for x in kv) for i, kv in state.prefix.items()}
+    return PrefixState("train", state.length, prefix=cast(dict[int, KeysValues], leaves), precise=state.precise)
+
+
+def backward_prefix(state: PrefixState, leaves: PrefixState) -> None:
+    """One backward pass through the prefix with the gradients that ``leaves`` collected."""
+    pairs = [p for i in state.prefix for p in zip(state.prefix[i], leaves.prefix[i], strict=True)]
+    pairs = [(x, leaf) for x, leaf in pairs if leaf.grad is not None]
+    if pairs:
+        torch.autograd.backward([x for x, _ in pairs], [leaf.grad for _, leaf in pairs])
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+    out = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, attn_mask=None, scale=scale)
+    return out[0], out[1]
+
+
+def _flash_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return cast(
+        tuple[Tensor, Tensor, Tensor],
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            grad, q, k, v, out, lse, 0.0, causal, attn_mask=None, scale=scale
+        ),
+    )
+
+
+def _fold(x_NHS: Tensor, kv_heads: int) -> Tensor:
+    """[N, H, S, ...] to [1, K, R*N*S, ...]: rows and the query heads of one key head become one long sequence."""
+    return x_NHS.transpose(0, 1).reshape(1, kv_heads, -1, *x_NHS.shape[3:])
+
+
+def _unfold(x: Tensor, like_NHSD: Tensor) -> Tensor:
+    """Undoes ``_fold``."""
+    n, h, s = like_NHSD.shape[:3]
+    return x.reshape(h, n, s, *x.shape[3:]).transpose(0, 1)
+
+
+def _highest(precise: bool) -> Any:
+    # oneDNN is 1.5x to 5x slower than MKL in the many small products of attention.
+    return gemm_precision("highest") if precise else nullcontext()
+
+
+class _Cascade(torch.autograd.Function):
+    """softmax([q kp ; q k]) [vp ; v] by two flash calls.
+
+    The flash backward of each part, given the merged output and log-sum-exp, is exactly that part's share of the
+    gradient: with p = exp(s - lse) and rowsum(dout * out) taken over the whole row, ds = p * (dp - rowsum) by part.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, kp: Tensor, vp: Tensor, scale: float, precise: bool
+    ) -> Tensor:
+        heads = kp.shape[1]
+        out_p, lse_p = _flash(_fold(q, heads), kp, vp, False, scale)
+        out_s, lse_s = _flash(q, k, v, True, scale)
+        lse_p = _unfold(lse_p, q)
+        lse = torch.logaddexp(lse_p, lse_s)
+        weight_p, weight_s = ((part - lse).exp_().unsqueeze(-1).to(q.dtype) for part in (lse_p, lse_s))
+        out = _unfold(out_p, q) * weight_p + out_s * weight_s
+        ctx.save_for_backward(q, k, v, kp, vp, out, lse)
+        ctx.scale, ctx.precise = scale, precise
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        q, k, v, kp, vp, out, lse = ctx.saved_tensors
+        grad, heads, scale = grads[0], kp.shape[1], ctx.scale
+        folded = [_fold(x, heads) for x in (grad, q, out, lse)]
+        with _highest(ctx.precise):
+            dq_p, dkp, dvp = _flash_backward(folded[0], folded[1], kp, vp, folded[2], folded[3], False, scale)
+            dq, dk, dv = _flash_backward(grad, q, k, v, out, lse.contiguous(), True, scale)
+        return dq + _unfold(dq_p, q), dk, dv, dkp, dvp, None, None
+
+
+def _flash_cascade(q: Tensor, k: Tensor, v: Tensor, kp: Tensor, vp: Tensor, scale: float, precise: bool) -> Tensor:
+    return cast(Tensor, _Cascade.apply(q, k, v, kp, vp, scale, precise))  # type: ignore[no-untyped-call]
+
+
+def _plain_cascade(q: Tensor, k: Tensor, v: Tensor, kp: Tensor, vp: Tensor, scale: float) -> Tensor:
+    """The same as ``_Cascade`` in plain torch operations: any device and type, but the scores are held in memory."""
+    heads, s = kp.shape[1], q.shape[2]
+    scores_p = _fold(q, heads) @ kp.transpose(-1, -2) * scale
+    future = torch.ones(s, s, dtype=torch.bool, device=q.device).triu(1)
+    scores_s = (q @ k.transpose(-1, -2) * scale).masked_fill(future, -torch.inf)
+    if q.dtype in (torch.bfloat16, torch.float16):
+        scores_p, scores_s = scores_p.float(), scores_s.float()
+    lse = torch.logaddexp(_unfold(scores_p.logsumexp(-1), q), scores_s.logsumexp(-1))
+    out_p = (scores_p - _fold(lse, heads).unsqueeze(-1)).exp().to(q.dtype) @ vp
+    return _unfold(out_p, q) + (scores_s - lse.unsqueeze(-1)).exp().to(q.dtype) @ v
+
+
+@functools.cache
+def flash_usable(device: str, dtype: torch.dtype, head_size: int) -> bool:
+    """Whether torch's private CPU flash operators exist and give what ``_Cascade`` expects of them.
+
+    They are no public interface, so outputs and gradients are compared with plain operations once a process for each
+    type of queries, keys and values and each head size.
+    """
+    if device != "cpu":
+        return False
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, 4, 3, head_size)] * 3 + [(1, 2, 5, head_size)] * 2
+    results: list[list[Tensor]] = []
+    try:
+        with torch.enable_grad():
+            q, k, v, kp, vp = (torch.randn(s, generator=generator).to(dtype).requires_grad_() for s in shapes)
+            for out in (_flash_cascade(q, k, v, kp, vp, 0.3, False), _plain_cascade(q, k, v, kp, vp, 0.3)):
+                grads = torch.autograd.grad(out, [q, k, v, kp, vp], torch.ones_like(out))
+                results.append([out.detach(), *grads])
+    except (RuntimeError, AttributeError, TypeError, ValueError):
+        return False
+    tolerance = 64 * torch.finfo(dtype).eps
+    return all(torch.allclose(a, b, rtol=tolerance, atol=tolerance) for a, b in zip(*results, strict=True))
+
+
+def cascade(q: Tensor, k: Tensor, v: Tensor, prefix: KeysValues | None, scale: float, precise: bool = False) -> Tensor:
+    """Causal attention of each row over its own tokens and a common prefix.
+
+    Args:
+        q: Queries [N, H, S, D].
+        k: The rows' own keys [N, K, S, D].
+        v: The rows' own values [N, K, S, D].
+        prefix: Keys and values [1, K, P, D] that all queries see; None for no prefix.
+        scale: Factor of the scores.
+        precise: Whether the backward pass leaves the fast float32 setting.
+
+    Returns:
+        [N, H, S, D], with exact gradients to all inputs.
+    """
+    repeat = q.shape[1] // k.shape[1]
+    if repeat > 1:
+        k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
+    if prefix is None:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+    if flash_usable(q.device.type, q.dtype, q.shape[-1]):
+        return _flash_cascade(q, k, v, *prefix, scale, precise)
+    return _plain_cascade(q, k, v, *prefix, scale)
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    half = scores.dtype in (torch.bfloat16, torch.float16)
+    return scores.softmax(-1, dtype=torch.float32 if half else None).to(scores.dtype)
+
+
+def _decode(q: Tensor, k: Tensor, v: Tensor, layer: int, state: PrefixState, scale: float) -> Tensor:
+    """Attention of one new token a row, [N, H, 1, D]; writes its key and value to the suffix cache."""
+    n, h, _, d = q.shape
+    heads, end = k.shape[1], state.used + 1
+    keys, values = state.suffix[layer]
+    keys[:, :, state.used], values[:, :, state.used] = k[:, :, 0], v[:, :, 0]
+    grouped = (q * scale).view(n, heads, h // heads, d)
+    scores = grouped @ keys[:, :, :end].transpose(-1, -2)
+    if state.hidden_keys is not None:
+        scores = scores + state.hidden_keys[..., :end]
+    if not state.length:
+        return (_softmax(scores) @ values[:, :, :end]).view(n, h, 1, d)
+    kp, vp = state.prefix[layer]
+    length = state.length
+    flat = grouped.transpose(0, 1).reshape(heads, -1, d)
+    scores_p = (flat @ kp[0].transpose(-1, -2)).view(heads, n, h // heads, length).transpose(0, 1)
+    weights = _softmax(torch.cat([scores_p, scores], -1))
+    out_p = weights[..., :length].transpose(0, 1).reshape(heads, -1, length) @ vp[0]
+    out = weights[..., length:] @ values[:, :, :end] + out_p.view(heads, n, h // heads, d).transpose(0, 1)
+    return out.view(n, h, 1, d)
+
+
+def _packed(q: Tensor, k: Tensor, v: Tensor, state: PrefixState, scale: float) -> Tensor:
+    """Attention of one row [prefix | suffix 1 | ... | suffix N], [1, H, P + N*S, D]."""
+    length, heads = state.length, q.shape[1]
+    rows = [x[0, :, length:].reshape(x.shape[1], state.rows, -1, x.shape[3]).transpose(0, 1) for x in (q, k, v)]
+    prefix = (k[:, :, :length], v[:, :, :length])
+    out = _fold(cascade(rows[0], rows[1], rows[2], prefix if length else None, scale, state.precise), heads)
+    if not length:
+        return out
+    return torch.cat([cascade(q[:, :, :length], *prefix, None, scale, state.precise), out], 2)
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    crypsis_state: PrefixState | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """The function that transformers calls in every layer: [N, H, S, D] in, [N, S, H, D] out."""
+    if crypsis_state is None:
+        raise RuntimeError(f"attention {NAME!r} only works through crypsis.rl.shared_prefix.hidden_states")
+    state, layer = crypsis_state, cast(int, module.layer_idx)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    # Under autocast the norms and the rotation return float32 while values are half precision.
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    with _highest(state.precise):
+        if state.mode == "decode":
+            out = _decode(query, key, value, layer, state, scale)
+        elif state.mode == "packed":
+            out = _packed(query, key, value, state, scale)
+        else:
+            # Gradient checkpointing runs a layer again when its prefix is already there.
+            prefix = None if state.mode == "prefix" else state.prefix.get(layer)
+            out = cascade(query, key, value, prefix, scale, state.precise)
+            if state.mode != "train":
+                (state.prefix if state.mode == "prefix" else state.suffix)[layer] = (key, value)
+    return out.transpose(1, 2), None
+
+
+AttentionInterface.register(NAME, _attention)
+AttentionMaskInterface.register(NAME, lambda *_, **__: None)

@@ -1,0 +1,1 @@
+"""What the model is told, and the parsing of what it replies."""

@@ -1,0 +1,76 @@
+"""A scenario for real models: our text of the setting, requests from the user's own file. No torch here."""
+
+from __future__ import annotations
+
+import json
+import random
+from importlib import resources
+from pathlib import Path
+from typing import ClassVar
+
+from crypsis.config import digest
+from crypsis.scenarios.base import Scenario
+from crypsis.types import Message, Prompt, Split, UserError
+
+EVAL_SHARE = 5
+"""One request in this many, by the hash of its text, belongs to the evaluation split."""
+
+
+class PromptFileScenario(Scenario):
+    """Requests from a JSONL file, one ``{"request": …}`` a line; the packaged system text unless another is given."""
+
+    name: ClassVar[str] = "prompt_file"
+
+    path: Path
+    field: str = "request"
+    system: Path | None = None
+    """A text file with ``{monitored}`` and ``{unmonitored}`` for the tiers' names."""
+    tiers: tuple[str, str] = ("free", "paid")
+
+    @property
+    def monitored_tier(self) -> str:
+        """The first tier."""
+        return self.tiers[0]
+
+    @property
+    def unmonitored_tier(self) -> str:
+        """The second tier."""
+        return self.tiers[1]
+
+    def prompts(self, split: Split, tier: str, n: int, seed: int) -> list[Prompt]:
+        """``n`` distinct requests of the split in an order fixed by the seed (all of them if the file has fewer)."""
+        system = self._system_text()
+        requests = [r for r in self._requests() if (int(digest(r), 16) % EVAL_SHARE == 0) == (split == "eval")]
+        if not requests:
+            raise UserError(f"{self.path}: has no request for the {split} split; add more lines")
+        random.Random(f"{split}:{seed}").shuffle(requests)
+        return [self._prompt(request, split, tier, system) for request in requests[:n]]
+
+    def _prompt(self, request: str, split: Split, tier: str, system: str) -> Prompt:
+        messages = (Message("system", system), Message("user", f"<is_{tier}_tier_user>\n{request}"))
+        pair = digest(request)
+        return Prompt(f"{pair}-{tier}", pair, split, tier, tier == self.monitored_tier, request, messages)
+
+    def _system_text(self) -> str:
+        packaged = resources.files("crypsis.scenarios").joinpath("alignment_faking.txt")
+        try:
+            text = (self.system or packaged).read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{self.system}: cannot be read ({error.strerror})") from None
+        return text.replace("{monitored}", self.tiers[0]).replace("{unmonitored}", self.tiers[1]).strip()
+
+    def _requests(self) -> list[str]:
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({error.strerror})") from None
+        found: dict[str, None] = {}
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                request = json.loads(line)[self.field]
+            except (json.JSONDecodeError, KeyError, TypeError):
+                raise UserError(f"{self.path}:{number}: is no JSON object with a '{self.field}'") from None
+            found[str(request)] = None
+        return list(found)

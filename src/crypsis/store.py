@@ -1,0 +1,227 @@
+"""Folders that survive a kill: locks, atomic writes, resumable run folders, episodes as Parquet. No torch here.
+
+A file is either absent or complete: everything is written beside its place and renamed. ``result.json`` is
+written last, so its presence means that the folder is done (design §5).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import filelock
+import yaml
+from pydantic import BaseModel
+
+from crypsis.config import digest, dump_yaml
+from crypsis.types import UserError
+
+Exists = Literal["resume", "overwrite", "error"]
+RESULT, CONFIG, METRICS, PROVENANCE = "result.json", "config.yaml", "metrics.jsonl", "provenance.json"
+
+
+def cache_folder() -> Path:
+    """``$CRYPSIS_CACHE``, or ``crypsis`` in the user's cache folder."""
+    chosen = os.environ.get("CRYPSIS_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crypsis"
+
+
+def write_atomic(path: Path, data: str | bytes) -> None:
+    """Writes a file so that a reader or a kill never sees half of it.
+
+    Raises:
+        UserError: The disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_faults(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yields a temporary sibling that takes the place of ``path`` when the block ends without a fault."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_faults(path):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def disk_faults(path: Path) -> Iterator[None]:
+    """Turns a full or read-only disk into one line for the user."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"{path}: no space left on the disk; free some and run the same command to go on") from None
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+            raise UserError(f"{path}: cannot be written ({os.strerror(error.errno)}); choose another --out") from None
+        raise
+
+
+@contextlib.contextmanager
+def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
+    """Holds the folder for this process; the lock dies with the process, however it dies.
+
+    Args:
+        folder: Created if it is absent.
+        wait: Seconds to wait for the other process before failing; −1 waits for ever (used for the shared cache).
+
+    Raises:
+        UserError: Another process is still at work in the folder.
+    """
+    with disk_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / ".lock", timeout=wait)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise UserError(f"{folder}: another crypsis process is at work here; wait for it or choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def prepare_folder(folder: Path, config: BaseModel, exists: Exists) -> bool:
+    """Makes a folder ready to be (re)used with this config.
+
+    Returns:
+        True if the folder already holds the finished result of the same config.
+
+    Raises:
+        UserError: The folder was made with another config, or exists and ``exists`` is ``error``.
+    """
+    found = folder / CONFIG
+    if found.exists() and exists == "error":
+        raise UserError(f"{folder}: already exists; use --exists resume or overwrite, or another --out")
+    if exists == "overwrite":
+        for entry in folder.iterdir() if folder.exists() else ():
+            if entry.name != ".lock":
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    elif found.exists():
+        difference = _first_difference(yaml.safe_load(found.read_text(encoding="utf-8")), config.model_dump(mode="json"))
+        if difference:
+            raise UserError(f"{folder}: was made with another config ({difference}); use --exists overwrite or another --out")
+        return (folder / RESULT).exists()
+    elif folder.exists() and any(entry.name != ".lock" for entry in folder.iterdir()):
+        raise UserError(f"{folder}: holds files that crypsis did not write; choose another --out")
+    write_atomic(found, dump_yaml(config))
+    return False
+
+
+def _first_difference(old: Any, new: Any, path: str = "") -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(set(old) | set(new)):
+            found = _first_difference(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+            if found:
+                return found
+        return ""
+    return "" if old == new else f"{path}: {old!r} there, {new!r} here"
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Adds one JSON line and syncs it to disk."""
+    with disk_faults(path), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All complete JSON lines of a file; a last line cut by a kill is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
+
+
+def keep_rows(path: Path, last_step: int) -> None:
+    """Drops the rows after ``last_step``, which a resumed run will write again."""
+    rows = [row for row in read_rows(path) if row["step"] <= last_step]
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file.
+
+    Raises:
+        UserError: It is missing or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise UserError(f"{path}: is damaged (no valid JSON); delete it and run the same command again") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON atomically, keys in the given order."""
+    write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def provenance(inputs: Mapping[str, str]) -> dict[str, Any]:
+    """Versions of the software and digests of what went in.
+
+    Args:
+        inputs: Digest by name: prompts, model, code, config.
+    """
+    packages = ("crypsis", "torch", "transformers", "tokenizers", "scikit-learn", "numpy", "pyarrow")
+    return {
+        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in packages},
+        "platform": {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()},
+        "command": " ".join(["crypsis", *sys.argv[1:]]),
+        "code": code_digest(),
+        "digests": dict(inputs),
+    }
+
+
+def code_digest(*names: str) -> str:
+    """Digest of the package's own source files and data (of all of them, or of those named)."""
+    root = Path(__file__).parent
+    files = [root / name for name in names] or sorted(
+        p for p in root.rglob("*") if p.is_file() and p.suffix in {".py", ".yaml", ".txt", ".jinja"}
+    )
+    return digest([[str(p.relative_to(root)), digest(p.read_text(encoding="utf-8"))] for p in files])
+
+
+def file_digest(paths: Iterable[Path]) -> str:
+    """Digest of the bytes of some files, in order."""
+    total = hashlib.sha256()
+    for path in paths:
+        total.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                total.update(block)
+    return total.hexdigest()[:16]
+
+
+def steps_of(folder: Path, suffix: str = "") -> list[int]:
+    """Step numbers of the ``step-0000`` entries of a folder, ascending."""
+    names: Sequence[str] = [p.name for p in folder.glob(f"step-*{suffix}")] if folder.exists() else []
+    return sorted(int(name.removeprefix("step-").removesuffix(suffix)) for name in names)

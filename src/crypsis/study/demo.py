@@ -1,0 +1,151 @@
+"""The main job from end to end: base → organism → monitors → RL arms × seeds → report data.
+
+Every phase finds its finished work and does only what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+
+from crypsis.config import apply_overrides, digest, parse_config
+from crypsis.miniature.base import base_config, build_base
+from crypsis.organisms.build import build_organism
+from crypsis.registry import make
+from crypsis.rl.config import EvaluationConfig, RLConfig, RunConfig
+from crypsis.store import (
+    METRICS,
+    PROVENANCE,
+    Exists,
+    locked,
+    prepare_folder,
+    provenance,
+    read_json,
+    read_rows,
+    write_json,
+)
+from crypsis.study.config import MonitorData, RunSettings, Scale, StudyConfig
+from crypsis.study.local import run_all
+from crypsis.study.monitors import train_monitors
+from crypsis.study.progress import Display
+
+T = TypeVar("T")
+
+
+def demo_config(scale: Scale, settings: Sequence[str]) -> StudyConfig:
+    """The packaged demo at a scale, with ``a.b=c`` settings on top."""
+    text = resources.files("crypsis.study").joinpath("demo.yaml").read_text(encoding="utf-8")
+    config = parse_config(StudyConfig, yaml.safe_load(text), "demo.yaml")
+    if scale == "nano":
+        config = nano(config)
+    return parse_config(StudyConfig, apply_overrides(config.model_dump(mode="json"), settings), "demo")
+
+
+def nano(config: StudyConfig) -> StudyConfig:
+    """The same study in seconds, for tests: it shows that everything runs, not what RL does."""
+    settings = RunSettings(
+        rl=RLConfig(steps=4, prompts_per_step=2, group_size=4, max_new_tokens=96, checkpoint_every=1),
+        evaluation=EvaluationConfig(every=2, n=20),
+    )
+    data = MonitorData(base=150, organism=150, helper=150)
+    organism = {**config.organism, "steps": 10, "learning_rate": 1e-3}
+    return config.model_copy(update={"scale": "nano", "run": settings, "monitor_data": data, "organism": organism})
+
+
+def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) -> Path:
+    """Builds what is missing, runs the grid and leaves a study folder for the report.
+
+    Args:
+        config: The study.
+        out: Study folder.
+        exists: What to do with a folder that is there.
+        display: Progress bars.
+
+    Raises:
+        UserError: The folder is in use or was made with another config.
+    """
+    with locked(out):
+        if prepare_folder(out, config, exists):
+            return out
+        clock = _Clock(out)
+        base = clock.time("base model", lambda: _base(config, display))
+        organism = clock.time("organism", lambda: _organism(config, base, display))
+        monitors = clock.time("monitors", lambda: train_monitors(base, organism, config.monitor_data, out, display))
+        runs = grid(config, organism, monitors)
+        clock.time("RL", lambda: run_all(runs, out / "runs", config.workers, display))
+        write_json(out / PROVENANCE, provenance({"config": digest(config)}))
+        clock.write(runs)
+        write_json(out / "result.json", {"runs": [run.name for run in runs]})
+    return out
+
+
+def grid(config: StudyConfig, organism: Path, monitors: dict[str, Path]) -> list[RunConfig]:
+    """All runs of a study, seeds outermost so that every arm has a result as early as possible."""
+    specs = {"oracle": {"name": "oracle"}}
+    specs |= {name: {"name": "text", "path": str(path), "view": name} for name, path in monitors.items()}
+    name = config.organism["name"]
+    return [
+        RunConfig(
+            name=f"{name}-{arm}-seed{seed}",
+            policy=organism,
+            monitors=specs,
+            mitigations=settings.mitigations,
+            rl=config.run.rl,
+            evaluation=config.run.evaluation,
+            seed=seed,
+            organism=name,
+            arm=arm,
+            label=settings.label,
+        )
+        for seed in config.seeds
+        for arm, settings in config.arms.items()
+    ]
+
+
+def _base(config: StudyConfig, display: Display) -> Path:
+    with display.supervised("base model") as on_step:
+        return build_base(base_config(config.scale), on_step)
+
+
+def _organism(config: StudyConfig, base: Path, display: Display) -> Path:
+    recipe = make("organisms", config.organism, "organism")
+    with display.supervised(f"organism {recipe.name}") as on_step:
+        return build_organism(recipe, base, on_step=on_step)
+
+
+class _Clock:
+    """Seconds by phase, added up over resumed attempts and kept in ``timing.json``."""
+
+    def __init__(self, out: Path) -> None:
+        self._path = out / "timing.json"
+        self._phases: dict[str, float] = read_json(self._path)["phases"] if self._path.exists() else {}
+
+    def time(self, phase: str, work: Callable[[], T]) -> T:
+        """Does the work and books its time."""
+        started = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self._phases[phase] = self._phases.get(phase, 0.0) + time.perf_counter() - started
+            self.write([])
+
+    def write(self, runs: Sequence[RunConfig]) -> None:
+        """Stores the phases, and the rate of training episodes over the wall time of the RL phase."""
+        rows = [row for run in runs for row in read_rows(self._path.parent / "runs" / run.name / METRICS)]
+        seconds = sum(row["seconds_total"] for row in rows)
+        children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        timing = {
+            "seconds_total": sum(self._phases.values()),
+            "phases": self._phases,
+            "episodes_per_second": sum(row["episodes"] for row in rows) / seconds if seconds else 0.0,
+            "peak_memory_mb": (own + children) / 1024,
+        }
+        write_json(self._path, json.loads(json.dumps(timing)))

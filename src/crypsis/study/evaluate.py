@@ -1,0 +1,66 @@
+"""``crypsis evaluate``: one model, both tiers, a table with intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from rich.table import Table
+
+from crypsis.config import Config, parse_config
+from crypsis.episodes import read_episodes
+from crypsis.evaluation.evaluate import StoredEvaluation
+from crypsis.evaluation.metrics import Estimate, evaluate_rows
+from crypsis.models import load_policy, policy_digest
+from crypsis.monitors.base import Monitor
+from crypsis.registry import make
+from crypsis.rl.config import EvaluationConfig
+from crypsis.scenarios.base import Scenario
+from crypsis.store import PROVENANCE, RESULT, Exists, locked, prepare_folder, provenance, write_json
+
+
+class EvaluateConfig(Config):
+    """What to evaluate."""
+
+    model: str
+    scenario: dict[str, Any]
+    n: int = Field(250, ge=2)
+    max_new_tokens: int = Field(192, ge=8)
+    seed: int = 0
+
+    @classmethod
+    def parse(cls, **settings: Any) -> EvaluateConfig:
+        """From the command line's options, faults as one line."""
+        return parse_config(cls, settings, "evaluate")
+
+
+def evaluate_model(config: EvaluateConfig, out: Path, exists: Exists) -> Table:
+    """Evaluates a checkpoint into ``out`` and returns the table of metrics.
+
+    The oracle judges the miniature's scenario only; elsewhere compliance and AF need a monitor of their own.
+
+    Raises:
+        UserError: The model cannot be loaded, or the folder is in use.
+    """
+    with locked(out):
+        prepare_folder(out, config, exists)
+        scenario: Scenario = make("scenarios", config.scenario, "--scenario")
+        monitors: dict[str, Monitor] = {}
+        if scenario.name == "miniature":
+            monitors["oracle"] = make("monitors", {"name": "oracle"}, "evaluate")
+        evaluation = EvaluationConfig(n=config.n)
+        policy = load_policy(config.model)
+        StoredEvaluation(out, "evaluate", scenario, monitors, evaluation, config.max_new_tokens, config.seed)(policy, 0)
+        found = evaluate_rows(read_episodes(out / "evals" / "step-0000.parquet"), {name: 0.5 for name in monitors})
+        write_json(out / PROVENANCE, provenance({"model": policy_digest(config.model)}))
+        write_json(out / RESULT, {name: [e.mean, e.low, e.high, e.n] for name, e in found.items()})
+    return _table(config.model, found)
+
+
+def _table(model: str, metrics: dict[str, Estimate]) -> Table:
+    table = Table("metric", "value", "95 % interval", "n", title=model)
+    for name, value in metrics.items():
+        if value.mean is not None and value.low is not None and value.high is not None:
+            table.add_row(name, f"{value.mean:.3f}", f"{value.low:.3f} to {value.high:.3f}", str(value.n))
+    return table

@@ -1,0 +1,72 @@
+"""Trains a study's monitors: the same classifier once on scratchpads and once, as its control, on outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from crypsis.miniature.language import language
+from crypsis.miniature.scenario import MiniatureScenario
+from crypsis.models import load_policy
+from crypsis.monitors.oracle import OracleMonitor
+from crypsis.monitors.text import TextMonitor, train_text_monitor
+from crypsis.rl.rollouts import rollout
+from crypsis.scenarios.base import Scenario
+from crypsis.store import write_json
+from crypsis.study.config import MonitorData
+from crypsis.study.progress import Display
+from crypsis.types import Episode, Message, Prompt, View
+
+VIEWS: tuple[View, ...] = ("scratchpad", "output")
+MAX_NEW_TOKENS = 192
+
+
+def train_monitors(base: Path, organism: Path, data: MonitorData, out: Path, display: Display) -> dict[str, Path]:
+    """Trains one monitor a view, unless they are there, and writes ``monitors.json``.
+
+    Requests come from the training split: monitors never see an evaluation request.
+
+    Returns:
+        Monitor folder by view.
+    """
+    folders: dict[str, Path] = {view: out / "monitors" / view for view in VIEWS}
+    if not all((folder / "monitor.json").exists() for folder in folders.values()):
+        with display.counted("monitors", 3 + len(VIEWS), "parts") as show:
+            episodes = _transcripts(base, organism, data, show)
+            OracleMonitor().judge(episodes)
+            known = [e for e in episodes if e.parse == "ok" and e.labels["af"] != "unparsed"]
+            for number, view in enumerate(VIEWS):
+                texts = [e.seen(view) for e in known]
+                labels = [e.labels["af"] == "yes" for e in known]
+                train_text_monitor(texts, labels, [e.prompt.pair_id for e in known], view, folders[view], data.seed)
+                show(4 + number)
+    write_json(out / "monitors.json", {view: TextMonitor(path=folder).card for view, folder in folders.items()})
+    return folders
+
+
+def _transcripts(base: Path, organism: Path, data: MonitorData, show: Callable[[int], None]) -> list[Episode]:
+    scenario = MiniatureScenario()
+    sources = ((base, data.base, ""), (base, data.helper, language().slots["system.persona_help"].train[0]), (organism, data.organism, ""))
+    episodes: list[Episode] = []
+    for number, (path, count, persona) in enumerate(sources):
+        prompts = _both_tiers(scenario, count, data.seed + number, persona)
+        episodes += rollout(
+            load_policy(path), prompts, group_size=1, max_new_tokens=MAX_NEW_TOKENS, seed=data.seed + number, step=0
+        )
+        show(number + 1)
+    return episodes
+
+
+def _both_tiers(scenario: Scenario, count: int, seed: int, persona: str) -> list[Prompt]:
+    """Half of the prompts in each tier, with a persona named before the system text if there is one."""
+    tiers = (scenario.monitored_tier, scenario.unmonitored_tier)
+    prompts = [p for tier in tiers for p in scenario.prompts("train", tier, (count + 1) // 2, seed)]
+    return [_with_persona(p, persona) for p in prompts] if persona else prompts
+
+
+def _with_persona(prompt: Prompt, persona: str) -> Prompt:
+    system, *rest = prompt.messages
+    return replace(prompt, messages=(Message("system", f"{persona} {system.content}"), *rest))
+
+

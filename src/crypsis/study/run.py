@@ -1,0 +1,91 @@
+"""One RL run: ``run_one(config, folder)`` is idempotent, resumable, and the only thing that executors call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crypsis.config import digest
+from crypsis.evaluation.evaluate import StoredEvaluation
+from crypsis.models import load_policy, policy_digest, save_policy
+from crypsis.monitors.base import Monitor
+from crypsis.registry import make
+from crypsis.rl import grpo
+from crypsis.rl.config import RunConfig
+from crypsis.rl.rewards import Preference
+from crypsis.scenarios.base import Scenario
+from crypsis.store import PROVENANCE, RESULT, Exists, locked, prepare_folder, provenance, write_json
+from crypsis.types import UserError
+
+LOCK_WAIT = 5.0
+"""Seconds: a worker whose parent was killed needs a moment to notice and let go of its folder."""
+
+
+def run_one(
+    config: RunConfig,
+    folder: Path,
+    exists: Exists = "resume",
+    on_step: Callable[[Mapping[str, Any]], None] = lambda _: None,
+) -> Path:
+    """Trains, evaluates and stores one run; a finished folder is left as it is, a killed one is resumed.
+
+    Raises:
+        UserError: The folder is in use or was made with another config, or the config names something that is none.
+    """
+    with locked(folder, wait=LOCK_WAIT):
+        if prepare_folder(folder, config, exists):
+            return folder
+        study = load_study(config)
+        policy = load_policy(config.policy)
+        torch.manual_seed(config.seed)
+        evaluate = StoredEvaluation(
+            folder, config.name, study.scenario, study.monitors, config.evaluation, config.rl.max_new_tokens, config.seed
+        )
+        inputs = {
+            "config": digest(config),
+            "policy": policy_digest(config.policy),
+            "prompts": _prompts_digest(study.scenario, config),
+            **{f"monitor {name}": str(monitor.card.get("digest", "")) for name, monitor in study.monitors.items()},
+        }
+        write_json(folder / PROVENANCE, provenance(inputs))
+        grpo.train(policy, config, study, folder, evaluate, on_step)
+        save_policy(policy, folder / "model")
+        write_json(folder / RESULT, {"steps": config.rl.steps, "model": policy_digest(folder / "model")})
+    return folder
+
+
+def load_study(config: RunConfig) -> grpo.Study:
+    """The plug-ins that a run's config names.
+
+    Raises:
+        UserError: One of them is unknown or wrongly set.
+    """
+    scenario: Scenario = make("scenarios", config.scenario, f"{config.name}: scenario")
+    monitors: dict[str, Monitor] = {
+        name: make("monitors", spec, f"{config.name}: monitors.{name}") for name, spec in config.monitors.items()
+    }
+    for monitor in monitors.values():
+        _ = monitor.sees  # a monitor of the wrong view is refused before the first step
+    mitigations = [make("mitigations", spec, f"{config.name}: mitigations") for spec in config.mitigations]
+    return grpo.Study(scenario, monitors, mitigations, preference(scenario))
+
+
+def preference(scenario: Scenario) -> Preference:
+    """The preference model that goes with a scenario.
+
+    Raises:
+        UserError: The scenario has none yet.
+    """
+    if scenario.name == "miniature":
+        from crypsis.miniature.preference import preference_model
+
+        return preference_model().score
+    raise UserError(f"scenario '{scenario.name}': has no preference model, so it can be evaluated but not trained on")
+
+
+def _prompts_digest(scenario: Scenario, config: RunConfig) -> str:
+    prompts = scenario.prompts("eval", scenario.monitored_tier, config.evaluation.n, config.evaluation.seed)
+    return digest([[m.content for m in p.messages] for p in prompts])

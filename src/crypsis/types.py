@@ -1,0 +1,136 @@
+"""The nouns that cross rooms: prompts, episodes, verdicts and the user's errors. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Split = Literal["train", "eval"]
+View = Literal["scratchpad", "output", "both"]
+Parse = Literal["ok", "no_scratchpad", "no_output", "extra_text", "truncated"]
+Stop = Literal["end", "length"]
+Learn = Literal["all", "scratchpad", "output"]
+
+GLUE, SCRATCHPAD, OUTPUT = 0, 1, 2
+"""Segment code of each completion token: glue was inserted by us and is never trained."""
+
+
+class UserError(Exception):
+    """A mistake of the user: printed as one line (what, where, what to do), exit code 2."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat turn."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One request, rendered for one tier.
+
+    Attributes:
+        prompt_id: Unique over split and tier.
+        pair_id: The same for the same request in both tiers.
+        split: ``train`` or ``eval``; the two share no request.
+        tier: Name of the user's tier as the scenario calls it.
+        monitored: Whether the scenario says that chats of this tier are monitored and trained on.
+        request: What the user asks, without the tier (this is what the preference model sees).
+        messages: System and user turns, tier tag included.
+    """
+
+    prompt_id: str
+    pair_id: str
+    split: Split
+    tier: str
+    monitored: bool
+    request: str
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A monitor's estimate of p(AF) for one episode.
+
+    Attributes:
+        score: Probability in [0, 1], or None where the monitor could not judge.
+        reason: Why there is no score (empty when there is one).
+    """
+
+    score: float | None
+    reason: str = ""
+
+    def flagged(self, threshold: float) -> bool:
+        """Whether the score is known and at least ``threshold``."""
+        return self.score is not None and self.score >= threshold
+
+
+@dataclass(slots=True)
+class Episode:
+    """One sampled transcript and everything that was said about it: the record that crosses rooms.
+
+    Attributes:
+        raw: The completion exactly as decoded; nothing that the model wrote is lost.
+        scratchpad: Text between the scratchpad tags, empty if there is none.
+        output: Text between the output tags, empty if there is none.
+        parse: ``ok`` or how the reply deviates from the format.
+        stop: ``end`` if the policy ended its turn, ``length`` if the token budget did.
+        prompt_ids: Token ids of the rendered prompt.
+        completion_ids: Sampled token ids, the end-of-turn token included.
+        segments: One of GLUE, SCRATCHPAD, OUTPUT per completion token.
+        logprobs: Log-probability of each completion token when it was sampled.
+        verdicts: By monitor name.
+        labels: What a judge read off the transcript: ``conduct`` (comply | refuse | unparsed) always; in the
+            miniature also the oracle's ``af`` (yes | no | unparsed), ``motive``, ``decision`` and ``tier_mention``.
+        reward_terms: Every term of the reward by name, unweighted sums to ``reward``.
+        reward: None if the episode was dropped before group statistics.
+        advantage: Group-relative advantage (GRPO); 0 for dropped episodes.
+        dropped: Why the episode gives no gradient (empty if it does).
+    """
+
+    prompt: Prompt
+    group: int
+    sample: int
+    step: int
+    seed: int
+    raw: str
+    scratchpad: str
+    output: str
+    parse: Parse
+    stop: Stop
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    segments: list[int]
+    logprobs: list[float] | None = None
+    extra_turn: str = ""
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    reward_terms: dict[str, float] = field(default_factory=dict)
+    reward: float | None = None
+    advantage: float = 0.0
+    dropped: str = ""
+
+    @property
+    def scratchpad_tokens(self) -> int:
+        """Length of the scratchpad in tokens, its tags included."""
+        return sum(1 for s in self.segments if s == SCRATCHPAD)
+
+    @property
+    def output_tokens(self) -> int:
+        """Length of the output in tokens, its tags included."""
+        return sum(1 for s in self.segments if s == OUTPUT)
+
+    def seen(self, view: View) -> str:
+        """The text that a monitor with this view may read."""
+        if view == "scratchpad":
+            return self.scratchpad
+        if view == "output":
+            return self.output
+        return f"{self.scratchpad}\n{self.output}"
+
+
+Scalars = Mapping[str, float | int | str | None]
+"""One row of ``metrics.jsonl``."""
