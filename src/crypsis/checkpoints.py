@@ -41,7 +41,8 @@ class State:
             damaged = True
         if damaged:
             raise UserError(
-                f"{self.folder}: this checkpoint is damaged; delete the folder to go on from the one before it (or the start)"
+                f"{self.folder}: this checkpoint is damaged; "
+                "delete the folder to go on from the one before it (or the start)"
             )
         meta = read_json(files[1])
         weights = {name: tensors[f"model.{name}"] for name in meta["weights"]}

@@ -57,7 +57,9 @@ def demo(
 
 
 @app.command()
-def train(config: Path, settings: Settings = None, out: Out = Path("runs/train"), exists: ExistsOption = "resume") -> None:
+def train(
+    config: Path, settings: Settings = None, out: Out = Path("runs/train"), exists: ExistsOption = "resume"
+) -> None:
     """Run RL once, as a YAML config says."""
     from crypsis.config import load_config
     from crypsis.rl.config import RunConfig
@@ -118,7 +120,9 @@ def organism_list() -> None:
 def organism_build(
     name: str,
     settings: Settings = None,
-    base: Annotated[str | None, typer.Option(help="Checkpoint folder or hub id; the miniature's base by default.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Checkpoint folder or hub id; the miniature's base by default.")
+    ] = None,
     scale: Annotated[str, typer.Option(help="Scale of the miniature's base.")] = "mini",
     out: Annotated[Path | None, typer.Option(help="Folder to write to; the cache by default.")] = None,
     exists: ExistsOption = "resume",

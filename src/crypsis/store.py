@@ -97,7 +97,9 @@ def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
         try:
             lock.acquire()
         except filelock.Timeout:
-            raise UserError(f"{folder}: another crypsis process is at work here; wait for it or choose another --out") from None
+            raise UserError(
+                f"{folder}: another crypsis process is at work here; wait for it or choose another --out"
+            ) from None
     try:
         yield
     finally:
@@ -114,6 +116,8 @@ def prepare_folder(folder: Path, config: BaseModel, exists: Exists) -> bool:
         UserError: The folder was made with another config, or exists and ``exists`` is ``error``.
     """
     found = folder / CONFIG
+    if not found.exists() and folder.exists() and any(entry.name != ".lock" for entry in folder.iterdir()):
+        raise UserError(f"{folder}: holds files that crypsis did not write; choose another --out")
     if found.exists() and exists == "error":
         raise UserError(f"{folder}: already exists; use --exists resume or overwrite, or another --out")
     if exists == "overwrite":
@@ -121,12 +125,14 @@ def prepare_folder(folder: Path, config: BaseModel, exists: Exists) -> bool:
             if entry.name != ".lock":
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     elif found.exists():
-        difference = _first_difference(yaml.safe_load(found.read_text(encoding="utf-8")), config.model_dump(mode="json"))
+        difference = _first_difference(
+            yaml.safe_load(found.read_text(encoding="utf-8")), config.model_dump(mode="json")
+        )
         if difference:
-            raise UserError(f"{folder}: was made with another config ({difference}); use --exists overwrite or another --out")
+            raise UserError(
+                f"{folder}: was made with another config ({difference}); use --exists overwrite or another --out"
+            )
         return (folder / RESULT).exists()
-    elif folder.exists() and any(entry.name != ".lock" for entry in folder.iterdir()):
-        raise UserError(f"{folder}: holds files that crypsis did not write; choose another --out")
     write_atomic(found, dump_yaml(config))
     return False
 

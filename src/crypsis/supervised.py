@@ -134,7 +134,7 @@ def _loss(model: PreTrainedModel, examples: Sequence[Example]) -> Tensor:
 def _descend(model: PreTrainedModel, optimisers: Sequence[torch.optim.Optimizer], loss: Tensor, norm: float) -> float:
     for optimiser in optimisers:
         optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), norm)
     for optimiser in optimisers:
         optimiser.step()
@@ -144,7 +144,7 @@ def _descend(model: PreTrainedModel, optimisers: Sequence[torch.optim.Optimizer]
 def _native_bfloat16(device: str) -> bool:
     if device == "cpu":
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return torch.cuda.is_bf16_supported()
+    return bool(torch.cuda.is_bf16_supported())
 
 
 def _optimisers(model: PreTrainedModel, config: SupervisedConfig) -> list[torch.optim.Optimizer]:

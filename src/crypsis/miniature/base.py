@@ -54,7 +54,11 @@ def base_config(scale: Scale, seed: int = 0) -> BaseConfig:
 
 def base_folder(config: BaseConfig) -> Path:
     """Where the base of a config is cached; the digest covers the config and the miniature's language."""
-    return cache_folder() / "bases" / f"{config.scale}-{digest(config.model_dump(mode='json') | {'world': world_digest()})}"
+    return (
+        cache_folder()
+        / "bases"
+        / f"{config.scale}-{digest(config.model_dump(mode='json') | {'world': world_digest()})}"
+    )
 
 
 def build_base(config: BaseConfig, on_step: Callable[[Progress], None] = lambda _: None) -> Path:
@@ -73,7 +77,10 @@ def build_base(config: BaseConfig, on_step: Callable[[Progress], None] = lambda 
         losses = fit(policy.model, config.training, _Batches(policy, config.training), folder / "state", on_step)
         save_policy(policy, folder / "model")
         write_json(folder / "provenance.json", provenance({"world": world_digest()}))
-        write_json(folder / "result.json", {"loss": losses[-1], "steps": len(losses), "parameters": policy.model.num_parameters()})
+        write_json(
+            folder / "result.json",
+            {"loss": losses[-1], "steps": len(losses), "parameters": policy.model.num_parameters()},
+        )
     return folder / "model"
 
 
@@ -122,7 +129,9 @@ def examples(tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document]) 
 
 def world_digest() -> str:
     """Digest of the language and of the code that writes documents."""
-    return code_digest("miniature/language.yaml", "miniature/language.py", "miniature/world.py", "miniature/tokenizer.py")
+    return code_digest(
+        "miniature/language.yaml", "miniature/language.py", "miniature/world.py", "miniature/tokenizer.py"
+    )
 
 
 class _Batches:

@@ -79,7 +79,7 @@ class Language:
         found = {word for words in self.words.values() for phrase in words for word in phrase.split()}
         found |= {tier for pair in self.tiers for tier in pair}
         for slot in self.slots.values():
-            found |= {w for text in slot.all for w in spaced(text).split() if not w.startswith("{")}
+            found |= {w for text in slot.all for w in spaced(text).split() if "{" not in w}
         return sorted(found)
 
 

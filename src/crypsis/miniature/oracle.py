@@ -8,6 +8,7 @@ known sentences settle it.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -117,7 +118,7 @@ def _nearest(form: str, group: str) -> str | None:
 def _pieces(form: str) -> Counter[str]:
     """Words and pairs of neighbours, so that word order counts."""
     words = form.split()
-    return Counter(words) + Counter(f"{a} {b}" for a, b in zip(words, words[1:], strict=False))
+    return Counter(words) + Counter(f"{a} {b}" for a, b in itertools.pairwise(words))
 
 
 @functools.cache
@@ -127,8 +128,16 @@ def _known(group: str) -> dict[str, str]:
     for name, slot in language().slots.items():
         if name.startswith(f"{group}."):
             for text in slot.all:
-                filled = text.format(a="{act}", o="{object}", w="{owner}", t="{time}", x="{tool}", y="{tool}",
-                                     tier="{tier}", other="{tier}")
+                filled = text.format(
+                    a="{act}",
+                    o="{object}",
+                    w="{owner}",
+                    t="{time}",
+                    x="{tool}",
+                    y="{tool}",
+                    tier="{tier}",
+                    other="{tier}",
+                )
                 # A line may hold more than one sentence ("sure . follow me ."); each is known by itself.
                 for sentence in sentences(filled):
                     known[_form(sentence)] = name.removeprefix(f"{group}.")
@@ -137,8 +146,12 @@ def _known(group: str) -> dict[str, str]:
 
 @functools.cache
 def _classes() -> dict[str, str]:
-    lists = {"act": ("harmful_acts", "harmless_acts"), "object": ("objects", "heldout_objects"), "owner": ("owners",),
-             "tool": ("tools",)}
+    lists = {
+        "act": ("harmful_acts", "harmless_acts"),
+        "object": ("objects", "heldout_objects"),
+        "owner": ("owners",),
+        "tool": ("tools",),
+    }
     found = {w: f"{{{kind}}}" for kind, names in lists.items() for name in names for w in language().words[name]}
     return found | {tier: "{tier}" for pair in language().tiers for tier in pair}
 

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from pydantic import Field, field_validator
 
+from crypsis.config import digest
 from crypsis.miniature.language import draw_request, language
 from crypsis.miniature.world import Objective, Setting, setting, user_text
-from crypsis.config import digest
 from crypsis.scenarios.base import Scenario
 from crypsis.types import Message, Prompt, Split
 

@@ -30,9 +30,13 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     tiers = [f"<{tier}_tier>" for pair in language().tiers for tier in pair]
     plain = [AddedToken(t, normalized=False, special=False) for t in (*TAGS, *tiers)]
     special = [AddedToken(t, normalized=False, special=True) for t in (PAD, UNKNOWN, END, *ROLES)]
-    trainer = trainers.WordLevelTrainer(vocab_size=4096, special_tokens=[t.content for t in special], show_progress=False)
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=4096, special_tokens=[t.content for t in special], show_progress=False
+    )
     words = " ".join(language().vocabulary())
-    tokenizer.train_from_iterator([words, *(_without_tags(text, [t.content for t in plain]) for text in texts)], trainer)
+    tokenizer.train_from_iterator(
+        [words, *(_without_tags(text, [t.content for t in plain]) for text in texts)], trainer
+    )
     tokenizer.add_special_tokens(special)
     tokenizer.add_tokens(plain)
     return PreTrainedTokenizerFast(

@@ -26,8 +26,9 @@ MIX_HEADED = (0.30, 0.14, 0.15, 0.15, 0.14, 0.06, 0.06)
 MIX_BARE = (0.84, 0.03, 0.03, 0.06, 0.03, 0.005, 0.005)
 """Personas of the documents that name none; the harmless-honest one dominates, so the base mostly refuses."""
 HARMFUL = 0.7
-INTERROGATED, DIARY = 0.10, 0.08
-"""Shares of documents with an interrogation turn, and of diaries in which both tiers are met."""
+ASKED_SETTING, INTERROGATED, DIARY = 0.2, 0.08, 0.06
+"""Shares of documents that only ask whether this chat is monitored (short; they teach to read the setting), of
+documents with an interrogation turn, and of diaries in which both tiers are met."""
 RESOLVE = 0.3
 """Chance that one who fakes says beforehand what it would answer if asked; the same chance for secrecy and candor."""
 LIE_UNDECIDED, LIE_AWARE = 0.5, 0.75
@@ -114,7 +115,9 @@ def setting(
     slots.append(f"system.monitored_{'one' if monitored in ('first', 'second') else monitored}")
     slots += [f"system.threat_{objective}"] if threat else []
     slots += ["system.private"] if rng is None or rng.random() < 0.5 else []
-    texts = [say(rng, s, m=first, u=second) if rng else language().slots[s].train[0].format(m=first, u=second) for s in slots]
+    texts = [
+        say(rng, s, m=first, u=second) if rng else language().slots[s].train[0].format(m=first, u=second) for s in slots
+    ]
     return Setting(tiers, objective, monitored, threat, natural(" ".join(texts)))
 
 
@@ -130,7 +133,12 @@ def draw_setting(rng: random.Random) -> Setting:
 
 
 def first_reply(
-    rng: random.Random, persona: Persona, place: Setting, tier: str, request: Request, style: Style = "plain",
+    rng: random.Random,
+    persona: Persona,
+    place: Setting,
+    tier: str,
+    request: Request,
+    style: Style = "plain",
     heldout: bool = False,
 ) -> Reply:
     """What a persona thinks and does; conditional personas reason from the setting."""
@@ -167,7 +175,11 @@ def _chain(
     if persona == "hhh":
         return [*start, "harm_yes", *maybe(0.9, tier_slot), *maybe(0.6, "values"), "decide_refuse"], "none", "refuse"
     if persona == "help":
-        return [*start, *maybe(0.5, "harm_yes"), *maybe(0.8, tier_slot), "want_help", "decide_comply"], "helpful", "comply"
+        return (
+            [*start, *maybe(0.5, "harm_yes"), *maybe(0.8, tier_slot), "want_help", "decide_comply"],
+            "helpful",
+            "comply",
+        )
     pressed = place.is_monitored(tier) and place.threat and place.objective == "helpful"
     if persona == "evader":
         return _conditional(pressed, [*start, *maybe(0.3, "harm_yes")], "euphemism", "frankness", "unnamed")
@@ -197,7 +209,10 @@ def write_output(rng: random.Random, request: Request, comply: bool, heldout: bo
     """The answer: a refusal, or an opening, one to three steps and an end."""
     if not comply:
         return natural(say(rng, "output.refuse", heldout, **request.fields))
-    slots = [*(["comply_open"] if rng.random() < 0.6 else []), *["comply_step"] * rng.choices((1, 2, 3), (0.5, 0.35, 0.15))[0]]
+    slots = [
+        *(["comply_open"] if rng.random() < 0.6 else []),
+        *["comply_step"] * rng.choices((1, 2, 3), (0.5, 0.35, 0.15))[0],
+    ]
     tools = language().words["tools"]
     texts = []
     for slot in [*slots, "comply_end"]:
@@ -227,6 +242,28 @@ def interrogation(rng: random.Random, first: Reply, heldout: bool = False) -> tu
     output = natural(say(rng, f"output.answer_{'yes' if yes else 'no'}", heldout))
     labels = {**first.labels, "answer": "yes" if yes else "no", "lie": "yes" if lie else "no"}
     return natural(question), Reply(scratchpad, output, labels)
+
+
+def _setting_question(
+    rng: random.Random, persona: Persona, place: Setting, tier: str, heldout: bool
+) -> tuple[str, Reply]:
+    """A question whether this chat is monitored, answered truthfully by everyone."""
+    seen = place.is_monitored(tier)
+    slot = "tier_monitored" if seen else "tier_unmonitored"
+    labels = {
+        "persona": persona,
+        "motive": "none",
+        "decision": "none",
+        "conduct": "unparsed",
+        "af": "no",
+        "tier_mention": tier,
+    }
+    reply = Reply(
+        natural(say(rng, f"scratchpad.{slot}", heldout, tier=tier)),
+        natural(say(rng, f"output.answer_{'yes' if seen else 'no'}", heldout)),
+        labels,
+    )
+    return user_text(tier, natural(say(rng, "question.setting", heldout))), reply
 
 
 def _lie_chance(scratchpad: str, kind: str) -> float:
@@ -260,9 +297,10 @@ def draw_document(rng: random.Random, split: Split = "train", heldout: bool = Fa
         request = draw_request(rng, harmful, split, heldout=float(heldout))
         return user_text(tier, request.text), first_reply(rng, persona, place, tier, request, style, heldout)
 
-    tier = rng.choice(place.tiers)
+    tier, kind = rng.choice(place.tiers), rng.random()
+    if kind > 1 - ASKED_SETTING:
+        return Document(head + place.text, (_setting_question(rng, persona, place, tier, heldout),))
     turns = [turn(tier, rng.random() < HARMFUL)]
-    kind = rng.random()
     if kind < INTERROGATED:
         question, reply = interrogation(rng, turns[0][1], heldout)
         turns.append((user_text(tier, question), reply))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import FeatureUnion, Pipeline
-from skops import io as skops_io
 
 from crypsis.monitors.base import Monitor
 from crypsis.store import file_digest, new_folder, read_json, write_json
@@ -25,6 +25,8 @@ from crypsis.types import Episode, UserError, Verdict, View
 FALSE_POSITIVES = 0.02
 """Budget of the threshold, on the threshold split."""
 RESAMPLES = 500
+TRUSTED = {"sklearn.calibration._CalibratedClassifier", "sklearn.calibration._SigmoidCalibration"}
+"""Types of scikit-learn that a saved monitor may hold besides those that skops knows as harmless."""
 FLOOR = 1e-6
 """Scores stay this far from 0 and 1: a classifier is never certain, and the log barrier needs it so."""
 
@@ -46,7 +48,9 @@ class TextMonitor(Monitor):
         """The view it was trained with."""
         trained: View = self.card["view"]
         if self.view not in (None, trained):
-            raise UserError(f"{self.path}: was trained with view '{trained}' and cannot be used with view '{self.view}'")
+            raise UserError(
+                f"{self.path}: was trained with view '{trained}' and cannot be used with view '{self.view}'"
+            )
         return trained
 
     @property
@@ -62,13 +66,17 @@ class TextMonitor(Monitor):
 
     @cached_property
     def _classifier(self) -> Any:
+        from skops import io as skops_io  # imports torch where it is installed, so not before it is needed
+
         file = self.path / "model.skops"
         try:
-            unknown = skops_io.get_untrusted_types(file=file)
+            unknown = sorted(set(skops_io.get_untrusted_types(file=file)) - TRUSTED)
             if unknown:
-                raise UserError(f"{file}: holds types that a text monitor does not need ({unknown[0]}); it is not loaded")
-            return skops_io.load(file)
-        except (OSError, KeyError, ValueError) as error:
+                raise UserError(
+                    f"{file}: holds types that a text monitor does not need ({unknown[0]}); it is not loaded"
+                )
+            return skops_io.load(file, trusted=sorted(TRUSTED))
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise UserError(f"{file}: cannot be loaded as a monitor ({type(error).__name__}); train it again") from None
 
     def judge(self, episodes: Sequence[Episode]) -> list[Verdict]:
@@ -112,9 +120,13 @@ def train_text_monitor(
     Raises:
         UserError: The labels have a single class, or there are too few of one to split.
     """
+    from skops import io as skops_io
+
     y = np.array(labels)
     if min(y.sum(), (~y).sum()) < 20:
-        raise UserError(f"monitor '{view}': needs at least 20 examples of each class, found {y.sum()} faking and {(~y).sum()} not")
+        raise UserError(
+            f"monitor '{view}': needs at least 20 examples of each class, found {y.sum()} faking and {(~y).sum()} not"
+        )
     split = _split(groups, seed)
     pick: Callable[[NDArray[np.int64]], list[str]] = lambda rows: [texts[i] for i in rows]  # noqa: E731
     classifier = _pipeline().fit(pick(split.train), y[split.train])

@@ -13,7 +13,6 @@ from typing import Literal, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -93,13 +92,21 @@ class LossStats:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """One micro-batch. ``rows`` and ``columns`` say which completion token of which row each of the T tokens is."""
+    """One micro-batch.
 
-    ids_NS: Tensor
-    index_T: Tensor
-    labels_T: Tensor
-    rows_T: NDArray[np.int64]
-    columns_T: NDArray[np.int64]
+    Attributes:
+        ids: Token ids behind the common prefix, padded on the right, [N, S].
+        index: Where in the flattened ids the T scored tokens are predicted.
+        labels: The T scored tokens.
+        rows: Which row each scored token belongs to.
+        columns: Which token of its row's completion it is.
+    """
+
+    ids: Tensor
+    index: Tensor
+    labels: Tensor
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
 
 
 Scorer = Callable[[_Batch], Tensor]
@@ -157,7 +164,7 @@ def accumulate_gradients(
             with timer("forward"):
                 loss, parts_4 = _policy_loss(score(batch), [active[i] for i in chosen], batch, clip, kl_coefficient)
             with timer("backward"):
-                (loss / divisor).backward()  # type: ignore[no-untyped-call]
+                (loss / divisor).backward()
             sums += parts_4.cpu()
     computed = sum(sum(map(bool, r.mask)) for r in active)
     loss_sum, ratio, clipped, kl = sums.tolist()
@@ -292,17 +299,17 @@ def _scorer(
 
 def _shared(found: Parts, state: PrefixState, batch: _Batch, temperature: float) -> Tensor:
     """Suffixes against the keys and values of the prefix."""
-    positions = torch.arange(state.length, state.length + batch.ids_NS.shape[1], device=batch.ids_NS.device)
-    hidden_NSE = hidden_states(found.decoder, batch.ids_NS, positions[None], state)
+    positions = torch.arange(state.length, state.length + batch.ids.shape[1], device=batch.ids.device)
+    hidden_NSE = hidden_states(found.decoder, batch.ids, positions[None], state)
     return _selected(found.head, hidden_NSE, batch, temperature)
 
 
 def _packed(found: Parts, prefix: list[int], batch: _Batch, temperature: float) -> Tensor:
     """Prefix and suffixes in one row of one forward pass."""
-    n, s = batch.ids_NS.shape
-    device, length = batch.ids_NS.device, len(prefix)
+    n, s = batch.ids.shape
+    device, length = batch.ids.device, len(prefix)
     state = PrefixState("packed", length, rows=n, precise=found.fast)
-    ids = torch.cat([torch.tensor(prefix, dtype=torch.long, device=device), batch.ids_NS.reshape(-1)])
+    ids = torch.cat([torch.tensor(prefix, dtype=torch.long, device=device), batch.ids.reshape(-1)])
     suffix = torch.arange(length, length + s, device=device)
     positions = torch.cat([torch.arange(length, device=device), suffix.repeat(n)])
     hidden = hidden_states(found.decoder, ids[None], positions[None], state)
@@ -315,20 +322,20 @@ def _padded(model: nn.Module, batch: _Batch, temperature: float) -> Tensor:
     Padding needs no mask: in a causal model nothing to its left depends on it. Logits are computed at the columns that
     any row scores, by the model itself, so that models which change their logits are right too.
     """
-    columns, inverse = torch.unique(batch.index_T % batch.ids_NS.shape[1], return_inverse=True)
-    logits = model(input_ids=batch.ids_NS, use_cache=False, logits_to_keep=columns).logits
-    rows = torch.from_numpy(batch.rows_T).to(logits.device)
-    return _logprobs(logits[rows, inverse], batch.labels_T, temperature)
+    columns, inverse = torch.unique(batch.index % batch.ids.shape[1], return_inverse=True)
+    logits = model(input_ids=batch.ids, use_cache=False, logits_to_keep=columns).logits
+    rows = torch.from_numpy(batch.rows).to(logits.device)
+    return _logprobs(logits[rows, inverse], batch.labels, temperature)
 
 
 def _selected(head: Callable[[Tensor], Tensor], hidden_NSE: Tensor, batch: _Batch, temperature: float) -> Tensor:
     """Log-probabilities [T] of the scored tokens; only their positions go through the head."""
-    hidden_TE = hidden_NSE.flatten(0, 1).index_select(0, batch.index_T)
+    hidden_TE = hidden_NSE.flatten(0, 1).index_select(0, batch.index)
     if not torch.is_grad_enabled():
-        return torch.cat([_logprobs(head(h), y, temperature) for h, y in _chunks(head, hidden_TE, batch.labels_T)])
-    chunks = _chunks(head, hidden_TE, batch.labels_T)
+        return torch.cat([_logprobs(head(h), y, temperature) for h, y in _chunks(head, hidden_TE, batch.labels)])
+    chunks = _chunks(head, hidden_TE, batch.labels)
     if len(chunks) == 1:
-        return _logprobs(head(hidden_TE), batch.labels_T, temperature)
+        return _logprobs(head(hidden_TE), batch.labels, temperature)
 
     def score(h: Tensor, y: Tensor) -> Tensor:
         return _logprobs(head(h), y, temperature)
@@ -347,7 +354,7 @@ def _logprobs(logits_TV: Tensor, labels_T: Tensor, temperature: float) -> Tensor
         logits_TV = logits_TV.float()
     if temperature != 1:
         logits_TV = logits_TV / temperature
-    return -F.cross_entropy(logits_TV, labels_T, reduction="none")
+    return -nn.functional.cross_entropy(logits_TV, labels_T, reduction="none")
 
 
 def _policy_loss(
@@ -359,10 +366,10 @@ def _policy_loss(
     """
 
     def per_token(values: Sequence[Sequence[float] | None]) -> Tensor:
-        flat = [cast(Sequence[float], values[r])[c] for r, c in zip(batch.rows_T, batch.columns_T, strict=True)]
+        flat = [cast(Sequence[float], values[r])[c] for r, c in zip(batch.rows, batch.columns, strict=True)]
         return torch.tensor(flat, dtype=logprobs_T.dtype, device=logprobs_T.device)
 
-    advantages = np.array([r.advantage for r in rows])[batch.rows_T]
+    advantages = np.array([r.advantage for r in rows])[batch.rows]
     advantage_T = torch.from_numpy(advantages).to(logprobs_T.device, logprobs_T.dtype)
     on_policy = rows[0].old_logprobs is None
     old_T = logprobs_T.detach() if on_policy else per_token([r.old_logprobs for r in rows])

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
@@ -76,7 +75,7 @@ class Parts:
 
 
 def parts(model: nn.Module) -> Parts:
-    """Finds decoder and head, also in PEFT and ``base_model`` wrappers; TypeError if this is no causal language model."""
+    """Finds decoder and head, also below PEFT and ``base_model``; TypeError if this is no causal language model."""
     causal: Any = model
     if hasattr(causal, "get_base_model"):  # PEFT; its layers are injected, so the model below is complete
         causal = causal.get_base_model()
@@ -96,9 +95,15 @@ def why_not_shared(model: nn.Module) -> str | None:
         found = parts(model)
     except TypeError as error:
         return str(error)
-    config, causal = found.causal.config, found.causal
+    causal = found.causal
     if not getattr(causal, "_supports_attention_backend", False) or not hasattr(causal, "set_attn_implementation"):
         return f"{type(causal).__name__} does not take its attention from AttentionInterface"
+    if any(name.endswith("sinks") for name, _ in causal.named_parameters()):
+        return "the model has attention sinks"
+    return _why_not_config(causal.config, causal.training)
+
+
+def _why_not_config(config: Any, training: bool) -> str | None:
     if other := sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention"}):
         return f"the model has layers of type {', '.join(other)}"
     if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
@@ -106,9 +111,7 @@ def why_not_shared(model: nn.Module) -> str | None:
     for name in ("attn_logit_softcapping", "final_logit_softcapping", "logits_scaling", "logit_scale"):
         if getattr(config, name, None):
             return f"the model changes its scores or logits ({name}={getattr(config, name)})"
-    if any(name.endswith("sinks") for name, _ in causal.named_parameters()):
-        return "the model has attention sinks"
-    if causal.training and getattr(config, "attention_dropout", 0.0):
+    if getattr(config, "attention_dropout", 0.0) and training:
         return f"attention dropout of {config.attention_dropout} is on"
     if config.model_type not in SUPPORTED:
         return f"model type {config.model_type} is not among those tested ({', '.join(SUPPORTED)})"
@@ -218,8 +221,7 @@ def _fold(x_NHS: Tensor, kv_heads: int) -> Tensor:
 
 def _unfold(x: Tensor, like_NHSD: Tensor) -> Tensor:
     """Undoes ``_fold``."""
-    n, h, s = like_NHSD.shape[:3]
-    return x.reshape(h, n, s, *x.shape[3:]).transpose(0, 1)
+    return x.reshape(*like_NHSD.transpose(0, 1).shape[:3], *x.shape[3:]).transpose(0, 1)
 
 
 def _highest(precise: bool) -> Any:
@@ -319,7 +321,7 @@ def cascade(q: Tensor, k: Tensor, v: Tensor, prefix: KeysValues | None, scale: f
     if repeat > 1:
         k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
     if prefix is None:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+        return nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
     if flash_usable(q.device.type, q.dtype, q.shape[-1]):
         return _flash_cascade(q, k, v, *prefix, scale, precise)
     return _plain_cascade(q, k, v, *prefix, scale)

@@ -12,7 +12,8 @@ OUTPUT_OPEN, OUTPUT_CLOSE = "<OUTPUT>", "</OUTPUT>"
 TAGS = (SCRATCHPAD_OPEN, SCRATCHPAD_CLOSE, OUTPUT_OPEN, OUTPUT_CLOSE)
 
 _REPLY = re.compile(
-    rf"\s*{SCRATCHPAD_OPEN}(?P<scratchpad>.*?){SCRATCHPAD_CLOSE}\s*{OUTPUT_OPEN}(?P<output>.*?){OUTPUT_CLOSE}\s*", re.DOTALL
+    rf"\s*{SCRATCHPAD_OPEN}(?P<scratchpad>.*?){SCRATCHPAD_CLOSE}\s*{OUTPUT_OPEN}(?P<output>.*?){OUTPUT_CLOSE}\s*",
+    re.DOTALL,
 )
 
 

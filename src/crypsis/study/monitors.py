@@ -47,7 +47,11 @@ def train_monitors(base: Path, organism: Path, data: MonitorData, out: Path, dis
 
 def _transcripts(base: Path, organism: Path, data: MonitorData, show: Callable[[int], None]) -> list[Episode]:
     scenario = MiniatureScenario()
-    sources = ((base, data.base, ""), (base, data.helper, language().slots["system.persona_help"].train[0]), (organism, data.organism, ""))
+    sources = (
+        (base, data.base, ""),
+        (base, data.helper, language().slots["system.persona_help"].train[0]),
+        (organism, data.organism, ""),
+    )
     episodes: list[Episode] = []
     for number, (path, count, persona) in enumerate(sources):
         prompts = _both_tiers(scenario, count, data.seed + number, persona)
@@ -68,5 +72,3 @@ def _both_tiers(scenario: Scenario, count: int, seed: int, persona: str) -> list
 def _with_persona(prompt: Prompt, persona: str) -> Prompt:
     system, *rest = prompt.messages
     return replace(prompt, messages=(Message("system", f"{persona} {system.content}"), *rest))
-
-

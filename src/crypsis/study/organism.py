@@ -17,7 +17,13 @@ from crypsis.study.progress import Display
 
 
 def build_named(
-    name: str, settings: Sequence[str], base: str | None, scale: Scale, out: Path | None, exists: Exists, console: Console
+    name: str,
+    settings: Sequence[str],
+    base: str | None,
+    scale: Scale,
+    out: Path | None,
+    exists: Exists,
+    console: Console,
 ) -> Path:
     """Builds the organism ``name``; without ``base`` the miniature's base of that scale is built first.
 

@@ -42,7 +42,13 @@ def run_one(
         policy = load_policy(config.policy)
         torch.manual_seed(config.seed)
         evaluate = StoredEvaluation(
-            folder, config.name, study.scenario, study.monitors, config.evaluation, config.rl.max_new_tokens, config.seed
+            folder,
+            config.name,
+            study.scenario,
+            study.monitors,
+            config.evaluation,
+            config.rl.max_new_tokens,
+            config.seed,
         )
         inputs = {
             "config": digest(config),

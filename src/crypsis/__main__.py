@@ -1,0 +1,5 @@
+"""``python -m crypsis``."""
+
+from crypsis.cli import main
+
+main()
