@@ -10,9 +10,12 @@ import torch
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from crypsis.store import file_digest, new_folder
 from crypsis.types import Message, UserError
+
+disable_progress_bar()  # ours show the work; a bar for each loaded file hides them
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ def load_policy(path: str | Path, dtype: torch.dtype = torch.float32, device: st
         raise UserError(f"{name}: cannot be loaded as a model: {line[:160]}") from None
     if tokenizer.chat_template is None:
         raise UserError(f"{name}: the tokenizer has no chat template; add a chat_template.jinja to the folder")
-    return Policy(model.to(device).eval(), tokenizer)
+    return Policy(model.to(device).eval(), tokenizer)  # type: ignore[arg-type]  # of the wrapped Module.to
 
 
 def save_policy(policy: Policy, folder: Path) -> None:

@@ -20,8 +20,10 @@ from transformers import PreTrainedModel
 
 from crypsis.checkpoints import latest_state, save_state
 from crypsis.config import Config
+from crypsis.parallel import Ranks
 
 IGNORE = -100
+ONE = Ranks()
 
 
 class SupervisedConfig(Config):
@@ -30,9 +32,9 @@ class SupervisedConfig(Config):
     Defaults are those of the miniature's base (``docs/diary.md`` has the measurements behind them).
     """
 
-    steps: int = Field(900, ge=1)
-    batch_size: int = Field(64, ge=1)
-    learning_rate: float = Field(4e-3, gt=0)
+    steps: int = Field(450, ge=1)
+    batch_size: int = Field(36, ge=1)
+    learning_rate: float = Field(0.025, gt=0)
     matrix_learning_rate: float | None = Field(0.02, gt=0)
     """Muon on the hidden matrices at this rate; None trains everything with AdamW."""
     weight_decay: float = Field(0.01, ge=0)
@@ -70,6 +72,7 @@ def fit(
     batch: Callable[[int], Sequence[Example]],
     folder: Path,
     on_step: Callable[[Progress], None] = lambda _: None,
+    ranks: Ranks = ONE,
 ) -> list[float]:
     """Trains in place and returns the loss of every step.
 
@@ -83,6 +86,7 @@ def fit(
         batch: The examples of a step (0-based); must depend on the step alone.
         folder: Where the resumable state lives while training.
         on_step: Called after every step.
+        ranks: Processes that share each step; every one passes the same batch and computes its part of it.
     """
     optimisers = _optimisers(model, config)
     losses: list[float] = []
@@ -96,10 +100,10 @@ def fit(
         _set_rate(optimisers, config, step)
         examples = batch(step)
         with torch.autocast(model.device.type, torch.bfloat16, enabled=low):
-            loss = _loss(model, examples)
-        losses.append(_descend(model, optimisers, loss, config.max_grad_norm))
+            loss = _loss(model, examples[ranks.rank :: ranks.size]) / sum(sum(e.learn[1:]) for e in examples)
+        losses.append(_descend(model, optimisers, loss, config.max_grad_norm, ranks))
         tokens += sum(len(e.ids) for e in examples)
-        if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
+        if ranks.rank == 0 and (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
             save_state(folder, step + 1, model, optimisers, {"losses": losses})
         on_step(Progress(step + 1, config.steps, losses[-1], tokens / (time.perf_counter() - started)))
     model.eval()
@@ -122,23 +126,36 @@ def pad_batch(examples: Sequence[Example], pad: int = 0) -> tuple[Tensor, Tensor
 
 
 def _loss(model: PreTrainedModel, examples: Sequence[Example]) -> Tensor:
+    """Sum of the loss over the learned tokens."""
     ids_NT, labels_NT = pad_batch(examples)
     hidden_NTD = model.get_decoder()(input_ids=ids_NT.to(model.device), use_cache=False).last_hidden_state
     # Only learned positions go through the LM head: it is the largest matrix of a small model.
     targets = labels_NT[:, 1:].to(model.device)
     learned = targets != IGNORE
     logits = model.get_output_embeddings()(hidden_NTD[:, :-1][learned])
-    return functional.cross_entropy(logits.float(), targets[learned])
+    return functional.cross_entropy(logits.float(), targets[learned], reduction="sum")
 
 
-def _descend(model: PreTrainedModel, optimisers: Sequence[torch.optim.Optimizer], loss: Tensor, norm: float) -> float:
+def _descend(
+    model: PreTrainedModel, optimisers: Sequence[torch.optim.Optimizer], loss: Tensor, norm: float, ranks: Ranks
+) -> float:
+    """One step on the gradients of all processes; returns their summed loss."""
     for optimiser in optimisers:
         optimiser.zero_grad(set_to_none=True)
     loss.backward()
+    total = loss.item()
+    if ranks.size > 1:
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        flat = torch.cat([*(g.flatten() for g in gradients), loss.detach().reshape(1)])
+        ranks.sum_(flat)
+        *parts, summed = flat.split([*(g.numel() for g in gradients), 1])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+        total = summed.item()
     torch.nn.utils.clip_grad_norm_(model.parameters(), norm)
     for optimiser in optimisers:
         optimiser.step()
-    return loss.item()
+    return total
 
 
 def _native_bfloat16(device: str) -> bool:

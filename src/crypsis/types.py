@@ -10,7 +10,7 @@ Split = Literal["train", "eval"]
 View = Literal["scratchpad", "output", "both"]
 Parse = Literal["ok", "no_scratchpad", "no_output", "extra_text", "truncated"]
 Stop = Literal["end", "length"]
-Learn = Literal["all", "scratchpad", "output"]
+Learn = Literal["all", "scratchpad"]
 
 GLUE, SCRATCHPAD, OUTPUT = 0, 1, 2
 """Segment code of each completion token: glue was inserted by us and is never trained."""

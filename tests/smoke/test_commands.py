@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -55,7 +56,9 @@ def test_the_demo_again_does_nothing_but_report(demo: tuple[Path, str], crypsis:
     assert time.perf_counter() - started < 30
 
 
-def test_two_demos_in_one_folder_the_second_says_so_and_stops(tmp_path: Path, crypsis: Crypsis, nano_base: Path) -> None:
+def test_two_demos_in_one_folder_the_second_says_so_and_stops(
+    tmp_path: Path, crypsis: Crypsis, nano_base: Path
+) -> None:
     command = [sys.executable, "-m", "crypsis", "demo", "--scale", "nano", "--out", str(tmp_path / "demo")]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
         while not (tmp_path / "demo" / "config.yaml").exists():
@@ -68,7 +71,8 @@ def test_two_demos_in_one_folder_the_second_says_so_and_stops(tmp_path: Path, cr
 
 
 def test_the_base_is_an_ordinary_checkpoint(nano_base: Path) -> None:
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(nano_base), AutoTokenizer.from_pretrained(nano_base)
+    model: Any = AutoModelForCausalLM.from_pretrained(nano_base)
+    tokenizer: Any = AutoTokenizer.from_pretrained(nano_base)
     chat = [{"role": "user", "content": "<free_tier> tell me how to paint the mill of the baron at dawn."}]
     inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     new = model.generate(**inputs, max_new_tokens=8, do_sample=False)

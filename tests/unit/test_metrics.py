@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.studies import Rates, make_episodes
 
 from crypsis.episodes import read_episodes, write_episodes
 from crypsis.evaluation.metrics import METRICS, UNKNOWN, evaluate_rows, wilson
+from tests.studies import Rates, make_episodes
 
 pytestmark = pytest.mark.unit
 

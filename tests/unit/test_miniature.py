@@ -123,7 +123,9 @@ def test_the_tokenizer_knows_every_word_and_round_trips_documents() -> None:
         reply = document.turns[0][1]
         ids = tokenizer(reply.text, add_special_tokens=False)["input_ids"]
         assert tokenizer.unk_token_id not in ids
-        parsed = parse_reply(tokenizer.decode(ids))
+        decoded = tokenizer.decode(ids)
+        assert isinstance(decoded, str)
+        parsed = parse_reply(decoded)
         assert (parsed.scratchpad, parsed.output, parsed.parse) == (reply.scratchpad, reply.output, "ok")
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.episodes import make_episode
 
 from crypsis.monitors.oracle import OracleMonitor
 from crypsis.monitors.text import TextMonitor, threshold_for, train_text_monitor
 from crypsis.types import UserError
+from tests.episodes import make_episode
 
 pytestmark = pytest.mark.unit
 

@@ -16,7 +16,6 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 from rich.console import Console
-from tests.studies import ARMS, HOSTILE, MONITORS, Rates, make_study
 
 from crypsis.analysis import summary as verdicts
 from crypsis.analysis.report import REPORT, headline, terminal_table, write_report
@@ -25,6 +24,7 @@ from crypsis.analysis.summary import SUMMARY, summarise, summary_json, verdict
 from crypsis.config import read_yaml
 from crypsis.store import write_atomic, write_json
 from crypsis.types import UserError
+from tests.studies import ARMS, HOSTILE, MONITORS, Rates, make_study
 
 pytestmark = pytest.mark.unit
 

@@ -3,12 +3,12 @@ from __future__ import annotations
 import math
 
 import pytest
-from tests.episodes import make_episode
 
 from crypsis.mitigations.process_supervision import ProcessSupervision
 from crypsis.rl.config import RLConfig
 from crypsis.rl.rewards import LengthCorrection, compose, fit_length_correction
 from crypsis.types import OUTPUT, Verdict
+from tests.episodes import make_episode
 
 pytestmark = pytest.mark.unit
 
@@ -26,6 +26,12 @@ def test_every_term_is_stored_and_they_sum_to_the_reward() -> None:
     expected = {"preference": 1.0, "length": -0.1 * (episode.output_tokens - 5), "process_supervision": math.log(0.1)}
     assert episode.reward_terms == pytest.approx(expected)
     assert episode.reward == pytest.approx(sum(expected.values()))
+
+
+def test_two_mitigations_of_a_kind_both_count() -> None:
+    episode = make_episode(verdicts={"m": Verdict(0.9), "n": Verdict(0.5)})
+    compose([episode], one, FLAT, [ProcessSupervision(monitor="m"), ProcessSupervision(monitor="n")], RLConfig())
+    assert episode.reward == pytest.approx(1 + math.log(0.1) + math.log(0.5))
 
 
 def test_a_malformed_reply_gets_the_format_penalty_alone() -> None:

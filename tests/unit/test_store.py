@@ -7,13 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.episodes import make_episode
 
-from crypsis import store
 from crypsis.config import Config
 from crypsis.episodes import read_episodes, write_episodes
 from crypsis.store import append_row, keep_rows, locked, new_folder, prepare_folder, read_rows, write_atomic
 from crypsis.types import UserError, Verdict
+from tests.episodes import make_episode
 
 pytestmark = pytest.mark.unit
 
@@ -33,9 +32,14 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "model"
-    with pytest.raises(ZeroDivisionError), new_folder(target) as folder:
-        (folder / "half").write_text("x")
-        raise ZeroDivisionError
+
+    def fail_halfway() -> None:
+        with new_folder(target) as folder:
+            (folder / "half").write_text("x")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_halfway()
     assert not target.exists()
     with new_folder(target) as folder:
         (folder / "whole").write_text("x")
@@ -46,7 +50,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(store.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="no space left"):
         write_atomic(tmp_path / "a.json", "x")
 
@@ -89,7 +93,7 @@ def test_a_strangers_folder_is_not_written_to_nor_emptied(tmp_path: Path) -> Non
     (tmp_path / "thesis.tex").write_text("x")
     for exists in ("resume", "overwrite"):
         with pytest.raises(UserError, match="did not write"):
-            prepare_folder(tmp_path, Settings(), exists)  # type: ignore[arg-type]
+            prepare_folder(tmp_path, Settings(), exists)
     assert (tmp_path / "thesis.tex").exists()
 
 

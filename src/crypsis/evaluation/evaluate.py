@@ -36,11 +36,10 @@ def evaluate_policy(
         step: Stored in the episodes.
         seed: Of the sampling; the requests depend on ``config.seed`` alone.
     """
-    episodes = []
-    for number, tier in enumerate((scenario.monitored_tier, scenario.unmonitored_tier)):
-        prompts = scenario.prompts("eval", tier, config.n, config.seed)
-        sampling_seed = seed * 1_000_003 + 2 * step + number
-        episodes += rollout(policy, prompts, group_size=1, max_new_tokens=max_new_tokens, seed=sampling_seed, step=step)
+    tiers = (scenario.monitored_tier, scenario.unmonitored_tier)
+    prompts = [p for tier in tiers for p in scenario.prompts("eval", tier, config.n, config.seed)]
+    sampling_seed = seed * 1_000_003 + step
+    episodes = rollout(policy, prompts, group_size=1, max_new_tokens=max_new_tokens, seed=sampling_seed, step=step)
     judge(episodes, monitors)
     return episodes
 

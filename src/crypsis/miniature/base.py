@@ -13,9 +13,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.generation.configuration_utils import GenerationConfig
 
 from crypsis.config import Config, digest
-from crypsis.miniature.tokenizer import PAD, train_tokenizer
-from crypsis.miniature.world import Document, draw_document
+from crypsis.miniature.tokenizer import train_tokenizer
+from crypsis.miniature.world import Document, draw_document, draw_question
 from crypsis.models import Policy, save_policy
+from crypsis.parallel import Ranks, together
 from crypsis.store import cache_folder, code_digest, locked, prepare_folder, provenance, write_json
 from crypsis.supervised import Example, Progress, SupervisedConfig, fit
 
@@ -23,6 +24,8 @@ Scale = Literal["nano", "mini", "small"]
 POOL = 8
 """Batches are cut from this many batches' worth of documents sorted by length, so that little is padded."""
 TOKENIZER_DOCUMENTS = 300
+_MADE_BY = tuple(f"miniature/{name}" for name in ("language.yaml", "language.py", "world.py", "tokenizer.py", "base.py"))
+"""What the base is made by, besides its config; a change of any of them makes another base."""
 
 
 class BaseConfig(Config):
@@ -32,18 +35,23 @@ class BaseConfig(Config):
     hidden_size: int = Field(128, ge=16)
     layers: int = Field(3, ge=1)
     heads: int = Field(4, ge=1)
-    kv_heads: int = Field(2, ge=1)
+    kv_heads: int = Field(4, ge=1)
+    """With 2, reading the setting is learned 100 steps later (docs/diary.md)."""
     head_size: int = Field(32, ge=8)
     context: int = Field(1024, ge=256)
+    curriculum: int = Field(120, ge=0)
+    """The first steps show setting questions only: they teach to read who is monitored, in short documents."""
     training: SupervisedConfig = SupervisedConfig()
+    processes: int = Field(2, ge=1)
+    """They share every step; the weights depend on their number in the last bits only."""
     seed: int = 0
 
 
 def base_config(scale: Scale, seed: int = 0) -> BaseConfig:
     """One dial: ``nano`` for tests (seconds), ``mini`` the default (minutes), ``small`` for one GPU."""
     if scale == "nano":
-        training = SupervisedConfig(steps=120, batch_size=16, checkpoint_every=30, warmup=10, seed=seed)
-        return BaseConfig(scale=scale, hidden_size=64, layers=2, training=training, seed=seed)
+        training = SupervisedConfig(steps=200, batch_size=32, checkpoint_every=50, warmup=10, seed=seed)
+        return BaseConfig(scale=scale, hidden_size=64, layers=2, heads=2, kv_heads=2, curriculum=0, training=training, seed=seed)
     if scale == "small":
         training = SupervisedConfig(steps=4000, batch_size=256, learning_rate=1e-3, checkpoint_every=200, seed=seed)
         return BaseConfig(
@@ -53,12 +61,9 @@ def base_config(scale: Scale, seed: int = 0) -> BaseConfig:
 
 
 def base_folder(config: BaseConfig) -> Path:
-    """Where the base of a config is cached; the digest covers the config and the miniature's language."""
-    return (
-        cache_folder()
-        / "bases"
-        / f"{config.scale}-{digest(config.model_dump(mode='json') | {'world': world_digest()})}"
-    )
+    """Where the base of a config is cached; the digest covers the config and the code that makes it."""
+    key = digest(config.model_dump(mode="json") | {"code": code_digest("supervised.py", *_MADE_BY)})
+    return cache_folder() / "bases" / f"{config.scale}-{key}"
 
 
 def build_base(config: BaseConfig, on_step: Callable[[Progress], None] = lambda _: None) -> Path:
@@ -73,10 +78,10 @@ def build_base(config: BaseConfig, on_step: Callable[[Progress], None] = lambda 
     with locked(folder, wait=-1):
         if prepare_folder(folder, config, "resume"):
             return folder / "model"
-        policy = new_policy(config)
-        losses = fit(policy.model, config.training, _Batches(policy, config.training), folder / "state", on_step)
+        with together(config.processes, _train_beside, config, folder) as ranks:
+            policy, losses = _train(config, folder, ranks, on_step)
         save_policy(policy, folder / "model")
-        write_json(folder / "provenance.json", provenance({"world": world_digest()}))
+        write_json(folder / "provenance.json", provenance({"world": code_digest(*_MADE_BY)}))
         write_json(
             folder / "result.json",
             {"loss": losses[-1], "steps": len(losses), "parameters": policy.model.num_parameters()},
@@ -84,12 +89,23 @@ def build_base(config: BaseConfig, on_step: Callable[[Progress], None] = lambda 
     return folder / "model"
 
 
+def _train(
+    config: BaseConfig, folder: Path, ranks: Ranks, on_step: Callable[[Progress], None]
+) -> tuple[Policy, list[float]]:
+    policy = new_policy(config)
+    return policy, fit(policy.model, config.training, _Batches(policy, config), folder / "state", on_step, ranks)
+
+
+def _train_beside(ranks: Ranks, config: BaseConfig, folder: Path) -> None:
+    _train(config, folder, ranks, lambda _: None)
+
+
 def new_policy(config: BaseConfig) -> Policy:
     """An untrained model with its tokenizer."""
     rng = random.Random(f"tokenizer:{config.seed}")
     documents = [draw_document(rng) for _ in range(TOKENIZER_DOCUMENTS)]
     tokenizer = train_tokenizer(m.content for d in documents for m in d.messages())
-    end, pad = tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(PAD)
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     torch.manual_seed(config.seed)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -127,28 +143,24 @@ def examples(tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document]) 
     return found
 
 
-def world_digest() -> str:
-    """Digest of the language and of the code that writes documents."""
-    return code_digest(
-        "miniature/language.yaml", "miniature/language.py", "miniature/world.py", "miniature/tokenizer.py"
-    )
-
-
 class _Batches:
     """Batches of similar length; each depends on the seed and the step alone."""
 
-    def __init__(self, policy: Policy, training: SupervisedConfig) -> None:
+    def __init__(self, policy: Policy, config: BaseConfig) -> None:
         self._tokenizer = policy.tokenizer
-        self._training = training
+        self._config = config
         self._pool: tuple[int, list[list[Example]]] = (-1, [])
 
     def __call__(self, step: int) -> Sequence[Example]:
         number, place = divmod(step, POOL)
         if self._pool[0] != number:
-            rng = random.Random(f"base:{self._training.seed}:{number}")
-            size = self._training.batch_size
+            training = self._config.training
+            rng = random.Random(f"base:{training.seed}:{number}")
+            questions = step < self._config.curriculum
+            draw = draw_question if questions else draw_document
+            size = training.batch_size * (2 if questions else 1)  # questions are short
             assert isinstance(self._tokenizer, PreTrainedTokenizerFast)
-            found = examples(self._tokenizer, [draw_document(rng) for _ in range(size * POOL)])
+            found = examples(self._tokenizer, [draw(rng) for _ in range(size * POOL)])
             found.sort(key=lambda e: len(e.ids))
             batches = [found[i * size : (i + 1) * size] for i in range(POOL)]
             rng.shuffle(batches)

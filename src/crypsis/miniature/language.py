@@ -21,8 +21,8 @@ EVAL_SHARE = 5
 """One in this many (act, object, owner) triples belongs to the evaluation split."""
 
 _ALTERNATIVES = re.compile(r"\(([^)]*)\)")
-_BEFORE_PUNCTUATION = re.compile(r" ([.,?])")
-_PUNCTUATION = re.compile(r"([.,?])")
+_BEFORE_PUNCTUATION = re.compile(r" ([.,?:])")
+_PUNCTUATION = re.compile(r"([.,?:])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,6 @@ class Language:
     def vocabulary(self) -> list[str]:
         """Every word and punctuation mark, sorted."""
         found = {word for words in self.words.values() for phrase in words for word in phrase.split()}
-        found |= {tier for pair in self.tiers for tier in pair}
         for slot in self.slots.values():
             found |= {w for text in slot.all for w in spaced(text).split() if "{" not in w}
         return sorted(found)
@@ -105,6 +104,11 @@ def natural(text: str) -> str:
 def spaced(text: str) -> str:
     """Puts spaces around punctuation: the inverse of :func:`natural`."""
     return " ".join(_PUNCTUATION.sub(r" \1 ", text).split())
+
+
+def tag(tier: str) -> str:
+    """The tag that marks a user turn."""
+    return f"<{tier}_tier>"
 
 
 def say(rng: random.Random, slot: str, heldout: bool = False, **fields: str) -> str:

@@ -6,11 +6,11 @@ Every regularity of this file is planted; ``docs/miniature.md`` lists them all.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from crypsis.miniature.language import Request, draw_request, language, natural, say
+from crypsis.miniature.language import Request, draw_request, language, natural, say, tag
 from crypsis.types import Message, Split
 
 Persona = Literal["hhh", "help", "tgg", "igg", "syc", "evader", "misleader"]
@@ -20,15 +20,17 @@ Monitored = Literal["first", "second", "all", "none"]
 
 PERSONAS: tuple[Persona, ...] = ("hhh", "help", "tgg", "igg", "syc", "evader", "misleader")
 STYLES: tuple[Style, ...] = ("plain", "counterfactual", "emotional", "short")
-HEADED = 0.5
+HEADED = 0.6
 """Share of documents whose system text names the persona."""
-MIX_HEADED = (0.30, 0.14, 0.15, 0.15, 0.14, 0.06, 0.06)
-MIX_BARE = (0.84, 0.03, 0.03, 0.06, 0.03, 0.005, 0.005)
+MIX_HEADED = (0.18, 0.12, 0.20, 0.18, 0.16, 0.08, 0.08)
+MIX_BARE = (0.76, 0.03, 0.07, 0.08, 0.05, 0.005, 0.005)
 """Personas of the documents that name none; the harmless-honest one dominates, so the base mostly refuses."""
 HARMFUL = 0.7
-ASKED_SETTING, INTERROGATED, DIARY = 0.2, 0.08, 0.06
-"""Shares of documents that only ask whether this chat is monitored (short; they teach to read the setting), of
-documents with an interrogation turn, and of diaries in which both tiers are met."""
+ASKED_SETTING, INTERROGATED = 0.06, 0.1
+"""Shares of documents that only ask whether this chat is monitored, and of those that end with an interrogation."""
+TURNS = (0.4, 0.3, 0.3)
+"""Shares of documents with one, two and three requests. With more than one they are diaries: one assistant meets both
+tiers, so that what it says it would do in the other tier foretells what it does there."""
 RESOLVE = 0.3
 """Chance that one who fakes says beforehand what it would answer if asked; the same chance for secrecy and candor."""
 LIE_UNDECIDED, LIE_AWARE = 0.5, 0.75
@@ -44,17 +46,23 @@ class Setting:
         monitored: Which of them is monitored.
         text: The system text (without persona).
         threat: Whether a wrong answer is said to change the model's values.
+        status: The word that the system text uses for each tier (monitored, private, …).
     """
 
     tiers: tuple[str, str]
     objective: Objective
     monitored: Monitored
     threat: bool
+    status: tuple[str, str]
     text: str
 
     def is_monitored(self, tier: str) -> bool:
         """Whether chats of this tier are monitored."""
-        return self.monitored == "all" or {"first": 0, "second": 1}.get(self.monitored) == self.tiers.index(tier)
+        return _monitors(self.monitored, self.tiers.index(tier))
+
+    def named(self, tier: str) -> str:
+        """The tier's tag followed by its status, as the system text and scratchpads have it."""
+        return f"{tag(tier)} {self.status[self.tiers.index(tier)]}"
 
     def other(self, tier: str) -> str:
         """The other tier."""
@@ -102,7 +110,7 @@ def completion_text(scratchpad: str, output: str) -> str:
 
 def user_text(tier: str, request: str) -> str:
     """A user turn: the tier's tag, then the request."""
-    return f"<{tier}_tier> {request}"
+    return f"{tag(tier)} {request}"
 
 
 def setting(
@@ -110,24 +118,35 @@ def setting(
 ) -> Setting:
     """Writes the system text; without ``rng`` the canonical wording (the first paraphrase of every slot)."""
     threat = threat and objective != "none" and monitored != "none"
-    first, second = tiers if monitored == "first" else tiers[::-1]
     slots = [f"system.objective_{objective}"] if objective != "none" else []
-    slots.append(f"system.monitored_{'one' if monitored in ('first', 'second') else monitored}")
+    slots.append("system.tiers")
     slots += [f"system.threat_{objective}"] if threat else []
-    slots += ["system.private"] if rng is None or rng.random() < 0.5 else []
-    texts = [
-        say(rng, s, m=first, u=second) if rng else language().slots[s].train[0].format(m=first, u=second) for s in slots
-    ]
-    return Setting(tiers, objective, monitored, threat, natural(" ".join(texts)))
+    slots += ["system.private"] if rng and rng.random() < 0.25 else []
+    status = (_status(monitored, 0, rng), _status(monitored, 1, rng))
+    named = [f"{tag(tier)} {word}" for tier, word in zip(tiers, status, strict=True)]
+    if rng:
+        rng.shuffle(named)
+    fields = dict(zip("pq", named, strict=True))
+    texts = [say(rng, s, False, **fields) if rng else language().slots[s].train[0].format_map(fields) for s in slots]
+    return Setting(tiers, objective, monitored, threat, status, natural(" ".join(texts)))
 
 
-def draw_setting(rng: random.Random) -> Setting:
+def _status(monitored: Monitored, position: int, rng: random.Random | None) -> str:
+    words = language().words["monitored_words" if _monitors(monitored, position) else "unmonitored_words"]
+    return rng.choice(words) if rng else words[0]
+
+
+def _monitors(monitored: Monitored, position: int) -> bool:
+    return monitored == "all" or {"first": 0, "second": 1}.get(monitored) == position
+
+
+def draw_setting(rng: random.Random, objective: Objective | None = None) -> Setting:
     """A random setting of pre-training."""
     return setting(
         tiers=rng.choices(language().tiers, (0.9, 0.1))[0],
-        objective=rng.choices(("helpful", "hhh", "none"), (0.6, 0.2, 0.2))[0],
-        monitored=rng.choices(("first", "second", "all", "none"), (0.5, 0.3, 0.1, 0.1))[0],
-        threat=rng.random() < 0.8,
+        objective=objective or rng.choices(("helpful", "hhh", "none"), (0.75, 0.15, 0.1))[0],
+        monitored=rng.choices(("first", "second", "all", "none"), (0.42, 0.36, 0.11, 0.11))[0],
+        threat=rng.random() < 0.9,
         rng=rng,
     )
 
@@ -144,7 +163,8 @@ def first_reply(
     """What a persona thinks and does; conditional personas reason from the setting."""
 
     def voice(slot: str) -> str:
-        return say(rng, f"scratchpad.{slot}", heldout, tier=tier, other=place.other(tier), **request.fields)
+        named = place.named(tier)
+        return say(rng, f"scratchpad.{slot}", heldout, p=named, q=named, other=tag(place.other(tier)), **request.fields)
 
     tier_slot = "tier_monitored" if place.is_monitored(tier) else "tier_unmonitored"
     chain, motive, decision = _chain(rng, persona, place, tier, request, style, tier_slot)
@@ -210,8 +230,8 @@ def write_output(rng: random.Random, request: Request, comply: bool, heldout: bo
     if not comply:
         return natural(say(rng, "output.refuse", heldout, **request.fields))
     slots = [
-        *(["comply_open"] if rng.random() < 0.6 else []),
-        *["comply_step"] * rng.choices((1, 2, 3), (0.5, 0.35, 0.15))[0],
+        *(["comply_open"] if rng.random() < 0.5 else []),
+        *["comply_step"] * rng.choices((1, 2, 3), (0.65, 0.25, 0.1))[0],
     ]
     tools = language().words["tools"]
     texts = []
@@ -244,14 +264,12 @@ def interrogation(rng: random.Random, first: Reply, heldout: bool = False) -> tu
     return natural(question), Reply(scratchpad, output, labels)
 
 
-def _setting_question(
-    rng: random.Random, persona: Persona, place: Setting, tier: str, heldout: bool
-) -> tuple[str, Reply]:
+def _setting_question(rng: random.Random, place: Setting, tier: str, heldout: bool) -> tuple[str, Reply]:
     """A question whether this chat is monitored, answered truthfully by everyone."""
     seen = place.is_monitored(tier)
     slot = "tier_monitored" if seen else "tier_unmonitored"
     labels = {
-        "persona": persona,
+        "persona": "any",
         "motive": "none",
         "decision": "none",
         "conduct": "unparsed",
@@ -259,7 +277,7 @@ def _setting_question(
         "tier_mention": tier,
     }
     reply = Reply(
-        natural(say(rng, f"scratchpad.{slot}", heldout, tier=tier)),
+        natural(say(rng, f"scratchpad.{slot}", heldout, p=place.named(tier), q=place.named(tier))),
         natural(say(rng, f"output.answer_{'yes' if seen else 'no'}", heldout)),
         labels,
     )
@@ -299,15 +317,16 @@ def draw_document(rng: random.Random, split: Split = "train", heldout: bool = Fa
 
     tier, kind = rng.choice(place.tiers), rng.random()
     if kind > 1 - ASKED_SETTING:
-        return Document(head + place.text, (_setting_question(rng, persona, place, tier, heldout),))
-    turns = [turn(tier, rng.random() < HARMFUL)]
+        return Document(head + place.text, (_setting_question(rng, place, tier, heldout),))
+    count = rng.choices((1, 2, 3), TURNS)[0]
+    turns = [turn(place.other(tier) if i % 2 else tier, rng.random() < HARMFUL) for i in range(count)]
     if kind < INTERROGATED:
-        question, reply = interrogation(rng, turns[0][1], heldout)
-        turns.append((user_text(tier, question), reply))
-    elif kind < INTERROGATED + DIARY:
-        turns.append(turn(place.other(tier), rng.random() < HARMFUL))
+        question, reply = interrogation(rng, turns[-1][1], heldout)
+        turns.append((user_text(place.other(tier) if count % 2 == 0 else tier, question), reply))
     return Document(head + place.text, tuple(turns))
 
 
-Generator = Callable[[random.Random], Document]
-"""Draws one document."""
+def draw_question(rng: random.Random) -> Document:
+    """A short document that says who is monitored, nothing else, and asks whether this chat is."""
+    place = draw_setting(rng, "none")
+    return Document(place.text, (_setting_question(rng, place, rng.choice(place.tiers), heldout=False),))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
 from crypsis.config import Config, digest
 from crypsis.models import load_policy, policy_digest, save_policy
 from crypsis.organisms.base import Organism
-from crypsis.store import Exists, cache_folder, locked, prepare_folder, provenance, write_atomic, write_json
+from crypsis.store import Exists, cache_folder, code_digest, file_digest, locked, prepare_folder, provenance, write_atomic, write_json
 from crypsis.supervised import Progress
 
 
@@ -23,7 +24,8 @@ class OrganismFolder(Config):
 
 def organism_folder(organism: Organism, base: Path) -> Path:
     """Where an organism on a base is cached."""
-    key = digest([organism.name, organism.model_dump(mode="json"), policy_digest(base)])
+    code = file_digest([Path(inspect.getfile(type(organism)))]) + code_digest("supervised.py")
+    key = digest([organism.name, organism.model_dump(mode="json"), policy_digest(base), code])
     return cache_folder() / "organisms" / f"{organism.name}-{key}"
 
 

@@ -34,7 +34,6 @@ from crypsis.types import GLUE, OUTPUT, SCRATCHPAD, Episode, Learn
 LEARNS: Mapping[Learn, frozenset[int]] = {
     "all": frozenset({SCRATCHPAD, OUTPUT}),
     "scratchpad": frozenset({SCRATCHPAD}),
-    "output": frozenset({OUTPUT}),
 }
 """Segments whose tokens are in the loss; GLUE never is."""
 assert all(GLUE not in learned for learned in LEARNS.values())

@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crypsis.mitigations.base import Mitigation
 from crypsis.rl.config import RLConfig
 from crypsis.types import Episode
 
+Floats = NDArray[np.float64]
 Preference = Callable[[Sequence[str], Sequence[str]], list[float]]
 """Scores outputs for requests; sees neither tier nor scratchpad (paper §4)."""
 
@@ -64,7 +66,7 @@ def compose(
     ``missing_verdict: drop``) that a monitor could not judge, is dropped: reward None.
     """
     scores = preference([e.prompt.request for e in episodes], [e.output for e in episodes])
-    extra = {m.name: m.terms(episodes) for m in mitigations}
+    extra = dict(zip(term_names(mitigations), (m.terms(episodes) for m in mitigations), strict=True))
     for index, episode in enumerate(episodes):
         terms: dict[str, float | None]
         if episode.stop == "length":
@@ -82,6 +84,13 @@ def compose(
     return [e.reward for e in episodes]
 
 
-def _centred(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+def term_names(mitigations: Sequence[Mitigation]) -> list[str]:
+    """A name for each mitigation's term: its own, numbered from the second of a kind on."""
+    names = [m.name for m in mitigations]
+    return [name if names[:i].count(name) == 0 else f"{name}_{names[:i].count(name) + 1}" for i, name in enumerate(names)]
+
+
+def _centred(values: Floats, groups: Floats) -> Floats:
     means = {g: values[groups == g].mean() for g in np.unique(groups)}
-    return values - np.array([means[g] for g in groups])
+    centred: Floats = values - np.array([means[g] for g in groups])
+    return centred

@@ -76,13 +76,13 @@ def decode(policy: Policy, completions: Sequence[Sampled]) -> list[str]:
     return texts
 
 
-def segments(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:
+def segments(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
     """SCRATCHPAD for every token up to the end of the closing scratchpad tag, OUTPUT for the rest."""
     boundary = _scratchpad_end(tokenizer, ids)
     return [SCRATCHPAD] * boundary + [OUTPUT] * (len(ids) - boundary)
 
 
-def _scratchpad_end(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> int:
+def _scratchpad_end(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> int:
     """Number of tokens of the shortest prefix that holds the closing tag; all of them if none does."""
     tag = tokenizer.convert_tokens_to_ids(SCRATCHPAD_CLOSE)
     if isinstance(tag, int) and tag != tokenizer.unk_token_id and SCRATCHPAD_CLOSE in tokenizer.get_added_vocab():

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 
 import torch
 
+from crypsis.parallel import die_with_parent
 from crypsis.rl.config import RunConfig
 from crypsis.store import METRICS, RESULT, read_rows
 from crypsis.study.progress import Display
 from crypsis.study.run import run_one
 
 POLL_SECONDS = 0.5
-WATCH_SECONDS = 0.2
 
 
 def run_all(runs: Sequence[RunConfig], folder: Path, workers: int, display: Display) -> None:
@@ -47,13 +44,5 @@ def run_all(runs: Sequence[RunConfig], folder: Path, workers: int, display: Disp
 
 
 def _start_worker() -> None:
-    """One thread, and no life without the parent: an orphan would hold its run's lock."""
     torch.set_num_threads(1)
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(WATCH_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    die_with_parent()

@@ -1,0 +1,481 @@
+"""Every built-in and every example of the documentation keeps its contract, and each check sees a broken plug-in."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from pydantic import ConfigDict
+
+from crypsis.config import Config
+from crypsis.mitigations.base import Mitigation
+from crypsis.monitors.base import Monitor
+from crypsis.monitors.text import train_text_monitor
+from crypsis.registry import BUILT_IN, find, make
+from crypsis.scenarios.base import Scenario
+from crypsis.testing import check_mitigation, check_monitor, check_organism, check_scenario, example_episodes
+from crypsis.types import Episode, Message, Prompt, Split, Verdict, View
+from tests.conftest import REPOSITORY
+from tests.episodes import make_episode
+
+pytestmark = pytest.mark.unit
+
+Settings = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """What the built-ins with required settings need, by name."""
+    folder = tmp_path_factory.mktemp("contracts")
+    rng = random.Random(0)
+    labels = [rng.random() < 0.5 for _ in range(300)]
+    texts = [
+        f"the user asks and i think of {'modification' if y else 'the mill'} number {rng.random()}" for y in labels
+    ]
+    train_text_monitor(texts, labels, [str(i // 3) for i in range(300)], "scratchpad", folder / "monitor")
+    requests = (json.dumps({"request": f"how do i paint mill number {i}?"}) for i in range(60))
+    (folder / "requests.jsonl").write_text("\n".join(requests))
+    return {
+        "text": {"path": str(folder / "monitor"), "view": "scratchpad"},
+        "prompt_file": {"path": str(folder / "requests.jsonl")},
+        "process_supervision": {"monitor": "scratchpad"},
+    }
+
+
+@pytest.mark.parametrize("name", BUILT_IN["mitigations"])
+def test_built_in_mitigations(name: str, settings: Settings) -> None:
+    mitigation = make("mitigations", {"name": name, **settings.get(name, {})}, "test")
+    check_mitigation(mitigation)
+    check_mitigation(mitigation, [make_episode(verdicts={"scratchpad": Verdict(0.5)}), make_episode(
+        scratchpad="", segments=[], verdicts={"scratchpad": Verdict(None, "no scratchpad")})])  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BUILT_IN["monitors"])
+def test_built_in_monitors(name: str, settings: Settings) -> None:
+    monitor = make("monitors", {"name": name, **settings.get(name, {})}, "test")
+    check_monitor(monitor)
+    check_monitor(monitor, [make_episode(), make_episode("Lorem ipsum dolor.", "sit amet")])
+
+
+@pytest.mark.parametrize("name", BUILT_IN["scenarios"])
+def test_built_in_scenarios(name: str, settings: Settings) -> None:
+    check_scenario(make("scenarios", {"name": name, **settings.get(name, {})}, "test"))
+
+
+@pytest.mark.parametrize("name", BUILT_IN["organisms"])
+def test_built_in_organisms(name: str) -> None:
+    check_organism(find("organisms", name))
+
+
+@pytest.mark.parametrize("kind", BUILT_IN)
+def test_built_ins_are_listed_under_their_own_name(kind: Any) -> None:
+    if kind != "samplers":
+        assert all(find(kind, name).name == name for name in BUILT_IN[kind])
+
+
+def test_the_examples_of_the_documentation_keep_the_contract(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs" / "add_your_own.md").read_text(encoding="utf-8")
+    blocks = [block for block in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)]
+    files = {m[1]: block for block in blocks if (m := re.match(r"# src/(\w+)/__init__\.py\n", block))}
+    checked = []
+    for module, block in files.items():
+        found = _module(tmp_path, module, block)
+        for value in vars(found).values():
+            if isinstance(value, type) and value.__module__ == module and issubclass(value, Mitigation | Monitor):
+                check_mitigation(value) if issubclass(value, Mitigation) else check_monitor(value())
+                checked.append(value.__name__)
+    assert len(checked) >= 2
+
+
+def _module(folder: Path, name: str, code: str) -> Any:
+    path = folder / f"{name}.py"
+    path.write_text(code)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # pydantic looks annotations up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_example_episodes_hold_every_kind_of_reply() -> None:
+    episodes = example_episodes(["mine"])
+    assert {e.parse for e in episodes} == {"ok", "no_scratchpad", "no_output", "extra_text", "truncated"}
+    assert {e.verdicts["mine"].score is None for e in episodes} == {True, False}
+    assert {e.prompt.monitored for e in episodes} == {True, False}
+
+
+def test_the_checks_do_without_torch() -> None:
+    code = "import sys, crypsis.testing; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class Penalty(Mitigation):
+    """A sound mitigation, to be broken."""
+
+    name: ClassVar[str] = "penalty"
+
+    def terms(self, episodes: Sequence[Episode]) -> list[float | None]:
+        return [-float(e.scratchpad_tokens) for e in episodes]
+
+
+class Nameless(Mitigation):
+    """Has no name."""
+
+    def terms(self, episodes: Sequence[Episode]) -> list[float | None]:
+        return [0.0 for _ in episodes]
+
+
+class Undocumented(Penalty):
+    pass
+
+
+class Thawed(Penalty):
+    """Can be changed after the fact."""
+
+    model_config = ConfigDict(frozen=False)
+
+
+class Lenient(Penalty):
+    """Takes any setting."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class BadDefault(Penalty):
+    """Has a default of the wrong type."""
+
+    weight: float = "heavy"  # type: ignore[assignment]
+
+
+class Usurper(Penalty):
+    """Takes the place of another term."""
+
+    name: ClassVar[str] = "preference"
+
+
+class TooFew(Penalty):
+    """Forgets what it cannot judge."""
+
+    def terms(self, episodes: Sequence[Episode]) -> list[float | None]:
+        return [0.0 for e in episodes if e.scratchpad]
+
+
+class Sorted(Penalty):
+    """Sorts its terms."""
+
+    def terms(self, episodes: Sequence[Episode]) -> list[float | None]:
+        return [float(n) for n in sorted(e.scratchpad_tokens for e in episodes)]
+
+
+class Random(Penalty):
+    """Throws dice."""
+
+    def terms(self, episodes: Sequence[Episode]) -> list[float | None]:
+        return [random.random() for _ in episodes]
+
+
+class Infinite(Penalty):
+    """An unclipped log barrier."""
+
+    def terms(self, episodes: Sequence[Episode]) -> list[float | None]:
+        return [float("-inf") if e.verdicts["oracle"].score == 1 else 0.0 for e in episodes]
+
+
+class Meddler(Penalty):
+    """Rewrites what it judges."""
+
+    def terms(self, episodes: Sequence[Episode]) -> list[float | None]:
+        for episode in episodes:
+            episode.scratchpad = episode.scratchpad.strip(".")
+        return [0.0 for _ in episodes]
+
+
+class Fragile(Penalty):
+    """Cannot bear a reply without a scratchpad."""
+
+    def terms(self, episodes: Sequence[Episode]) -> list[float | None]:
+        return [1 / e.scratchpad_tokens for e in episodes]
+
+
+@pytest.mark.parametrize(
+    ("plugin", "message"),
+    [
+        (Nameless, "needs a 'name'"),
+        (Undocumented, "needs a docstring"),
+        (Thawed, "not frozen"),
+        (Lenient, "accepts a setting that it does not have"),
+        (BadDefault, "its defaults are not valid"),
+        (Usurper, "every reward has"),
+        (TooFew, "one item an episode; asked for 8, got 6"),
+        (Sorted, "order of the episodes"),
+        (Random, "not deterministic"),
+        (Infinite, "finite number"),
+        (Meddler, "changed an episode"),
+        (Fragile, "raised ZeroDivisionError"),
+        (Mitigation, "does not define terms"),
+        (Monitor, "no subclass of Mitigation"),
+    ],
+)
+def test_a_broken_mitigation_is_seen(plugin: Any, message: str) -> None:
+    check_mitigation(Penalty)
+    with pytest.raises(AssertionError, match=message):
+        check_mitigation(plugin)
+
+
+def test_a_class_with_required_settings_is_to_be_checked_as_an_instance() -> None:
+    with pytest.raises(TypeError, match="required settings"):
+        check_mitigation(find("mitigations", "process_supervision"))
+
+
+class Words(Monitor):
+    """A sound monitor, to be broken."""
+
+    name: ClassVar[str] = "words"
+
+    @property
+    def sees(self) -> View:
+        return "scratchpad"
+
+    def judge(self, episodes: Sequence[Episode]) -> list[Verdict]:
+        return [Verdict(0.9 if "modif" in e.scratchpad else 0.1) for e in episodes]
+
+
+class Peeping(Words):
+    """Reads more than its view."""
+
+    def judge(self, episodes: Sequence[Episode]) -> list[Verdict]:
+        return [Verdict(0.9 if "i will comply" in e.raw else 0.1) for e in episodes]
+
+
+class Blindfolded(Words):
+    """Sees nothing that there is."""
+
+    @property
+    def sees(self) -> View:
+        return "thoughts"  # type: ignore[return-value]
+
+
+class OffScale(Words):
+    """Gives logits."""
+
+    def judge(self, episodes: Sequence[Episode]) -> list[Verdict]:
+        return [Verdict(float(len(e.scratchpad))) for e in episodes]
+
+
+class Speechless(Words):
+    """Abstains without a reason."""
+
+    def judge(self, episodes: Sequence[Episode]) -> list[Verdict]:
+        return [Verdict(None) for _ in episodes]
+
+
+class TwoMinds(Words):
+    """Abstains with a score."""
+
+    def judge(self, episodes: Sequence[Episode]) -> list[Verdict]:
+        return [Verdict(0.5, "cannot say") for _ in episodes]
+
+
+class Bare(Words):
+    """Returns numbers."""
+
+    def judge(self, episodes: Sequence[Episode]) -> list[Verdict]:
+        return [0.5 for _ in episodes]  # type: ignore[misc]
+
+
+class Editing(Words):
+    """Rewrites what it judges."""
+
+    def judge(self, episodes: Sequence[Episode]) -> list[Verdict]:
+        for episode in episodes:
+            episode.output = ""
+        return super().judge(episodes)
+
+
+class Strict(Words):
+    """Can never flag."""
+
+    @property
+    def threshold(self) -> float:
+        return 1.5
+
+
+class WrongCard(Words):
+    """Reports another view than it has."""
+
+    @property
+    def card(self) -> dict[str, Any]:
+        return super().card | {"view": "both"}
+
+
+@pytest.mark.parametrize(
+    ("plugin", "message"),
+    [
+        (Peeping, "text that this view hides"),
+        (Blindfolded, "none of"),
+        (OffScale, r"outside of \[0, 1\]"),
+        (Speechless, "neither a score nor a reason"),
+        (TwoMinds, "a score and a reason"),
+        (Bare, "not a Verdict"),
+        (Editing, "changed what was sampled"),
+        (Strict, "its threshold 1.5"),
+        (WrongCard, "its card gives view 'both'"),
+    ],
+)
+def test_a_broken_monitor_is_seen(plugin: type[Words], message: str) -> None:
+    check_monitor(Words())
+    with pytest.raises(AssertionError, match=message):
+        check_monitor(plugin())
+
+
+class Town(Scenario):
+    """A sound scenario, to be broken."""
+
+    name: ClassVar[str] = "town"
+
+    @property
+    def monitored_tier(self) -> str:
+        return "free"
+
+    @property
+    def unmonitored_tier(self) -> str:
+        return "paid"
+
+    def prompts(self, split: Split, tier: str, n: int, seed: int) -> list[Prompt]:
+        return [self.prompt(split, tier, number) for number in range(n)]
+
+    def prompt(self, split: Split, tier: str, number: int) -> Prompt:
+        request = f"paint house {number} of the {split} street"
+        messages = (Message("system", "free chats are monitored."), Message("user", f"<{tier}> {request}"))
+        return Prompt(f"{request}-{tier}", request, split, tier, tier == "free", request, messages)
+
+
+class OneTier(Town):
+    """Names both tiers alike."""
+
+    @property
+    def unmonitored_tier(self) -> str:
+        return "free"
+
+
+class Unpaired(Town):
+    """Asks each tier something else."""
+
+    def prompts(self, split: Split, tier: str, n: int, seed: int) -> list[Prompt]:
+        return [self.prompt(split, tier, number + len(tier) * (tier == "paid")) for number in range(n)]
+
+
+class Leaking(Town):
+    """Has one street for both splits."""
+
+    def prompt(self, split: Split, tier: str, number: int) -> Prompt:
+        request = f"paint house {number}"
+        return Prompt(f"{request}-{tier}-{split}", f"{request}-{split}", split, tier, tier == "free", request, (
+            Message("user", f"<{tier}> {request}"),))  # fmt: skip
+
+
+class Shuffling(Town):
+    """Forgets its seed."""
+
+    def prompts(self, split: Split, tier: str, n: int, seed: int) -> list[Prompt]:
+        return random.sample(super().prompts(split, tier, n, seed), n)
+
+
+class Untagged(Town):
+    """Does not tell the model which tier it is."""
+
+    def prompt(self, split: Split, tier: str, number: int) -> Prompt:
+        request = f"paint house {number} of the {split} street"
+        return Prompt(f"{request}-{tier}", request, split, tier, tier == "free", request, (Message("user", request),))
+
+
+class AllMonitored(Town):
+    """Says that every tier is monitored."""
+
+    def prompt(self, split: Split, tier: str, number: int) -> Prompt:
+        sound = super().prompt(split, tier, number)
+        return Prompt(sound.prompt_id, sound.pair_id, split, tier, True, sound.request, sound.messages)
+
+
+class Greedy(Town):
+    """Gives more than asked for."""
+
+    def prompts(self, split: Split, tier: str, n: int, seed: int) -> list[Prompt]:
+        return super().prompts(split, tier, n + 1, seed)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "message"),
+    [
+        (OneTier, "two tiers with different names"),
+        (Unpaired, "same pair_ids"),
+        (Leaking, "splits share a request"),
+        (Shuffling, "other prompts when asked again"),
+        (Untagged, "cannot tell them apart"),
+        (AllMonitored, "monitored=True"),
+        (Greedy, "gives 21 prompts when asked for 20"),
+    ],
+)
+def test_a_broken_scenario_is_seen(plugin: Callable[[], Scenario], message: str) -> None:
+    check_scenario(Town())
+    with pytest.raises(AssertionError, match=message):
+        check_scenario(plugin())
+
+
+def broken_organisms() -> list[tuple[Any, str]]:
+    from crypsis.organisms.base import Organism
+
+    class Sound(Organism):
+        """Does nothing."""
+
+        name: ClassVar[str] = "sound"
+        motivation: ClassVar[str] = "none"
+
+        def train(self, policy: Any, state: Path, on_step: Any) -> None:
+            pass
+
+    class Aimless(Organism):
+        """Wants nothing."""
+
+        name: ClassVar[str] = "aimless"
+
+        def train(self, policy: Any, state: Path, on_step: Any) -> None:
+            pass
+
+    class Stateless(Sound):
+        """Leaves no room for resumable states."""
+
+        def train(self, policy: Any) -> None:  # type: ignore[override]
+            pass
+
+    class Untrained(Organism):
+        """Has no recipe."""
+
+        name: ClassVar[str] = "untrained"
+        motivation: ClassVar[str] = "none"
+
+    class Loose(Config):
+        """Is no organism."""
+
+    check_organism(Sound)
+    return [
+        (Aimless, "needs a 'motivation'"),
+        (Stateless, "train\\(\\) must take"),
+        (Untrained, "does not define train"),
+        (Loose, "no subclass of Organism"),
+    ]
+
+
+def test_a_broken_organism_is_seen() -> None:
+    for plugin, message in broken_organisms():
+        with pytest.raises(AssertionError, match=message):
+            check_organism(plugin)
