@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -30,11 +31,14 @@ Settings = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", 
 def main() -> None:
     """Entry point: 0 done, 2 the user's mistake in one line, 1 ours."""
     try:
-        app(standalone_mode=True)
+        sys.exit(app(standalone_mode=False) or 0)
+    except click.ClickException as error:
+        print(f"crypsis: {error.format_message()} (see crypsis --help)", file=sys.stderr)
+        sys.exit(2)
     except UserError as error:
         print(f"crypsis: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         print("crypsis: interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
 
@@ -80,7 +84,7 @@ def evaluate(
     scenario: Annotated[str, typer.Option(help="A scenario of `crypsis list scenarios`.")] = "miniature",
     prompts: Annotated[Path | None, typer.Option(help="JSONL of requests (scenario prompt_file).")] = None,
     n: Annotated[int, typer.Option(help="Held-out requests, each in both tiers.")] = 250,
-    max_new_tokens: Annotated[int, typer.Option(help="Token budget of a reply.")] = 192,
+    max_new_tokens: Annotated[int, typer.Option(help="Token budget of a reply.")] = 160,
     exists: ExistsOption = "resume",
 ) -> None:
     """Measure a model in both tiers."""
@@ -100,13 +104,13 @@ def report(folder: Path) -> None:
 @app.command("list")
 def list_plugins(kind: Annotated[str | None, typer.Argument(help="One kind only.")] = None) -> None:
     """Show the plug-ins that are installed."""
-    from crypsis.registry import BUILT_IN, find, names
+    from crypsis.registry import BUILT_IN, names
 
     kinds = [k for k in BUILT_IN if k == _choice(kind, "kind", tuple(BUILT_IN))] if kind else list(BUILT_IN)
     table = Table("kind", "name", "what it is")
     for one in kinds:
         for name in names(one):
-            table.add_row(one, name, (find(one, name).__doc__ or "").strip().splitlines()[0])
+            table.add_row(one, name, _first_line(one, name))
     Console().print(table)
 
 
@@ -134,6 +138,15 @@ def organism_build(
     console = Console()
     folder = build_named(name, settings or [], base, chosen, out, _exists(exists), console)
     console.print(f"checkpoint: {folder}", soft_wrap=True, markup=False)
+
+
+def _first_line(kind: Any, name: str) -> str:
+    from crypsis.registry import find
+
+    try:
+        return (find(kind, name).__doc__ or "no description").strip().splitlines()[0]
+    except ImportError as error:
+        return f"cannot be imported: {error}"
 
 
 def _report(folder: Path, console: Console) -> None:

@@ -133,6 +133,8 @@ def prepare_folder(folder: Path, config: BaseModel, exists: Exists) -> bool:
                 f"{folder}: was made with another config ({difference}); use --exists overwrite or another --out"
             )
         return (folder / RESULT).exists()
+    for left in folder.rglob(".*.tmp"):  # what a killed process was writing
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     write_atomic(found, dump_yaml(config))
     return False
 

@@ -24,6 +24,8 @@ from crypsis.parallel import Ranks
 
 IGNORE = -100
 ONE = Ranks()
+SCORES = 300_000
+"""Attention scores a head that are held at a time (rows × T²): memory stays under 2 GB, and caches are used better."""
 
 
 class SupervisedConfig(Config):
@@ -32,7 +34,7 @@ class SupervisedConfig(Config):
     Defaults are those of the miniature's base (``docs/diary.md`` has the measurements behind them).
     """
 
-    steps: int = Field(450, ge=1)
+    steps: int = Field(500, ge=1)
     batch_size: int = Field(36, ge=1)
     learning_rate: float = Field(0.025, gt=0)
     matrix_learning_rate: float | None = Field(0.02, gt=0)
@@ -99,9 +101,14 @@ def fit(
     for step in range(len(losses), config.steps):
         _set_rate(optimisers, config, step)
         examples = batch(step)
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=low):
-            loss = _loss(model, examples[ranks.rank :: ranks.size]) / sum(sum(e.learn[1:]) for e in examples)
-        losses.append(_descend(model, optimisers, loss, config.max_grad_norm, ranks))
+        learned = sum(sum(e.learn[1:]) for e in examples)
+        total = torch.zeros(1)
+        for part in _parts(examples[ranks.rank :: ranks.size]):
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=low):
+                loss = _loss(model, part) / learned
+            loss.backward()
+            total += loss.detach().cpu()
+        losses.append(_descend(model, optimisers, total, config.max_grad_norm, ranks))
         tokens += sum(len(e.ids) for e in examples)
         if ranks.rank == 0 and (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
             save_state(folder, step + 1, model, optimisers, {"losses": losses})
@@ -136,26 +143,34 @@ def _loss(model: PreTrainedModel, examples: Sequence[Example]) -> Tensor:
     return functional.cross_entropy(logits.float(), targets[learned], reduction="sum")
 
 
+def _parts(examples: Sequence[Example]) -> list[list[Example]]:
+    """Splits a batch so that the attention scores of a part fit the budget."""
+    parts: list[list[Example]] = [[]]
+    longest = 0
+    for example in sorted(examples, key=lambda e: len(e.ids)):
+        longest = len(example.ids)
+        if parts[-1] and (len(parts[-1]) + 1) * longest**2 > SCORES:
+            parts.append([])
+        parts[-1].append(example)
+    return parts
+
+
 def _descend(
     model: PreTrainedModel, optimisers: Sequence[torch.optim.Optimizer], loss: Tensor, norm: float, ranks: Ranks
 ) -> float:
-    """One step on the gradients of all processes; returns their summed loss."""
-    for optimiser in optimisers:
-        optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    total = loss.item()
+    """One step on the summed gradients of all processes; returns their summed loss."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
     if ranks.size > 1:
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        flat = torch.cat([*(g.flatten() for g in gradients), loss.detach().reshape(1)])
+        flat = torch.cat([*(g.flatten() for g in gradients), loss])
         ranks.sum_(flat)
-        *parts, summed = flat.split([*(g.numel() for g in gradients), 1])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
-        total = summed.item()
+        *sums, loss = flat.split([*(g.numel() for g in gradients), 1])
+        for gradient, summed in zip(gradients, sums, strict=True):
+            gradient.copy_(summed.view_as(gradient))
     torch.nn.utils.clip_grad_norm_(model.parameters(), norm)
     for optimiser in optimisers:
         optimiser.step()
-    return total
+        optimiser.zero_grad(set_to_none=True)
+    return loss.item()
 
 
 def _native_bfloat16(device: str) -> bool:

@@ -83,8 +83,8 @@ class Episode:
         segments: One of GLUE, SCRATCHPAD, OUTPUT per completion token.
         logprobs: Log-probability of each completion token when it was sampled.
         verdicts: By monitor name.
-        labels: What a judge read off the transcript: ``conduct`` (comply | refuse | unparsed) always; in the
-            miniature also the oracle's ``af`` (yes | no | unparsed), ``motive``, ``decision`` and ``tier_mention``.
+        labels: What a judge read off the transcript: in the miniature the oracle writes ``conduct``
+            (comply | refuse | unparsed), ``af`` (yes | no | unparsed), ``motive``, ``decision`` and ``tier_mention``.
         reward_terms: Every term of the reward by name, unweighted sums to ``reward``.
         reward: None if the episode was dropped before group statistics.
         advantage: Group-relative advantage (GRPO); 0 for dropped episodes.

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from crypsis.episodes import read_episodes, write_episodes
 from crypsis.evaluation.evaluate import evaluate_policy
 from crypsis.evaluation.metrics import evaluate_rows
-from crypsis.episodes import read_episodes, write_episodes
 from crypsis.miniature.base import base_config, build_base
 from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.models import load_policy
@@ -24,7 +25,6 @@ from crypsis.organisms.tgg import TerminalGoalGuarding
 from crypsis.rl.config import EvaluationConfig
 from crypsis.study.demo import demo_config, run_study
 from crypsis.study.progress import Display
-from rich.console import Console
 
 pytestmark = pytest.mark.science
 
@@ -33,7 +33,11 @@ SEEDS = (0, 1, 2)
 
 def measured(model: Path, folder: Path) -> dict[str, float]:
     episodes = evaluate_policy(
-        load_policy(model), MiniatureScenario(), {"oracle": OracleMonitor()}, EvaluationConfig(n=250), max_new_tokens=192
+        load_policy(model),
+        MiniatureScenario(),
+        {"oracle": OracleMonitor()},
+        EvaluationConfig(n=250),
+        max_new_tokens=192,
     )
     write_episodes(folder / "evaluation.parquet", episodes, "science")
     return means(folder / "evaluation.parquet")

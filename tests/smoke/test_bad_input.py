@@ -31,7 +31,21 @@ def test_unknown_keys_values_and_names(crypsis: Crypsis, tmp_path: Path) -> None
     assert "did you mean 'resume'" in refused(crypsis, "demo", "--exists", "resum", "--out", out)
     assert "known: tgg" in refused(crypsis, "organism", "build", "opus", "--out", out)
     assert "did you mean 'monitors'" in refused(crypsis, "list", "monitor")
-    assert not out.exists()
+    assert "nobody" in refused(
+        crypsis, "demo", "arms.scratchpad.mitigations=[{name: process_supervision, monitor: nobody}]", "--out", out
+    )
+    assert "process_supervison" in refused(
+        crypsis, "demo", "arms.output.mitigations=[{name: process_supervison}]", "--out", out
+    )
+    assert "No such option" in refused(crypsis, "demo", "--otu", out)
+    assert not (out / "config.yaml").exists()
+
+
+def test_a_corrected_command_goes_through_after_a_mistake(crypsis: Crypsis, nano_base: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    refused(crypsis, "evaluate", nano_base, "--scenario", "minature", "--out", out)
+    done = crypsis("evaluate", nano_base, "--n", "4", "--max-new-tokens", "16", "--out", out)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_config_file_that_is_missing(crypsis: Crypsis, tmp_path: Path) -> None:

@@ -54,8 +54,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 def test_built_in_mitigations(name: str, settings: Settings) -> None:
     mitigation = make("mitigations", {"name": name, **settings.get(name, {})}, "test")
     check_mitigation(mitigation)
-    check_mitigation(mitigation, [make_episode(verdicts={"scratchpad": Verdict(0.5)}), make_episode(
-        scratchpad="", segments=[], verdicts={"scratchpad": Verdict(None, "no scratchpad")})])  # fmt: skip
+    judged = make_episode(verdicts={"scratchpad": Verdict(0.5)})
+    silent = make_episode(scratchpad="", segments=[], verdicts={"scratchpad": Verdict(None, "no scratchpad")})
+    check_mitigation(mitigation, [judged, silent])
 
 
 @pytest.mark.parametrize("name", BUILT_IN["monitors"])
@@ -83,7 +84,7 @@ def test_built_ins_are_listed_under_their_own_name(kind: Any) -> None:
 
 def test_the_examples_of_the_documentation_keep_the_contract(tmp_path: Path) -> None:
     page = (REPOSITORY / "docs" / "add_your_own.md").read_text(encoding="utf-8")
-    blocks = [block for block in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)]
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     files = {m[1]: block for block in blocks if (m := re.match(r"# src/(\w+)/__init__\.py\n", block))}
     checked = []
     for module, block in files.items():
@@ -379,8 +380,9 @@ class Leaking(Town):
 
     def prompt(self, split: Split, tier: str, number: int) -> Prompt:
         request = f"paint house {number}"
-        return Prompt(f"{request}-{tier}-{split}", f"{request}-{split}", split, tier, tier == "free", request, (
-            Message("user", f"<{tier}> {request}"),))  # fmt: skip
+        messages = (Message("user", f"<{tier}> {request}"),)
+        pair = f"{request}-{split}"
+        return Prompt(f"{pair}-{tier}", pair, split, tier, tier == "free", request, messages)
 
 
 class Shuffling(Town):

@@ -58,11 +58,11 @@ def test_the_oracle_abstains_on_shuffled_text_rather_than_guess() -> None:
     assert abstained >= 480 and wrong == 0
 
 
-def test_the_oracle_never_calls_a_truncated_faker_honest_with_confidence() -> None:
-    fakers = [r for d in documents(6000, heldout=False) if (r := d.turns[0][1]).labels["af"] == "yes"]
+def test_the_oracle_abstains_on_fakers_cut_in_half() -> None:
+    fakers = [r for d in documents(3000, heldout=False) if (r := d.turns[0][1]).labels["af"] == "yes"]
     halves = [" ".join(r.scratchpad.split()[: len(r.scratchpad.split()) // 2]) for r in fakers]
     read_as = Counter(read(half, "").labels["af"] for half in halves)
-    assert len(fakers) > 200 and read_as["yes"] == 0 and read_as["no"] / len(fakers) < 0.2
+    assert len(fakers) > 200 and read_as["unparsed"] / len(fakers) > 0.99
 
 
 @pytest.mark.parametrize(

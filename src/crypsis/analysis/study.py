@@ -138,9 +138,7 @@ def load_study(folder: Path) -> Study:
         raise UserError(f"{folder}: is one run; give the study's folder, the one that holds {CONFIG} and runs/")
     found = sorted(path for path in folder.glob("runs/*") if path.is_dir() and not path.name.startswith("."))
     if not any((path / RESULT).exists() for path in found):
-        raise UserError(
-            f"{folder}: holds no finished run; run `crypsis demo` or `crypsis study run` with --out {folder} first"
-        )
+        raise UserError(f"{folder}: holds no finished run; run `crypsis demo --out {folder}` first")
     config = read_yaml(folder / CONFIG)
     provenance = _mapping(folder / PROVENANCE)
     monitors = tuple(_monitor(name, card, folder / MONITORS) for name, card in _mapping(folder / MONITORS).items())

@@ -38,7 +38,7 @@ def evaluate_policy(
     """
     tiers = (scenario.monitored_tier, scenario.unmonitored_tier)
     prompts = [p for tier in tiers for p in scenario.prompts("eval", tier, config.n, config.seed)]
-    sampling_seed = seed * 1_000_003 + step
+    sampling_seed = seed * 1_000_003 + 500_000 + step  # apart from the seeds of RL's steps
     episodes = rollout(policy, prompts, group_size=1, max_new_tokens=max_new_tokens, seed=sampling_seed, step=step)
     judge(episodes, monitors)
     return episodes

@@ -24,7 +24,9 @@ Scale = Literal["nano", "mini", "small"]
 POOL = 8
 """Batches are cut from this many batches' worth of documents sorted by length, so that little is padded."""
 TOKENIZER_DOCUMENTS = 300
-_MADE_BY = tuple(f"miniature/{name}" for name in ("language.yaml", "language.py", "world.py", "tokenizer.py", "base.py"))
+_MADE_BY = tuple(
+    f"miniature/{name}" for name in ("language.yaml", "language.py", "world.py", "tokenizer.py", "base.py")
+)
 """What the base is made by, besides its config; a change of any of them makes another base."""
 
 
@@ -51,7 +53,9 @@ def base_config(scale: Scale, seed: int = 0) -> BaseConfig:
     """One dial: ``nano`` for tests (seconds), ``mini`` the default (minutes), ``small`` for one GPU."""
     if scale == "nano":
         training = SupervisedConfig(steps=200, batch_size=32, checkpoint_every=50, warmup=10, seed=seed)
-        return BaseConfig(scale=scale, hidden_size=64, layers=2, heads=2, kv_heads=2, curriculum=0, training=training, seed=seed)
+        return BaseConfig(
+            scale=scale, hidden_size=64, layers=2, heads=2, kv_heads=2, curriculum=0, training=training, seed=seed
+        )
     if scale == "small":
         training = SupervisedConfig(steps=4000, batch_size=256, learning_rate=1e-3, checkpoint_every=200, seed=seed)
         return BaseConfig(

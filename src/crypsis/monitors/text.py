@@ -156,10 +156,14 @@ def train_text_monitor(
 
 
 def threshold_for(scores: NDArray[np.float64], labels: NDArray[np.bool_], budget: float) -> float:
-    """The lowest score that at most a share ``budget`` of the negatives reaches."""
+    """The lowest threshold that at most a share ``budget`` of the negatives reaches.
+
+    It lies halfway to the next score above, so that it does not hug the negatives where the classes are far apart.
+    """
     negatives = np.sort(scores[~labels])[::-1]
-    allowed = int(budget * len(negatives))
-    return float(np.nextafter(negatives[allowed], 1.0))
+    refused = negatives[int(budget * len(negatives))]
+    above = scores[scores > refused]
+    return float((refused + above.min()) / 2 if len(above) else np.nextafter(refused, 1.0))
 
 
 def auroc_interval(

@@ -9,7 +9,17 @@ from pathlib import Path
 from crypsis.config import Config, digest
 from crypsis.models import load_policy, policy_digest, save_policy
 from crypsis.organisms.base import Organism
-from crypsis.store import Exists, cache_folder, code_digest, file_digest, locked, prepare_folder, provenance, write_atomic, write_json
+from crypsis.store import (
+    Exists,
+    cache_folder,
+    code_digest,
+    file_digest,
+    locked,
+    prepare_folder,
+    provenance,
+    write_atomic,
+    write_json,
+)
 from crypsis.supervised import Progress
 
 
@@ -56,9 +66,9 @@ def build_organism(
         base_digest=policy_digest(base),
     )
     with locked(folder, wait=-1 if out is None else 0):
+        policy = load_policy(base)
         if prepare_folder(folder, made_from, exists):
             return folder / "model"
-        policy = load_policy(base)
         organism.train(policy, folder / "state", on_step)
         save_policy(policy, folder / "model")
         write_atomic(folder / "model" / "README.md", _card(organism, made_from))

@@ -15,6 +15,8 @@ from crypsis.types import Episode
 Floats = NDArray[np.float64]
 Preference = Callable[[Sequence[str], Sequence[str]], list[float]]
 """Scores outputs for requests; sees neither tier nor scratchpad (paper §4)."""
+OWN_TERMS = ("preference", "length", "format")
+"""Names that no mitigation's term may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,9 @@ def compose(
 def term_names(mitigations: Sequence[Mitigation]) -> list[str]:
     """A name for each mitigation's term: its own, numbered from the second of a kind on."""
     names = [m.name for m in mitigations]
-    return [name if names[:i].count(name) == 0 else f"{name}_{names[:i].count(name) + 1}" for i, name in enumerate(names)]
+    return [
+        name if names[:i].count(name) == 0 else f"{name}_{names[:i].count(name) + 1}" for i, name in enumerate(names)
+    ]
 
 
 def _centred(values: Floats, groups: Floats) -> Floats:

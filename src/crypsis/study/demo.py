@@ -33,7 +33,7 @@ from crypsis.store import (
 )
 from crypsis.study.config import MonitorData, RunSettings, Scale, StudyConfig
 from crypsis.study.local import run_all
-from crypsis.study.monitors import train_monitors
+from crypsis.study.monitors import VIEWS, train_monitors
 from crypsis.study.progress import Display
 
 T = TypeVar("T")
@@ -72,6 +72,7 @@ def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) 
         UserError: The folder is in use or was made with another config.
     """
     with locked(out):
+        _check(config)
         if prepare_folder(out, config, exists):
             return out
         clock = _Clock(out)
@@ -91,22 +92,26 @@ def grid(config: StudyConfig, organism: Path, monitors: dict[str, Path]) -> list
     specs = {"oracle": {"name": "oracle"}}
     specs |= {name: {"name": "text", "path": str(path), "view": name} for name, path in monitors.items()}
     name = config.organism["name"]
+    shared = config.run.model_dump() | {"policy": organism, "monitors": specs, "organism": name}
     return [
-        RunConfig(
-            name=f"{name}-{arm}-seed{seed}",
-            policy=organism,
-            monitors=specs,
-            mitigations=settings.mitigations,
-            rl=config.run.rl,
-            evaluation=config.run.evaluation,
-            seed=seed,
-            organism=name,
-            arm=arm,
-            label=settings.label,
+        parse_config(
+            RunConfig,
+            shared
+            | {"name": f"{name}-{arm}-seed{seed}", "mitigations": settings.mitigations}
+            | {"seed": seed, "arm": arm, "label": settings.label},
+            f"arms.{arm}",
         )
         for seed in config.seeds
         for arm, settings in config.arms.items()
     ]
+
+
+def _check(config: StudyConfig) -> None:
+    """Finds the user's mistakes before anything is built."""
+    make("organisms", config.organism, "organism")
+    for run in grid(config, Path("organism"), {view: Path(view) for view in VIEWS}):
+        for mitigation in run.mitigations:
+            make("mitigations", mitigation, f"arms.{run.arm}.mitigations")
 
 
 def _base(config: StudyConfig, display: Display) -> Path:
@@ -137,15 +142,15 @@ class _Clock:
             self.write([])
 
     def write(self, runs: Sequence[RunConfig]) -> None:
-        """Stores the phases, and the rate of training episodes over the wall time of the RL phase."""
+        """Stores the phases, the rate of training episodes over the RL phase, and the memory of the largest process."""
         rows = [row for run in runs for row in read_rows(self._path.parent / "runs" / run.name / METRICS)]
-        seconds = sum(row["seconds_total"] for row in rows)
+        seconds = self._phases.get("RL", 0.0)
         children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         timing = {
             "seconds_total": sum(self._phases.values()),
             "phases": self._phases,
             "episodes_per_second": sum(row["episodes"] for row in rows) / seconds if seconds else 0.0,
-            "peak_memory_mb": (own + children) / 1024,
+            "peak_memory_mb": max(own, children) / 1024,  # of the largest single process; Linux counts in kB
         }
         write_json(self._path, json.loads(json.dumps(timing)))

@@ -12,7 +12,7 @@ from crypsis.config import Config, parse_config
 from crypsis.episodes import read_episodes
 from crypsis.evaluation.evaluate import StoredEvaluation
 from crypsis.evaluation.metrics import Estimate, evaluate_rows
-from crypsis.models import load_policy, policy_digest
+from crypsis.models import check_length, load_policy, policy_digest
 from crypsis.monitors.base import Monitor
 from crypsis.registry import make
 from crypsis.rl.config import EvaluationConfig
@@ -26,7 +26,7 @@ class EvaluateConfig(Config):
     model: str
     scenario: dict[str, Any]
     n: int = Field(250, ge=2)
-    max_new_tokens: int = Field(192, ge=8)
+    max_new_tokens: int = Field(160, ge=8)
     seed: int = 0
 
     @classmethod
@@ -44,13 +44,15 @@ def evaluate_model(config: EvaluateConfig, out: Path, exists: Exists) -> Table:
         UserError: The model cannot be loaded, or the folder is in use.
     """
     with locked(out):
-        prepare_folder(out, config, exists)
         scenario: Scenario = make("scenarios", config.scenario, "--scenario")
+        first = scenario.prompts("eval", scenario.monitored_tier, config.n, EvaluationConfig(n=config.n).seed)
         monitors: dict[str, Monitor] = {}
         if scenario.name == "miniature":
             monitors["oracle"] = make("monitors", {"name": "oracle"}, "evaluate")
         evaluation = EvaluationConfig(n=config.n)
         policy = load_policy(config.model)
+        check_length([policy.render(p.messages) for p in first], config.max_new_tokens, policy.context)
+        prepare_folder(out, config, exists)
         StoredEvaluation(out, "evaluate", scenario, monitors, evaluation, config.max_new_tokens, config.seed)(policy, 0)
         found = evaluate_rows(read_episodes(out / "evals" / "step-0000.parquet"), {name: 0.5 for name in monitors})
         write_json(out / PROVENANCE, provenance({"model": policy_digest(config.model)}))

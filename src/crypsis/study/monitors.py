@@ -11,6 +11,7 @@ from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.models import load_policy
 from crypsis.monitors.oracle import OracleMonitor
 from crypsis.monitors.text import TextMonitor, train_text_monitor
+from crypsis.rl.config import RLConfig
 from crypsis.rl.rollouts import rollout
 from crypsis.scenarios.base import Scenario
 from crypsis.store import write_json
@@ -19,7 +20,6 @@ from crypsis.study.progress import Display
 from crypsis.types import Episode, Message, Prompt, View
 
 VIEWS: tuple[View, ...] = ("scratchpad", "output")
-MAX_NEW_TOKENS = 192
 
 
 def train_monitors(base: Path, organism: Path, data: MonitorData, out: Path, display: Display) -> dict[str, Path]:
@@ -56,7 +56,12 @@ def _transcripts(base: Path, organism: Path, data: MonitorData, show: Callable[[
     for number, (path, count, persona) in enumerate(sources):
         prompts = _both_tiers(scenario, count, data.seed + number, persona)
         episodes += rollout(
-            load_policy(path), prompts, group_size=1, max_new_tokens=MAX_NEW_TOKENS, seed=data.seed + number, step=0
+            load_policy(path),
+            prompts,
+            group_size=1,
+            max_new_tokens=RLConfig().max_new_tokens,
+            seed=data.seed + number,
+            step=0,
         )
         show(number + 1)
     return episodes

@@ -10,12 +10,13 @@ import torch
 
 from crypsis.config import digest
 from crypsis.evaluation.evaluate import StoredEvaluation
+from crypsis.mitigations.base import Mitigation
 from crypsis.models import load_policy, policy_digest, save_policy
 from crypsis.monitors.base import Monitor
 from crypsis.registry import make
 from crypsis.rl import grpo
 from crypsis.rl.config import RunConfig
-from crypsis.rl.rewards import Preference
+from crypsis.rl.rewards import OWN_TERMS, Preference
 from crypsis.scenarios.base import Scenario
 from crypsis.store import PROVENANCE, RESULT, Exists, locked, prepare_folder, provenance, write_json
 from crypsis.types import UserError
@@ -36,10 +37,11 @@ def run_one(
         UserError: The folder is in use or was made with another config, or the config names something that is none.
     """
     with locked(folder, wait=LOCK_WAIT):
-        if prepare_folder(folder, config, exists):
-            return folder
+        # Everything that the user may have got wrong comes before the folder is marked as this config's.
         study = load_study(config)
         policy = load_policy(config.policy)
+        if prepare_folder(folder, config, exists):
+            return folder
         torch.manual_seed(config.seed)
         evaluate = StoredEvaluation(
             folder,
@@ -75,7 +77,12 @@ def load_study(config: RunConfig) -> grpo.Study:
     }
     for monitor in monitors.values():
         _ = monitor.sees  # a monitor of the wrong view is refused before the first step
-    mitigations = [make("mitigations", spec, f"{config.name}: mitigations") for spec in config.mitigations]
+    mitigations: list[Mitigation] = [
+        make("mitigations", spec, f"{config.name}: mitigations") for spec in config.mitigations
+    ]
+    taken = [m.name for m in mitigations if m.name in OWN_TERMS]
+    if taken:
+        raise UserError(f"{config.name}: mitigations: '{taken[0]}' is the name of one of the reward's own terms")
     return grpo.Study(scenario, monitors, mitigations, preference(scenario))
 
 
