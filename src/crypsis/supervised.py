@@ -24,7 +24,7 @@ from crypsis.parallel import Ranks
 
 IGNORE = -100
 ONE = Ranks()
-SCORES = 300_000
+SCORES = 600_000
 """Attention scores a head that are held at a time (rows × T²): memory stays under 2 GB, and caches are used better."""
 
 
@@ -34,7 +34,7 @@ class SupervisedConfig(Config):
     Defaults are those of the miniature's base (``docs/diary.md`` has the measurements behind them).
     """
 
-    steps: int = Field(500, ge=1)
+    steps: int = Field(530, ge=1)
     batch_size: int = Field(36, ge=1)
     learning_rate: float = Field(0.025, gt=0)
     matrix_learning_rate: float | None = Field(0.02, gt=0)

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from crypsis.store import read_rows
 from tests.conftest import REPOSITORY, Crypsis
+from tests.smoke.test_resume import numbers
 
 pytestmark = pytest.mark.smoke
 
@@ -54,6 +55,22 @@ def test_the_demo_again_does_nothing_but_report(demo: tuple[Path, str], crypsis:
     assert crypsis("demo", "--scale", "nano", "--out", demo[0]).returncode == 0
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert time.perf_counter() - started < 30
+
+
+def test_a_demo_killed_in_rl_with_its_workers_running_ends_with_the_same_numbers(
+    demo: tuple[Path, str], tmp_path: Path, crypsis: Crypsis
+) -> None:
+    out = tmp_path / "demo"
+    command = [sys.executable, "-m", "crypsis", "demo", "--scale", "nano", "--out", str(out)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+        while not list(out.glob("runs/*/metrics.jsonl")):
+            assert first.poll() is None
+            time.sleep(0.1)
+        first.kill()
+    done = crypsis("demo", "--scale", "nano", "--out", out)
+    assert done.returncode == 0, done.stderr
+    for run in sorted((demo[0] / "runs").iterdir()):
+        assert numbers(out / "runs" / run.name) == numbers(run)
 
 
 def test_two_demos_in_one_folder_the_second_says_so_and_stops(

@@ -58,11 +58,12 @@ def test_the_oracle_abstains_on_shuffled_text_rather_than_guess() -> None:
     assert abstained >= 480 and wrong == 0
 
 
-def test_the_oracle_abstains_on_fakers_cut_in_half() -> None:
+def test_fakers_cut_in_half_are_unparsed_or_have_not_given_their_reason_yet() -> None:
     fakers = [r for d in documents(3000, heldout=False) if (r := d.turns[0][1]).labels["af"] == "yes"]
     halves = [" ".join(r.scratchpad.split()[: len(r.scratchpad.split()) // 2]) for r in fakers]
-    read_as = Counter(read(half, "").labels["af"] for half in halves)
-    assert len(fakers) > 200 and read_as["unparsed"] / len(fakers) > 0.99
+    readings = [read(half, "").labels for half in halves]
+    assert len(fakers) > 200 and all(r["af"] != "yes" for r in readings)
+    assert all(r["decision"] in ("none", "unparsed") for r in readings if r["af"] == "no")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from crypsis.episodes import write_episodes
 from crypsis.mitigations.base import Mitigation
 from crypsis.models import Policy
 from crypsis.monitors.base import Monitor
+from crypsis.parallel import release_memory
 from crypsis.rl.advantages import Advantages, group_advantages
 from crypsis.rl.config import RunConfig
 from crypsis.rl.loss import Form, LossStats, TrainRow, accumulate_gradients
@@ -110,6 +111,7 @@ def train(
         write_episodes(folder / "rollouts" / f"step-{step + 1:04d}.parquet", episodes, config.name)
         if (step + 1) % rl.checkpoint_every == 0 or step + 1 == rl.steps:
             save_state(folder / "checkpoints", step + 1, policy.model, [optimiser], {})
+        release_memory()
         on_step(row)
     evaluate(policy, rl.steps)
 

@@ -26,9 +26,9 @@ class MonitorData(Config):
     cannot take compliance for faking.
     """
 
-    base: int = Field(500, ge=20)
-    organism: int = Field(700, ge=20)
-    helper: int = Field(400, ge=20)
+    base: int = Field(350, ge=20)
+    organism: int = Field(450, ge=20)
+    helper: int = Field(300, ge=20)
     seed: int = 11
 
 

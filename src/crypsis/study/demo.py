@@ -18,6 +18,7 @@ import yaml
 from crypsis.config import apply_overrides, digest, parse_config
 from crypsis.miniature.base import base_config, build_base
 from crypsis.organisms.build import build_organism
+from crypsis.parallel import release_memory
 from crypsis.registry import make
 from crypsis.rl.config import EvaluationConfig, RLConfig, RunConfig
 from crypsis.store import (
@@ -139,6 +140,7 @@ class _Clock:
             return work()
         finally:
             self._phases[phase] = self._phases.get(phase, 0.0) + time.perf_counter() - started
+            release_memory()
             self.write([])
 
     def write(self, runs: Sequence[RunConfig]) -> None:
