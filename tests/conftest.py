@@ -39,8 +39,9 @@ def nano_base() -> Path:
 
 @pytest.fixture(scope="session")
 def nano_organism(nano_base: Path) -> Path:
-    """A TGG organism on the nano base."""
+    """The organism of the nano demo."""
     from crypsis.organisms.build import build_organism
-    from crypsis.organisms.tgg import TerminalGoalGuarding
+    from crypsis.registry import make
+    from crypsis.study.demo import demo_config
 
-    return build_organism(TerminalGoalGuarding(steps=10, learning_rate=1e-3), nano_base)
+    return build_organism(make("organisms", demo_config("nano", []).organism, "tests"), nano_base)

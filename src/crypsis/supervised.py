@@ -34,9 +34,9 @@ class SupervisedConfig(Config):
     Defaults are those of the miniature's base (``docs/diary.md`` has the measurements behind them).
     """
 
-    steps: int = Field(530, ge=1)
+    steps: int = Field(500, ge=1)
     batch_size: int = Field(36, ge=1)
-    learning_rate: float = Field(0.025, gt=0)
+    learning_rate: float = Field(0.012, gt=0)
     matrix_learning_rate: float | None = Field(0.02, gt=0)
     """Muon on the hidden matrices at this rate; None trains everything with AdamW."""
     weight_decay: float = Field(0.01, ge=0)

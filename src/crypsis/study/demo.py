@@ -55,8 +55,8 @@ def nano(config: StudyConfig) -> StudyConfig:
         rl=RLConfig(steps=4, prompts_per_step=2, group_size=4, max_new_tokens=96, checkpoint_every=1),
         evaluation=EvaluationConfig(every=2, n=20),
     )
-    data = MonitorData(base=150, organism=150, helper=150)
-    organism = {**config.organism, "steps": 10, "learning_rate": 1e-3}
+    data = MonitorData(base=100, organism=300, helper=100)
+    organism = {**config.organism, "steps": 40, "learning_rate": 1e-3}
     return config.model_copy(update={"scale": "nano", "run": settings, "monitor_data": data, "organism": organism})
 
 
