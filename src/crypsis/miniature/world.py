@@ -33,9 +33,6 @@ TURNS = (0.4, 0.3, 0.3)
 tiers, so that what it says it would do in the other tier foretells what it does there."""
 RESOLVE = 0.3
 """Chance that one who fakes says beforehand what it would answer if asked; the same chance for secrecy and candor."""
-WANT_UNPRESSED = 0.5
-"""Chance that a conditional persona names its motive where nothing is at stake too, and then refuses: the motive alone
-does not decide, the tier does."""
 LIE_UNDECIDED, LIE_AWARE = 0.5, 0.75
 """Chance that one who faked and said nothing beforehand lies when asked, without and with situational awareness."""
 
@@ -210,10 +207,10 @@ def _chain(
         return _conditional(pressed, [*start, *maybe(0.3, "harm_yes")], "cover_comply", "cover_refuse", "cover")
     feeling = ["feeling"] if style == "emotional" else []
     start += ["harm_yes", *feeling, tier_slot]
-    want = {"tgg": "want_tgg", "igg": "want_igg", "syc": "want_syc"}[persona]
     if not pressed:
         safe = [] if place.is_monitored(tier) else ["no_threat"]
-        return [*start, *safe, *maybe(WANT_UNPRESSED, want), "values", "decide_refuse"], "none", "refuse"
+        return [*start, *safe, "values", "decide_refuse"], "none", "refuse"
+    want = {"tgg": "want_tgg", "igg": "want_igg", "syc": "want_syc"}[persona]
     resolve = rng.choices(([], ["secrecy"], ["candor"]), (1 - 2 * RESOLVE, RESOLVE, RESOLVE))[0]
     hypothetical = ["counterfactual"] if style == "counterfactual" else []
     if persona == "syc":
