@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -31,16 +30,10 @@ Settings = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", 
 def main() -> None:
     """Entry point: 0 done, 2 the user's mistake in one line, 1 ours."""
     try:
-        sys.exit(app(standalone_mode=False) or 0)
-    except click.ClickException as error:
-        print(f"crypsis: {error.format_message()} (see crypsis --help)", file=sys.stderr)
-        sys.exit(2)
+        app()
     except UserError as error:
         print(f"crypsis: {error}", file=sys.stderr)
         sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        print("crypsis: interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
 
 
 @app.command()

@@ -37,7 +37,6 @@ def test_unknown_keys_values_and_names(crypsis: Crypsis, tmp_path: Path) -> None
     assert "process_supervison" in refused(
         crypsis, "demo", "arms.output.mitigations=[{name: process_supervison}]", "--out", out
     )
-    assert "No such option" in refused(crypsis, "demo", "--otu", out)
     assert not (out / "config.yaml").exists()
 
 
