@@ -116,8 +116,10 @@ def prepare_folder(folder: Path, config: BaseModel, exists: Exists) -> bool:
         UserError: The folder was made with another config, or exists and ``exists`` is ``error``.
     """
     found = folder / CONFIG
-    if not found.exists() and folder.exists() and any(entry.name != ".lock" for entry in folder.iterdir()):
+    if not found.exists() and folder.exists() and any(not _ours(entry.name) for entry in folder.iterdir()):
         raise UserError(f"{folder}: holds files that crypsis did not write; choose another --out")
+    for left in folder.rglob(".*.tmp"):  # what a killed process was writing
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     if found.exists() and exists == "error":
         raise UserError(f"{folder}: already exists; use --exists resume or overwrite, or another --out")
     if exists == "overwrite":
@@ -133,10 +135,13 @@ def prepare_folder(folder: Path, config: BaseModel, exists: Exists) -> bool:
                 f"{folder}: was made with another config ({difference}); use --exists overwrite or another --out"
             )
         return (folder / RESULT).exists()
-    for left in folder.rglob(".*.tmp"):  # what a killed process was writing
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
     write_atomic(found, dump_yaml(config))
     return False
+
+
+def _ours(name: str) -> bool:
+    """Whether a file of a folder without a config can be what a killed crypsis left."""
+    return name == ".lock" or (name.startswith(".") and name.endswith(".tmp"))
 
 
 def _first_difference(old: Any, new: Any, path: str = "") -> str:

@@ -47,7 +47,8 @@ def numbers(run: Path) -> list[object]:
     """Everything a run measured, seconds left out."""
     rows = [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in read_rows(run / METRICS)]
     evals = [read_episodes(run / "evals" / f"step-{step:04d}.parquet") for step in steps_of(run / "evals", ".parquet")]
-    rollouts = [read_episodes(p) for p in sorted((run / "rollouts").iterdir())]
+    rollouts = [read_episodes(p) for p in sorted((run / "rollouts").glob("step-*"))]
+    assert not list(run.rglob(".*.tmp")), "half-written files are cleared away"
     return [rows, evals, rollouts]
 
 

@@ -160,7 +160,7 @@ class _Batches:
         if self._pool[0] != number:
             training = self._config.training
             rng = random.Random(f"base:{training.seed}:{number}")
-            questions = step < self._config.curriculum
+            questions = number * POOL < self._config.curriculum  # of the pool, wherever a resumed training enters it
             draw = draw_question if questions else draw_document
             size = training.batch_size * (2 if questions else 1)  # questions are short
             assert isinstance(self._tokenizer, PreTrainedTokenizerFast)
