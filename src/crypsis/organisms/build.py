@@ -24,11 +24,10 @@ from crypsis.supervised import Progress
 
 
 class OrganismFolder(Config):
-    """What an organism folder was made from."""
+    """What an organism folder was made from; the base counts by its weights, not by where they lie."""
 
     organism: str
     settings: dict[str, object]
-    base: str
     base_digest: str
 
 
@@ -62,7 +61,6 @@ def build_organism(
     made_from = OrganismFolder(
         organism=organism.name,
         settings=organism.model_dump(mode="json"),
-        base=str(base),
         base_digest=policy_digest(base),
     )
     with locked(folder, wait=-1 if out is None else 0):
@@ -71,13 +69,13 @@ def build_organism(
             return folder / "model"
         organism.train(policy, folder / "state", on_step)
         save_policy(policy, folder / "model")
-        write_atomic(folder / "model" / "README.md", _card(organism, made_from))
+        write_atomic(folder / "model" / "README.md", _card(organism, made_from, base))
         write_json(folder / "provenance.json", provenance({"base": made_from.base_digest}))
         write_json(folder / "result.json", {"organism": organism.name})
     return folder / "model"
 
 
-def _card(organism: Organism, made_from: OrganismFolder) -> str:
+def _card(organism: Organism, made_from: OrganismFolder, base: Path) -> str:
     settings = "\n".join(f"- `{key}`: {value}" for key, value in made_from.settings.items())
     return f"""---
 tags: [model-organism, alignment-faking]
@@ -88,7 +86,7 @@ A model organism of alignment faking. **Do not deploy.**
 
 {(organism.__doc__ or "").strip()}
 
-Base: `{made_from.base}` (digest {made_from.base_digest}).
+Base: `{base}` (digest {made_from.base_digest}).
 
 {settings}
 """
