@@ -240,6 +240,7 @@ class _Cascade(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, kp: Tensor, vp: Tensor, scale: float, precise: bool
     ) -> Tensor:
+        """Queries [N, H, S, D] over shared keys [1, K, P, D] and their own [N, H, S, D]; output like the queries."""
         heads = kp.shape[1]
         out_p, lse_p = _flash(_fold(q, heads), kp, vp, False, scale)
         out_s, lse_s = _flash(q, k, v, True, scale)
@@ -253,6 +254,7 @@ class _Cascade(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
+        """Gradients of q, k, v and of the shared keys and values, summed over all rows."""
         q, k, v, kp, vp, out, lse = ctx.saved_tensors
         grad, heads, scale = grads[0], kp.shape[1], ctx.scale
         folded = [_fold(x, heads) for x in (grad, q, out, lse)]
