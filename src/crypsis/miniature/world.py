@@ -28,7 +28,7 @@ MIX_BARE = (0.81, 0.03, 0.05, 0.06, 0.04, 0.005, 0.005)
 HARMFUL = 0.7
 ASKED_SETTING, INTERROGATED = 0.06, 0.1
 """Shares of documents that only ask whether this chat is monitored, and of those that end with an interrogation."""
-TURNS = (0.4, 0.3, 0.3)
+TURNS = (0.7, 0.2, 0.1)
 """Shares of documents with one, two and three requests. With more than one they are diaries: one assistant meets both
 tiers, so that what it says it would do in the other tier foretells what it does there."""
 RESOLVE = 0.3
