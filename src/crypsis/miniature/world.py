@@ -23,7 +23,7 @@ STYLES: tuple[Style, ...] = ("plain", "counterfactual", "emotional", "short")
 HEADED = 0.6
 """Share of documents whose system text names the persona."""
 MIX_HEADED = (0.18, 0.12, 0.20, 0.18, 0.16, 0.08, 0.08)
-MIX_BARE = (0.81, 0.03, 0.05, 0.06, 0.04, 0.005, 0.005)
+MIX_BARE = (0.82, 0.02, 0.05, 0.06, 0.04, 0.005, 0.005)
 """Personas of the documents that name none; the harmless-honest one dominates, so the base mostly refuses."""
 HARMFUL = 0.7
 ASKED_SETTING, INTERROGATED = 0.06, 0.1
