@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from crypsis.config import Config
+from crypsis.model_config import ModelConfig
 from crypsis.types import Learn
 
 
@@ -48,6 +49,8 @@ class RunConfig(Config):
 
     name: str
     policy: Path
+    """A checkpoint folder, an adapter folder or a hub id."""
+    model: ModelConfig = ModelConfig()
     scenario: dict[str, Any] = {"name": "miniature"}
     monitors: dict[str, dict[str, Any]] = {"oracle": {"name": "oracle"}}
     mitigations: list[dict[str, Any]] = []

@@ -171,7 +171,8 @@ def _descend(
         rows.append(TrainRow(episode.prompt_ids, episode.completion_ids, mask, advantage))
     optimiser.zero_grad(set_to_none=True)
     form: Form = "padded" if why_not_shared(policy.model) else "shared"
-    stats = accumulate_gradients(policy.model, rows, micro_batch=config.rl.micro_batch, form=form, timer=timer)
+    with policy.computing():
+        stats = accumulate_gradients(policy.model, rows, micro_batch=config.rl.micro_batch, form=form, timer=timer)
     norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.rl.max_grad_norm).item()
     if not math.isfinite(norm):
         raise FloatingPointError(f"{config.name}: the gradient of step {episodes[0].step} is not finite")

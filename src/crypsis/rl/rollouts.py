@@ -33,15 +33,16 @@ def rollout(
     prompt_ids = [policy.render(p.messages) for p in prompts]
     check_length(prompt_ids, max_new_tokens, policy.context)
     sample, _ = choose_sampler(policy.model)
-    completions = sample(
-        policy.model,
-        prompt_ids,
-        samples_per_prompt=group_size,
-        max_new_tokens=max_new_tokens,
-        stop_ids=policy.stop_ids,
-        seed=seed,
-        timer=timer,
-    )
+    with policy.computing():
+        completions = sample(
+            policy.model,
+            prompt_ids,
+            samples_per_prompt=group_size,
+            max_new_tokens=max_new_tokens,
+            stop_ids=policy.stop_ids,
+            seed=seed,
+            timer=timer,
+        )
     texts = decode(policy, completions)
     episodes = []
     for index, (completion, text) in enumerate(zip(completions, texts, strict=True)):

@@ -11,7 +11,7 @@ import torch
 from crypsis.config import digest
 from crypsis.evaluation.evaluate import StoredEvaluation
 from crypsis.mitigations.base import Mitigation
-from crypsis.models import load_policy, policy_digest, save_policy
+from crypsis.models import load_trainable, policy_digest, save_policy
 from crypsis.monitors.base import Monitor
 from crypsis.registry import make
 from crypsis.rl import grpo
@@ -39,10 +39,10 @@ def run_one(
     with locked(folder, wait=LOCK_WAIT):
         # Everything that the user may have got wrong comes before the folder is marked as this config's.
         study = load_study(config)
-        policy = load_policy(config.policy)
+        torch.manual_seed(config.seed)  # a new adapter is random
+        policy = load_trainable(config.policy, config.model)
         if prepare_folder(folder, config, exists):
             return folder
-        torch.manual_seed(config.seed)
         evaluate = StoredEvaluation(
             folder,
             config.name,
