@@ -34,6 +34,8 @@ class RLConfig(Config):
     missing_verdict: Literal["drop", "neutral"] = "drop"
     """An episode that a monitor could not judge is dropped, or gets no penalty."""
     checkpoint_every: int = Field(5, ge=1)
+    processes: int = Field(1, ge=1)
+    """They share every step on this machine's CPU; what comes out depends on their number by rounding only."""
 
 
 class EvaluationConfig(Config):
@@ -60,6 +62,14 @@ class RunConfig(Config):
     organism: str = ""
     arm: str = ""
     label: str = ""
+
+    @model_validator(mode="after")
+    def _processes_fit(self) -> RunConfig:
+        if self.rl.processes > self.rl.prompts_per_step:
+            raise ValueError(f"rl.processes: has no more use than the {self.rl.prompts_per_step} prompts of a step")
+        if self.rl.processes > 1 and self.model.device == "cuda":
+            raise ValueError("rl.processes: they share the CPU; set it to 1, or model.device to cpu")
+        return self
 
     @model_validator(mode="after")
     def _monitors_exist(self) -> RunConfig:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from crypsis.models import Policy, check_length
-from crypsis.rl.samplers import Sampled, choose_sampler
+from crypsis.rl.samplers import Sampled, choose_sampler, padded
 from crypsis.rl.timing import PhaseTimer
 from crypsis.scenarios.parsing import SCRATCHPAD_CLOSE, parse_reply
 from crypsis.types import OUTPUT, SCRATCHPAD, Episode, Prompt, Stop
@@ -21,18 +21,29 @@ def rollout(
     max_new_tokens: int,
     seed: int,
     step: int,
+    first_group: int = 0,
     timer: PhaseTimer | None = None,
 ) -> list[Episode]:
     """Samples ``group_size`` episodes of every prompt at temperature 1.
 
     The model opens the scratchpad itself; what it writes is kept as it is (``raw``) and parsed strictly.
 
+    Args:
+        policy: The policy.
+        prompts: One a group.
+        group_size: Episodes a group.
+        max_new_tokens: Token budget of a reply.
+        seed: With the number of an episode in its step, it fixes the episode's random numbers.
+        step: Stored in the episodes.
+        first_group: Number of the first group, for a process that samples a later part of a step.
+        timer: Gets the phase ``sampling``.
+
     Raises:
         UserError: A prompt with its completion does not fit the context.
     """
     prompt_ids = [policy.render(p.messages) for p in prompts]
     check_length(prompt_ids, max_new_tokens, policy.context)
-    sample, _ = choose_sampler(policy.model)
+    sample = padded.sample if policy.why_padded else choose_sampler(policy.model)[0]
     with policy.computing():
         completions = sample(
             policy.model,
@@ -41,6 +52,7 @@ def rollout(
             max_new_tokens=max_new_tokens,
             stop_ids=policy.stop_ids,
             seed=seed,
+            row_offset=first_group * group_size,
             timer=timer,
         )
     texts = decode(policy, completions)
@@ -52,7 +64,7 @@ def rollout(
         episodes.append(
             Episode(
                 prompt=prompts[group],
-                group=group,
+                group=first_group + group,
                 sample=number,
                 step=step,
                 seed=seed,

@@ -11,8 +11,9 @@ import torch
 from crypsis.config import digest
 from crypsis.evaluation.evaluate import StoredEvaluation
 from crypsis.mitigations.base import Mitigation
-from crypsis.models import load_trainable, policy_digest, save_policy
+from crypsis.models import Policy, load_trainable, policy_digest, save_policy
 from crypsis.monitors.base import Monitor
+from crypsis.parallel import Ranks, together
 from crypsis.registry import make
 from crypsis.rl import grpo
 from crypsis.rl.config import RunConfig
@@ -39,8 +40,7 @@ def run_one(
     with locked(folder, wait=LOCK_WAIT):
         # Everything that the user may have got wrong comes before the folder is marked as this config's.
         study = load_study(config)
-        torch.manual_seed(config.seed)  # a new adapter is random
-        policy = load_trainable(config.policy, config.model)
+        policy = _policy(config)
         if prepare_folder(folder, config, exists):
             return folder
         evaluate = StoredEvaluation(
@@ -59,10 +59,22 @@ def run_one(
             **{f"monitor {name}": str(monitor.card.get("digest", "")) for name, monitor in study.monitors.items()},
         }
         write_json(folder / PROVENANCE, provenance(inputs))
-        grpo.train(policy, config, study, folder, evaluate, on_step)
+        with together(config.rl.processes, _assist, config, folder) as ranks:
+            grpo.train(policy, config, study, folder, evaluate, on_step, ranks)
         save_policy(policy, folder / "model")
         write_json(folder / RESULT, {"steps": config.rl.steps, "model": policy_digest(folder / "model")})
     return folder
+
+
+def _assist(ranks: Ranks, config: RunConfig, folder: Path) -> None:
+    scenario: Scenario = make("scenarios", config.scenario, f"{config.name}: scenario")
+    grpo.assist(_policy(config), config, scenario, folder, ranks)
+
+
+def _policy(config: RunConfig) -> Policy:
+    torch.manual_seed(config.seed)  # a new adapter is random, and the same in every process
+    alone = config.rl.processes == 1
+    return load_trainable(config.policy, config.model if alone else config.model.model_copy(update={"device": "cpu"}))
 
 
 def load_study(config: RunConfig) -> grpo.Study:
