@@ -110,7 +110,7 @@ def sample(
     temperature: float = 1.0,
     seed: int,
     batch_size: int = 256,
-    row_offset: int = 0,
+    row_offset: int | Sequence[int] = 0,
     fast_linears: bool = True,
     timer: PhaseTimer | None = None,
 ) -> list[Sampled]:
