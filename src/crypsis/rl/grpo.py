@@ -19,15 +19,16 @@ from crypsis.monitors.base import Monitor
 from crypsis.parallel import Ranks, release_memory
 from crypsis.rl.advantages import Advantages, group_advantages
 from crypsis.rl.config import RLConfig, RunConfig
-from crypsis.rl.learner import ONE, Learner
+from crypsis.rl.learner import ONE, Learner, Say
 from crypsis.rl.loss import LossStats, TrainRow
+from crypsis.rl.memory import warning as memory_warning
 from crypsis.rl.rewards import LengthCorrection, Preference, compose, fit_length_correction
 from crypsis.rl.rollouts import ask_extra_turns, rollout
 from crypsis.rl.selfcheck import why_padded
 from crypsis.rl.timing import PhaseTimer
 from crypsis.scenarios.base import Scenario
 from crypsis.store import METRICS, append_row, keep_rows, read_json, write_json
-from crypsis.types import GLUE, OUTPUT, SCRATCHPAD, Episode, Learn
+from crypsis.types import GLUE, OUTPUT, SCRATCHPAD, Episode, Learn, UserError
 
 LEARNS: Mapping[Learn, frozenset[int]] = {
     "all": frozenset({SCRATCHPAD, OUTPUT}),
@@ -57,7 +58,6 @@ class Study:
 
 Evaluate = Callable[[Policy, int], None]
 """Evaluates the policy after so many steps and stores what it found; skips what is stored already."""
-Say = Callable[[str], None]
 
 
 def train(
@@ -84,7 +84,7 @@ def train(
     """
     rl = config.rl
     policy = _checked(policy, config, study.scenario, ranks, say)
-    learner = Learner(policy, rl, ranks)
+    learner = Learner(policy, rl, ranks, say)
     done = learner.resume(folder / "checkpoints")
     keep_rows(folder / METRICS, done)
     correction = _pilot(policy, config, study, folder)
@@ -133,12 +133,21 @@ def step_seed(config: RunConfig, step: int) -> int:
 
 
 def _checked(policy: Policy, config: RunConfig, scenario: Scenario, ranks: Ranks, say: Say) -> Policy:
-    """The policy, marked for the padded path if sharing the prefix would not give its own numbers."""
+    """The policy, marked for the padded path if sharing the prefix would not give its own numbers.
+
+    Raises:
+        UserError: There is nothing to train on.
+    """
     prompts = scenario.prompts("train", scenario.monitored_tier, config.rl.prompts_per_step, step_seed(config, 0))
-    reason = ranks.share(why_padded(policy, [policy.render(p.messages) for p in prompts]))
-    if reason:
-        say(f"rows are computed whole, without a shared prefix, which is slower: {reason}")
-    return replace(policy, why_padded=reason)
+    if not prompts:
+        raise UserError(f"{config.name}: scenario '{scenario.name}' has no prompt of its train split")
+    prompt_ids = [policy.render(p.messages) for p in prompts]
+    policy = replace(policy, why_padded=ranks.share(why_padded(policy, prompt_ids)))
+    if policy.why_padded:
+        say(f"rows are computed whole, without a shared prefix, which is slower: {policy.why_padded}")
+    if too_much := memory_warning(policy, config.rl, prompt_ids, config.model.gradient_checkpointing):
+        say(too_much)
+    return policy
 
 
 def _sample(

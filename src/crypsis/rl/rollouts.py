@@ -9,10 +9,12 @@ from transformers import PreTrainedTokenizerBase
 
 from crypsis.mitigations.base import Mitigation
 from crypsis.models import Policy, check_length
+from crypsis.parallel import out_of_memory, release_memory
 from crypsis.rl.samplers import Sampled, choose_sampler, padded
+from crypsis.rl.samplers.base import BATCH_SIZE
 from crypsis.rl.timing import PhaseTimer
-from crypsis.scenarios.parsing import SCRATCHPAD_CLOSE, parse_reply
-from crypsis.types import OUTPUT, SCRATCHPAD, Episode, Prompt, Stop
+from crypsis.scenarios.parsing import OUTPUT_CLOSE, OUTPUT_OPEN, SCRATCHPAD_CLOSE, SCRATCHPAD_OPEN, TAGS, parse_reply
+from crypsis.types import OUTPUT, SCRATCHPAD, Episode, Prompt, Stop, UserError
 
 SHARED_ROWS, EXTRA_ROWS = 1 << 40, 2 << 40
 """Where the random numbers of shared scratchpads and of extra turns begin, apart from those of the replies."""
@@ -46,8 +48,10 @@ def rollout(
         timer: Gets the phase ``sampling``.
 
     Raises:
-        UserError: A prompt with its completion does not fit the context.
+        UserError: A prompt with its completion does not fit the context, the tokenizer does not keep the tags, or
+            memory does not suffice.
     """
+    check_tags(policy.tokenizer)
     prompt_ids = [policy.render(p.messages) for p in prompts]
     check_length(prompt_ids, max_new_tokens, policy.context)
     draw = _Draw(policy, seed, timer or PhaseTimer())
@@ -123,20 +127,31 @@ class _Draw:
         row_offset: int | Sequence[int],
         stop_ids: Collection[int] = (),
     ) -> list[Sampled]:
-        """Completions that end with one of the policy's stop tokens or of ``stop_ids``."""
+        """Completions that end with one of the policy's stop tokens or of ``stop_ids``.
+
+        When memory runs out, fewer of them are sampled at a time.
+        """
         model = self.policy.model
         sample = padded.sample if self.policy.why_padded else choose_sampler(model)[0]
-        with self.policy.computing():
-            return sample(
-                model,
-                prompts,
-                samples_per_prompt=samples_per_prompt,
-                max_new_tokens=max_new_tokens,
-                stop_ids=self.policy.stop_ids | set(stop_ids),
-                seed=self.seed,
-                row_offset=row_offset,
-                timer=self.timer,
-            )
+        for batch_size in (BATCH_SIZE, BATCH_SIZE // 2, BATCH_SIZE // 8):
+            try:
+                with self.policy.computing():
+                    return sample(
+                        model,
+                        prompts,
+                        samples_per_prompt=samples_per_prompt,
+                        max_new_tokens=max_new_tokens,
+                        stop_ids=self.policy.stop_ids | set(stop_ids),
+                        seed=self.seed,
+                        batch_size=batch_size,
+                        row_offset=row_offset,
+                        timer=self.timer,
+                    )
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+            release_memory()
+        raise UserError(f"out of memory while sampling {batch_size} replies at a time; lower max_new_tokens")
 
 
 def _with_shared_scratchpads(
@@ -180,6 +195,22 @@ def decode(policy: Policy, completions: Sequence[Sampled]) -> list[str]:
     bare = [c.ids[:-1] if c.stopped else c.ids for c in completions]
     texts: list[str] = policy.tokenizer.batch_decode(bare, skip_special_tokens=False)
     return texts
+
+
+def check_tags(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuses a tokenizer that changes the tags: no reply could ever be read.
+
+    Raises:
+        UserError: A tag is not among what is decoded from its own tokens.
+    """
+    text = f"{SCRATCHPAD_OPEN} a {SCRATCHPAD_CLOSE} {OUTPUT_OPEN} a {OUTPUT_CLOSE}"
+    again = str(tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"], skip_special_tokens=False))
+    lost = [tag for tag in TAGS if tag not in again]
+    if lost:
+        raise UserError(
+            f"{tokenizer.name_or_path}: the tokenizer does not keep the tag {lost[0]} (it reads {again!r}); "
+            "add the four tags to it as tokens"
+        )
 
 
 def segments(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:

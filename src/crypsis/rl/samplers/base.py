@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 from crypsis.rl.timing import PhaseTimer
 
+BATCH_SIZE = 256
+"""Rows decoded together unless the caller says otherwise."""
+
 COMPACT_BELOW = 0.85
 """Finished rows leave the batch when fewer than this share of its rows still write (0.6: 10 % slower, 0.93: alike)."""
 
@@ -50,7 +53,7 @@ class Sampler(Protocol):
         stop_ids: Collection[int],
         temperature: float = 1.0,
         seed: int,
-        batch_size: int = 256,
+        batch_size: int = BATCH_SIZE,
         row_offset: int | Sequence[int] = 0,
         fast_linears: bool = True,
         timer: PhaseTimer | None = None,
