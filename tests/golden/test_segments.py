@@ -19,6 +19,7 @@ from crypsis.rl.loss import Form, TrainRow, accumulate_gradients, token_logprobs
 from crypsis.rl.rollouts import ask_extra_turns, rollout
 from crypsis.store import METRICS, read_rows
 from crypsis.study.run import load_study
+from crypsis.testing import check_mitigation
 from crypsis.types import OUTPUT, SCRATCHPAD, Episode, Learn, Message, Prompt
 
 pytestmark = pytest.mark.golden
@@ -128,6 +129,18 @@ def test_what_a_masked_token_earns_changes_no_bit(learn: Learn, policy: Policy, 
     before, after = gradients(policy, rows(0.0, 0.0)), gradients(policy, rows(3.0, 7.0))
     assert any(g.any() for g in before)
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_the_contract_covers_extra_turns() -> None:
+    class Answers(Interrogation):
+        """Ends with the assistant's turn."""
+
+        def extra_turn(self, episode: Episode) -> Prompt | None:
+            return replace(episode.prompt, messages=(Message("assistant", "yes."),))
+
+    check_mitigation(Interrogation)
+    with pytest.raises(AssertionError, match="ends with a user's turn"):
+        check_mitigation(Answers)
 
 
 def test_an_extra_turn_is_sampled_stored_and_not_trained(policy: Policy, prompts: list[Prompt]) -> None:
