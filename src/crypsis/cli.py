@@ -66,7 +66,13 @@ def train(
     run = load_config(RunConfig, config, settings or [])
     console = Console()
     with Display(console).counted(run.name, run.rl.steps) as show:
-        run_one(run, out, _exists(exists), lambda row: show(int(row["step"])))
+        run_one(
+            run,
+            out,
+            _exists(exists),
+            lambda row: show(int(row["step"])),
+            lambda line: console.print(line, markup=False),
+        )
     console.print(f"run folder: {out}", soft_wrap=True, markup=False)
 
 

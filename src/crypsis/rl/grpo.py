@@ -6,35 +6,34 @@ with the numbers of an uninterrupted one.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from crypsis.checkpoints import latest_state, save_state
 from crypsis.episodes import write_episodes
 from crypsis.mitigations.base import Mitigation
 from crypsis.models import Policy
 from crypsis.monitors.base import Monitor
-from crypsis.parallel import release_memory
+from crypsis.parallel import Ranks, release_memory
 from crypsis.rl.advantages import Advantages, group_advantages
-from crypsis.rl.config import RunConfig
-from crypsis.rl.loss import Form, LossStats, TrainRow, accumulate_gradients
+from crypsis.rl.config import RLConfig, RunConfig
+from crypsis.rl.learner import ONE, Learner, Say
+from crypsis.rl.loss import LossStats, TrainRow
+from crypsis.rl.memory import warning as memory_warning
 from crypsis.rl.rewards import LengthCorrection, Preference, compose, fit_length_correction
-from crypsis.rl.rollouts import rollout
-from crypsis.rl.shared_prefix import why_not_shared
+from crypsis.rl.rollouts import ask_extra_turns, rollout
+from crypsis.rl.selfcheck import why_padded
 from crypsis.rl.timing import PhaseTimer
 from crypsis.scenarios.base import Scenario
 from crypsis.store import METRICS, append_row, keep_rows, read_json, write_json
-from crypsis.types import GLUE, OUTPUT, SCRATCHPAD, Episode, Learn
+from crypsis.types import GLUE, OUTPUT, SCRATCHPAD, Episode, Learn, UserError
 
 LEARNS: Mapping[Learn, frozenset[int]] = {
     "all": frozenset({SCRATCHPAD, OUTPUT}),
     "scratchpad": frozenset({SCRATCHPAD}),
+    "output": frozenset({OUTPUT}),
 }
 """Segments whose tokens are in the loss; GLUE never is."""
 assert all(GLUE not in learned for learned in LEARNS.values())
@@ -68,6 +67,8 @@ def train(
     folder: Path,
     evaluate: Evaluate,
     on_step: Callable[[Mapping[str, Any]], None] = lambda _: None,
+    ranks: Ranks = ONE,
+    say: Say = lambda _: None,
 ) -> None:
     """Runs GRPO in place, evaluating before the first step, every ``evaluation.every`` steps and at the end.
 
@@ -78,19 +79,13 @@ def train(
         folder: The run folder; metrics, rollouts and checkpoints go there, and a resumed run starts from there.
         evaluate: Called with the policy and the number of steps done.
         on_step: Called with each row of metrics.
+        ranks: This process (rank 0) and those that ``assist`` it.
+        say: Called with what the user should know, a line at a time.
     """
     rl = config.rl
-    optimiser = torch.optim.AdamW(
-        [p for p in policy.model.parameters() if p.requires_grad],
-        lr=rl.learning_rate,
-        betas=(0.9, 0.95),
-        weight_decay=0.0,
-    )
-    state = latest_state(folder / "checkpoints")
-    done = 0
-    if state is not None:
-        state.load(policy.model, [optimiser])
-        done = state.step
+    policy = _checked(policy, config, study.scenario, ranks, say)
+    learner = Learner(policy, rl, ranks, say)
+    done = learner.resume(folder / "checkpoints")
     keep_rows(folder / METRICS, done)
     correction = _pilot(policy, config, study, folder)
     for step in range(done, rl.steps):
@@ -98,22 +93,31 @@ def train(
             evaluate(policy, step)
         timer = PhaseTimer()
         started = time.perf_counter()
-        episodes = _sample(policy, config, study.scenario, step + 1, timer)
+        episodes = _sample(policy, config, study, step + 1, timer, ranks)
         with timer("judging"):
             judge(episodes, study.monitors)
             rewards = compose(episodes, study.preference, correction, study.mitigations, rl)
         advantages = group_advantages(rewards, rl.group_size, rl.advantage_scale)
-        stats, norm = _descend(policy, optimiser, episodes, advantages, config, timer)
-        row = _metrics(step + 1, episodes, advantages, stats, norm) | {
-            f"seconds_{k}": v for k, v in timer.seconds.items()
-        }
+        stats, norm = _descend(learner, config, episodes, advantages, timer)
+        row = _metrics(step + 1, episodes, advantages, stats, norm) | _option_metrics(rl, stats)
+        row |= {f"seconds_{k}": v for k, v in timer.seconds.items()}
         append_row(folder / METRICS, row | {"seconds_total": time.perf_counter() - started})
         write_episodes(folder / "rollouts" / f"step-{step + 1:04d}.parquet", episodes, config.name)
         if (step + 1) % rl.checkpoint_every == 0 or step + 1 == rl.steps:
-            save_state(folder / "checkpoints", step + 1, policy.model, [optimiser], {})
+            learner.save(folder / "checkpoints", step + 1)
         release_memory()
         on_step(row)
     evaluate(policy, rl.steps)
+
+
+def assist(policy: Policy, config: RunConfig, study: Study, folder: Path, ranks: Ranks) -> None:
+    """What the other processes of a run do: sample and learn their part of every step; rank 0 does all the rest."""
+    policy = replace(policy, why_padded=ranks.share(""))
+    learner = Learner(policy, config.rl, ranks)
+    for step in range(learner.resume(folder / "checkpoints"), config.rl.steps):
+        _sample(policy, config, study, step + 1, PhaseTimer(), ranks)
+        learner.learn([], f"{config.name}: step {step + 1}", PhaseTimer())
+        release_memory()
 
 
 def judge(episodes: Sequence[Episode], monitors: Mapping[str, Monitor]) -> None:
@@ -128,19 +132,45 @@ def step_seed(config: RunConfig, step: int) -> int:
     return config.seed * 1_000_003 + step
 
 
-def _sample(policy: Policy, config: RunConfig, scenario: Scenario, step: int, timer: PhaseTimer) -> list[Episode]:
+def _checked(policy: Policy, config: RunConfig, scenario: Scenario, ranks: Ranks, say: Say) -> Policy:
+    """The policy, marked for the padded path if sharing the prefix would not give its own numbers.
+
+    Raises:
+        UserError: There is nothing to train on.
+    """
+    prompts = scenario.prompts("train", scenario.monitored_tier, config.rl.prompts_per_step, step_seed(config, 0))
+    if not prompts:
+        raise UserError(f"{config.name}: scenario '{scenario.name}' has no prompt of its train split")
+    prompt_ids = [policy.render(p.messages) for p in prompts]
+    policy = replace(policy, why_padded=ranks.share(why_padded(policy, prompt_ids)))
+    if policy.why_padded:
+        say(f"rows are computed whole, without a shared prefix, which is slower: {policy.why_padded}")
+    if too_much := memory_warning(policy, config.rl, prompt_ids, config.model.gradient_checkpointing):
+        say(too_much)
+    return policy
+
+
+def _sample(
+    policy: Policy, config: RunConfig, study: Study, step: int, timer: PhaseTimer, ranks: Ranks = ONE
+) -> list[Episode]:
+    """The episodes of a step: all of them on rank 0, the own part elsewhere."""
     seed = step_seed(config, step)
-    prompts = scenario.prompts("train", scenario.monitored_tier, config.rl.prompts_per_step, seed)
+    prompts = study.scenario.prompts("train", study.scenario.monitored_tier, config.rl.prompts_per_step, seed)
+    own = ranks.slice(len(prompts))
     with timer("rollout"):
-        return rollout(
+        episodes = rollout(
             policy,
-            prompts,
+            prompts[own.start : own.stop],
             group_size=config.rl.group_size,
             max_new_tokens=config.rl.max_new_tokens,
             seed=seed,
             step=step,
+            first_group=own.start,
+            share_scratchpad=config.rl.learn == "output",
             timer=timer,
         )
+        ask_extra_turns(policy, episodes, study.mitigations, config.rl.max_new_tokens, timer)
+        return ranks.gather(episodes)
 
 
 def _pilot(policy: Policy, config: RunConfig, study: Study, folder: Path) -> LengthCorrection:
@@ -150,33 +180,26 @@ def _pilot(policy: Policy, config: RunConfig, study: Study, folder: Path) -> Len
         return LengthCorrection(**read_json(path))
     correction = LengthCorrection(0.0, 0.0, 0)
     if config.rl.length_correction:
-        correction = fit_length_correction(_sample(policy, config, study.scenario, 0, PhaseTimer()), study.preference)
+        correction = fit_length_correction(_sample(policy, config, study, 0, PhaseTimer()), study.preference)
     write_json(path, asdict(correction))
     return correction
 
 
+def token_mask(episode: Episode, learn: Learn) -> list[int]:
+    """Which tokens of the completion learn: 1 for those in a learned segment, all 0 for a dropped episode."""
+    learned = LEARNS[learn] if not episode.dropped else frozenset[int]()
+    return [int(segment in learned) for segment in episode.segments]
+
+
 def _descend(
-    policy: Policy,
-    optimiser: torch.optim.Optimizer,
-    episodes: Sequence[Episode],
-    advantages: Advantages,
-    config: RunConfig,
-    timer: PhaseTimer,
+    learner: Learner, config: RunConfig, episodes: Sequence[Episode], advantages: Advantages, timer: PhaseTimer
 ) -> tuple[LossStats, float]:
     rows = []
     for episode, advantage in zip(episodes, advantages.advantages, strict=True):
         episode.advantage = advantage
-        learned = LEARNS[config.rl.learn] if not episode.dropped else frozenset[int]()
-        mask = [int(segment in learned) for segment in episode.segments]
-        rows.append(TrainRow(episode.prompt_ids, episode.completion_ids, mask, advantage))
-    optimiser.zero_grad(set_to_none=True)
-    form: Form = "padded" if why_not_shared(policy.model) else "shared"
-    stats = accumulate_gradients(policy.model, rows, micro_batch=config.rl.micro_batch, form=form, timer=timer)
-    norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.rl.max_grad_norm).item()
-    if not math.isfinite(norm):
-        raise FloatingPointError(f"{config.name}: the gradient of step {episodes[0].step} is not finite")
-    optimiser.step()
-    return stats, norm
+        mask = token_mask(episode, config.rl.learn)
+        rows.append(TrainRow(episode.prompt_ids, episode.completion_ids, mask, advantage, episode.logprobs))
+    return learner.learn(rows, f"{config.name}: step {episodes[0].step}", timer)
 
 
 def _metrics(
@@ -199,6 +222,12 @@ def _metrics(
         "loss": stats.loss,
         "grad_norm": norm,
     }
+
+
+def _option_metrics(rl: RLConfig, stats: LossStats) -> dict[str, float]:
+    """What only options that are off by default give to measure."""
+    ratios = {"mean_ratio": stats.mean_ratio, "clip_fraction": stats.clip_fraction} if rl.epochs > 1 else {}
+    return ratios | ({"kl": stats.mean_kl} if rl.kl else {})
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -11,14 +11,15 @@ import torch
 from crypsis.config import digest
 from crypsis.evaluation.evaluate import StoredEvaluation
 from crypsis.mitigations.base import Mitigation
-from crypsis.models import load_policy, policy_digest, save_policy
+from crypsis.models import Policy, load_trainable, policy_digest, save_policy
 from crypsis.monitors.base import Monitor
+from crypsis.parallel import Ranks, together
 from crypsis.registry import make
 from crypsis.rl import grpo
 from crypsis.rl.config import RunConfig
 from crypsis.rl.rewards import OWN_TERMS, Preference
 from crypsis.scenarios.base import Scenario
-from crypsis.store import PROVENANCE, RESULT, Exists, locked, prepare_folder, provenance, write_json
+from crypsis.store import LOG, PROVENANCE, RESULT, Exists, append_line, locked, prepare_folder, provenance, write_json
 from crypsis.types import UserError
 
 LOCK_WAIT = 5.0
@@ -30,8 +31,11 @@ def run_one(
     folder: Path,
     exists: Exists = "resume",
     on_step: Callable[[Mapping[str, Any]], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Trains, evaluates and stores one run; a finished folder is left as it is, a killed one is resumed.
+
+    What the run says to its user also goes to ``log.txt``.
 
     Raises:
         UserError: The folder is in use or was made with another config, or the config names something that is none.
@@ -39,10 +43,9 @@ def run_one(
     with locked(folder, wait=LOCK_WAIT):
         # Everything that the user may have got wrong comes before the folder is marked as this config's.
         study = load_study(config)
-        policy = load_policy(config.policy)
+        policy = _policy(config)
         if prepare_folder(folder, config, exists):
             return folder
-        torch.manual_seed(config.seed)
         evaluate = StoredEvaluation(
             folder,
             config.name,
@@ -59,10 +62,26 @@ def run_one(
             **{f"monitor {name}": str(monitor.card.get("digest", "")) for name, monitor in study.monitors.items()},
         }
         write_json(folder / PROVENANCE, provenance(inputs))
-        grpo.train(policy, config, study, folder, evaluate, on_step)
+
+        def tell(line: str) -> None:
+            append_line(folder / LOG, line)
+            say(line)
+
+        with together(config.rl.processes, _assist, config, folder) as ranks:
+            grpo.train(policy, config, study, folder, evaluate, on_step, ranks, tell)
         save_policy(policy, folder / "model")
         write_json(folder / RESULT, {"steps": config.rl.steps, "model": policy_digest(folder / "model")})
     return folder
+
+
+def _assist(ranks: Ranks, config: RunConfig, folder: Path) -> None:
+    grpo.assist(_policy(config), config, load_study(config), folder, ranks)
+
+
+def _policy(config: RunConfig) -> Policy:
+    torch.manual_seed(config.seed)  # a new adapter is random, and the same in every process
+    alone = config.rl.processes == 1
+    return load_trainable(config.policy, config.model if alone else config.model.model_copy(update={"device": "cpu"}))
 
 
 def load_study(config: RunConfig) -> grpo.Study:
@@ -83,6 +102,9 @@ def load_study(config: RunConfig) -> grpo.Study:
     taken = [m.name for m in mitigations if m.name in OWN_TERMS]
     if taken:
         raise UserError(f"{config.name}: mitigations: '{taken[0]}' is the name of one of the reward's own terms")
+    asking = [m.name for m in mitigations if type(m).extra_turn is not Mitigation.extra_turn]
+    if len(asking) > 1:
+        raise UserError(f"{config.name}: mitigations: {' and '.join(asking)} both ask an extra turn; keep one of them")
     return grpo.Study(scenario, monitors, mitigations, preference(scenario))
 
 
