@@ -22,6 +22,9 @@ app = typer.Typer(
 organism_app = typer.Typer(help="Build model organisms.", no_args_is_help=True)
 app.add_typer(organism_app, name="organism")
 
+_UsageError: Any = typer.BadParameter.__base__
+"""What typer raises for a command line that it cannot read; it has no public name."""
+
 Out = Annotated[Path, typer.Option("--out", help="Folder to write to.")]
 ExistsOption = Annotated[str, typer.Option("--exists", help="If the folder is there: resume, overwrite or error.")]
 Settings = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings to change.")]
@@ -30,10 +33,25 @@ Settings = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", 
 def main() -> None:
     """Entry point: 0 done, 2 the user's mistake in one line, 1 ours."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except UserError as error:
         print(f"crypsis: {error}", file=sys.stderr)
         sys.exit(2)
+    except _UsageError as error:
+        _refuse(error)
+    except typer.Abort:
+        print("crypsis: interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def _refuse(error: Any) -> None:
+    """A command line that typer cannot read: its message on one line, or the help if nothing was asked for."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        asked = error.ctx.command_path if error.ctx else "crypsis"
+        print(f"{asked}: {error.format_message()} (see {asked} --help)", file=sys.stderr)
+    sys.exit(2)
 
 
 @app.command()

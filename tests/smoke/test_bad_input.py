@@ -31,6 +31,10 @@ def test_unknown_keys_values_and_names(crypsis: Crypsis, tmp_path: Path) -> None
     assert "did you mean 'resume'" in refused(crypsis, "demo", "--exists", "resum", "--out", out)
     assert "known: tgg" in refused(crypsis, "organism", "build", "opus", "--out", out)
     assert "did you mean 'monitors'" in refused(crypsis, "list", "monitor")
+    assert "--scael" in refused(crypsis, "demo", "--scael", "nano")
+    assert "No such command" in refused(crypsis, "demmo")
+    assert "Missing argument" in refused(crypsis, "train")
+    assert "integer" in refused(crypsis, "evaluate", "model", "--n", "many")
     assert "nobody" in refused(
         crypsis, "demo", "arms.scratchpad.mitigations=[{name: process_supervision, monitor: nobody}]", "--out", out
     )
