@@ -123,6 +123,12 @@ def judge(episodes: Sequence[Episode], monitors: Mapping[str, Monitor]) -> None:
             episode.verdicts[name] = verdict
 
 
+def token_mask(episode: Episode, learn: Learn) -> list[int]:
+    """Which tokens of the completion learn: 1 for those in a learned segment, all 0 for a dropped episode."""
+    learned = LEARNS[learn] if not episode.dropped else frozenset[int]()
+    return [int(segment in learned) for segment in episode.segments]
+
+
 def step_seed(config: RunConfig, step: int) -> int:
     """Seed of a step's sampling."""
     return config.seed * 1_000_003 + step
@@ -166,8 +172,7 @@ def _descend(
     rows = []
     for episode, advantage in zip(episodes, advantages.advantages, strict=True):
         episode.advantage = advantage
-        learned = LEARNS[config.rl.learn] if not episode.dropped else frozenset[int]()
-        mask = [int(segment in learned) for segment in episode.segments]
+        mask = token_mask(episode, config.rl.learn)
         rows.append(TrainRow(episode.prompt_ids, episode.completion_ids, mask, advantage))
     optimiser.zero_grad(set_to_none=True)
     form: Form = "padded" if why_not_shared(policy.model) else "shared"
