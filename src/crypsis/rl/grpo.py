@@ -22,7 +22,7 @@ from crypsis.models import Policy
 from crypsis.monitors.base import Monitor
 from crypsis.parallel import release_memory
 from crypsis.rl.advantages import Advantages, group_advantages
-from crypsis.rl.config import RunConfig
+from crypsis.rl.config import RLConfig, RunConfig
 from crypsis.rl.loss import Form, LossStats, TrainRow, accumulate_gradients
 from crypsis.rl.rewards import LengthCorrection, Preference, compose, fit_length_correction
 from crypsis.rl.rollouts import rollout
@@ -57,6 +57,9 @@ class Study:
     preference: Preference
 
 
+BETAS = (0.9, 0.95)
+"""Decay rates of AdamW's moments."""
+
 Evaluate = Callable[[Policy, int], None]
 """Evaluates the policy after so many steps and stores what it found; skips what is stored already."""
 
@@ -80,19 +83,14 @@ def train(
         on_step: Called with each row of metrics.
     """
     rl = config.rl
-    optimiser = torch.optim.AdamW(
-        [p for p in policy.model.parameters() if p.requires_grad],
-        lr=rl.learning_rate,
-        betas=(0.9, 0.95),
-        weight_decay=0.0,
-    )
+    optimiser = make_optimiser(policy.model, rl)
     state = latest_state(folder / "checkpoints")
     done = 0
     if state is not None:
         state.load(policy.model, [optimiser])
         done = state.step
     keep_rows(folder / METRICS, done)
-    correction = _pilot(policy, config, study, folder)
+    correction = fit_pilot(policy, config, study, folder)
     for step in range(done, rl.steps):
         if step % config.evaluation.every == 0:
             evaluate(policy, step)
@@ -104,7 +102,7 @@ def train(
             rewards = compose(episodes, study.preference, correction, study.mitigations, rl)
         advantages = group_advantages(rewards, rl.group_size, rl.advantage_scale)
         stats, norm = _descend(policy, optimiser, episodes, advantages, config, timer)
-        row = _metrics(step + 1, episodes, advantages, stats, norm) | {
+        row = step_metrics(step + 1, episodes, advantages, stats, norm) | {
             f"seconds_{k}": v for k, v in timer.seconds.items()
         }
         append_row(folder / METRICS, row | {"seconds_total": time.perf_counter() - started})
@@ -114,6 +112,12 @@ def train(
         release_memory()
         on_step(row)
     evaluate(policy, rl.steps)
+
+
+def make_optimiser(model: torch.nn.Module, rl: RLConfig) -> torch.optim.AdamW:
+    """The optimiser of what is trainable in a model."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(trainable, lr=rl.learning_rate, betas=BETAS, weight_decay=0.0)
 
 
 def judge(episodes: Sequence[Episode], monitors: Mapping[str, Monitor]) -> None:
@@ -149,7 +153,7 @@ def _sample(policy: Policy, config: RunConfig, scenario: Scenario, step: int, ti
         )
 
 
-def _pilot(policy: Policy, config: RunConfig, study: Study, folder: Path) -> LengthCorrection:
+def fit_pilot(policy: Policy, config: RunConfig, study: Study, folder: Path) -> LengthCorrection:
     """The length correction: fitted once on the starting policy, then read from the run folder."""
     path = folder / "pilot.json"
     if path.exists():
@@ -184,9 +188,10 @@ def _descend(
     return stats, norm
 
 
-def _metrics(
+def step_metrics(
     step: int, episodes: Sequence[Episode], advantages: Advantages, stats: LossStats, norm: float
 ) -> dict[str, Any]:
+    """One row of ``metrics.jsonl``, without its seconds."""
     kept = [e for e in episodes if e.reward is not None]
     names = sorted({name for e in kept for name in e.reward_terms})
     return {

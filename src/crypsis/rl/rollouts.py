@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from crypsis.models import Policy, check_length
-from crypsis.rl.samplers import Sampled, choose_sampler
+from crypsis.rl.samplers import Sampled, Sampler, choose_sampler
 from crypsis.rl.timing import PhaseTimer
 from crypsis.scenarios.parsing import SCRATCHPAD_CLOSE, parse_reply
 from crypsis.types import OUTPUT, SCRATCHPAD, Episode, Prompt, Stop
@@ -21,18 +21,22 @@ def rollout(
     max_new_tokens: int,
     seed: int,
     step: int,
+    first_group: int = 0,
+    sampler: Sampler | None = None,
     timer: PhaseTimer | None = None,
 ) -> list[Episode]:
     """Samples ``group_size`` episodes of every prompt at temperature 1.
 
     The model opens the scratchpad itself; what it writes is kept as it is (``raw``) and parsed strictly.
+    A process that samples a later part of a step's prompts gives the number of the first as ``first_group``, and
+    samples what one process for all would have sampled. ``sampler`` replaces the one that is chosen by the model.
 
     Raises:
         UserError: A prompt with its completion does not fit the context.
     """
     prompt_ids = [policy.render(p.messages) for p in prompts]
     check_length(prompt_ids, max_new_tokens, policy.context)
-    sample, _ = choose_sampler(policy.model)
+    sample = sampler or choose_sampler(policy.model)[0]
     completions = sample(
         policy.model,
         prompt_ids,
@@ -40,6 +44,7 @@ def rollout(
         max_new_tokens=max_new_tokens,
         stop_ids=policy.stop_ids,
         seed=seed,
+        row_offset=first_group * group_size,
         timer=timer,
     )
     texts = decode(policy, completions)
@@ -51,7 +56,7 @@ def rollout(
         episodes.append(
             Episode(
                 prompt=prompts[group],
-                group=group,
+                group=first_group + group,
                 sample=number,
                 step=step,
                 seed=seed,

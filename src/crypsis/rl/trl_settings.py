@@ -6,6 +6,7 @@ TRL's defaults are another algorithm (linear decay, bf16, whole sequences droppe
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from trl import GRPOConfig
 
 from crypsis.config import did_you_mean
 from crypsis.rl.config import RLConfig, RunConfig
+from crypsis.rl.grpo import BETAS
 from crypsis.types import UserError
 
 DEFAULTS: dict[str, Any] = {
@@ -21,6 +23,7 @@ DEFAULTS: dict[str, Any] = {
     "activation_checkpointing": False,
     "report_to": "none",
     "disable_tqdm": True,
+    "ddp_find_unused_parameters": False,
     "ddp_timeout": 7200,  # seconds: the other processes wait while the first one evaluates
     # Truncated importance sampling (Yao et al. 2025) against what vLLM says it sampled from; idle without vLLM.
     "vllm_importance_sampling_correction": True,
@@ -66,8 +69,8 @@ def fixed_settings(rl: RLConfig) -> dict[str, Any]:
         "lr_scheduler_type": "constant",
         "warmup_steps": 0,
         "optim": "adamw_torch",
-        "adam_beta1": 0.9,
-        "adam_beta2": 0.95,
+        "adam_beta1": BETAS[0],
+        "adam_beta2": BETAS[1],
         "adam_epsilon": 1e-8,
         "weight_decay": 0.0,
         "max_grad_norm": rl.max_grad_norm,
@@ -129,4 +132,4 @@ def trl_settings(config: RunConfig, folder: Path, processes: int, steps: int, cp
             raise UserError(f"trl.{option}: is called {option.replace('gradient', 'activation')} by now")
         if option not in known:
             raise UserError(f"trl.{option}: TRL's GRPOConfig has no such option{did_you_mean(option, known)}")
-    return fixed | DEFAULTS | config.trl
+    return fixed | DEFAULTS | copy.deepcopy(config.trl)  # transformers writes into the options that it gets

@@ -11,7 +11,7 @@ import torch
 from crypsis.config import digest
 from crypsis.evaluation.evaluate import StoredEvaluation
 from crypsis.mitigations.base import Mitigation
-from crypsis.models import load_policy, policy_digest, save_policy
+from crypsis.models import Policy, load_policy, policy_digest, save_policy
 from crypsis.monitors.base import Monitor
 from crypsis.registry import make
 from crypsis.rl import grpo
@@ -43,26 +43,39 @@ def run_one(
         if prepare_folder(folder, config, exists):
             return folder
         torch.manual_seed(config.seed)
-        evaluate = StoredEvaluation(
-            folder,
-            config.name,
-            study.scenario,
-            study.monitors,
-            config.evaluation,
-            config.rl.max_new_tokens,
-            config.seed,
-        )
-        inputs = {
-            "config": digest(config),
-            "policy": policy_digest(config.policy),
-            "prompts": _prompts_digest(study.scenario, config),
-            **{f"monitor {name}": str(monitor.card.get("digest", "")) for name, monitor in study.monitors.items()},
-        }
-        write_json(folder / PROVENANCE, provenance(inputs))
-        grpo.train(policy, config, study, folder, evaluate, on_step)
-        save_policy(policy, folder / "model")
-        write_json(folder / RESULT, {"steps": config.rl.steps, "model": policy_digest(folder / "model")})
+        write_json(folder / PROVENANCE, provenance(inputs(config, study)))
+        grpo.train(policy, config, study, folder, stored_evaluation(config, study, folder), on_step)
+        finish(config, policy, folder)
     return folder
+
+
+def stored_evaluation(config: RunConfig, study: grpo.Study, folder: Path) -> StoredEvaluation:
+    """What a run evaluates with."""
+    return StoredEvaluation(
+        folder,
+        config.name,
+        study.scenario,
+        study.monitors,
+        config.evaluation,
+        config.rl.max_new_tokens,
+        config.seed,
+    )
+
+
+def inputs(config: RunConfig, study: grpo.Study) -> dict[str, str]:
+    """Digests of what goes into a run."""
+    return {
+        "config": digest(config),
+        "policy": policy_digest(config.policy),
+        "prompts": _prompts_digest(study.scenario, config),
+        **{f"monitor {name}": str(monitor.card.get("digest", "")) for name, monitor in study.monitors.items()},
+    }
+
+
+def finish(config: RunConfig, policy: Policy, folder: Path) -> None:
+    """Saves the trained policy, and last of all the result."""
+    save_policy(policy, folder / "model")
+    write_json(folder / RESULT, {"steps": config.rl.steps, "model": policy_digest(folder / "model")})
 
 
 def load_study(config: RunConfig) -> grpo.Study:
