@@ -326,3 +326,18 @@ def test_a_wrong_setting_on_one_side_is_seen(mutation: str, tmp_path: Path, monk
     MUTATIONS[mutation](monkeypatch)
     with pytest.raises(AssertionError):
         assert_same(own, theirs(rl, episodes, "qwen3", tmp_path))
+
+
+def test_what_makes_the_adapter_necessary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TRL's traps are still there: once one of these fails, some of ``trl_rollouts`` can go."""
+    rl, episodes = rewarded(ARMS["empty_completions"])
+    right = rollout_fields(episodes, rl.group_size, rl.learn, END)
+
+    def fields_with(changed: dict[str, Any]) -> None:
+        monkeypatch.setitem(globals(), "rollout_fields", lambda *_: right | changed)
+        theirs(rl, episodes, "llama", tmp_path)
+
+    with pytest.raises(IndexError):
+        fields_with({"completion_ids": [[], *right["completion_ids"][1:]], "env_mask": [[], *right["env_mask"][1:]]})
+    with pytest.raises(KeyError):  # as many rows as prompts: an episode cannot be dropped by leaving it out
+        fields_with({name: right[name][:-1] for name in right if right[name] is not None})

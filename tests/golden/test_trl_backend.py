@@ -22,7 +22,7 @@ from trl.generation import vllm_client, vllm_generation
 from crypsis.config import dump_yaml, parse_config
 from crypsis.episodes import read_episodes
 from crypsis.models import Policy, load_policy
-from crypsis.rl import grpo, trl_backend
+from crypsis.rl import grpo, trl_backend, trl_settings
 from crypsis.rl.config import RunConfig
 from crypsis.rl.grpo import step_seed
 from crypsis.store import CONFIG, METRICS, RESULT, read_rows, write_atomic
@@ -198,8 +198,8 @@ def test_a_vllm_server_samples_from_the_weights_of_every_step(
             for name, tensor in iterator:
                 fake.weights.put((name, tensor.clone()))
 
-    monkeypatch.setattr(vllm_client, "is_vllm_available", lambda: True)
-    monkeypatch.setattr(vllm_generation, "is_vllm_available", lambda: True)
+    for module in (vllm_client, vllm_generation, trl_settings):
+        monkeypatch.setattr(module, "is_vllm_available", lambda: True)
     monkeypatch.setattr(vllm_client, "NCCLWeightTransferEngine", Transfer, raising=False)
     monkeypatch.setattr(vllm_client, "NCCLTrainerSendWeightsArgs", dict, raising=False)
     monkeypatch.setattr(vllm_client.VLLMClient, "init_communicator", lambda *_, **__: None)

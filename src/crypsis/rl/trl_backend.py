@@ -37,7 +37,7 @@ from crypsis.rl.rollouts import rollout
 from crypsis.rl.samplers import Sampled, Sampler
 from crypsis.rl.timing import PhaseTimer
 from crypsis.rl.trl_rollouts import reward, rollout_fields
-from crypsis.rl.trl_settings import trl_settings
+from crypsis.rl.trl_settings import trl_arguments, trl_settings
 from crypsis.rl.trl_weights import Moments, copy_weights, read_moments, write_moments
 from crypsis.store import METRICS, append_row, keep_rows
 from crypsis.types import Episode, UserError
@@ -76,10 +76,17 @@ def train(
     saved = latest_state(folder / "checkpoints")
     steps = config.rl.steps - (saved.step if saved else 0)
     cpu = state.device.type == "cpu"
-    arguments = GRPOConfig(**trl_settings(config, folder, state.num_processes, steps, cpu))
+    arguments = trl_arguments(trl_settings(config, folder, state.num_processes, steps, cpu))
     run = _Run(policy, config, study, folder, evaluate, on_step, how_sharded(arguments))
     run.start(saved)
     if run.done < config.rl.steps:
+        _trainer(policy, arguments, run).train()
+    run.evaluate(config.rl.steps)
+    return run.policy
+
+
+def _trainer(policy: Policy, arguments: GRPOConfig, run: _Run) -> GRPOTrainer:
+    try:
         trainer = GRPOTrainer(
             model=policy.model,
             reward_funcs=reward,
@@ -89,10 +96,10 @@ def train(
             rollout_func=run.rollout,
             callbacks=[run],
         )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    run.evaluate(config.rl.steps)
-    return run.policy
+    except ConnectionError as error:  # TRL's, when no vLLM server answers
+        raise UserError(f"trl: {' '.join(str(error).split())}") from None
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 class _Run(TrainerCallback):

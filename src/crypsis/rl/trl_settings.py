@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trl import GRPOConfig
+from trl.import_utils import is_vllm_available
 
 from crypsis.config import did_you_mean
 from crypsis.rl.config import RLConfig, RunConfig
@@ -125,6 +126,8 @@ def trl_settings(config: RunConfig, folder: Path, processes: int, steps: int, cp
         "use_cpu": cpu,
     }
     known = [field.name for field in dataclasses.fields(GRPOConfig) if field.init]
+    if config.trl.get("use_vllm") and not is_vllm_available():
+        raise UserError("trl.use_vllm: vllm is not installed; pip install 'trl[vllm]'")
     for option in config.trl:
         if option in fixed:
             raise UserError(f"trl.{option}: crypsis sets this from rl, the same in both back ends; leave it out")
@@ -133,3 +136,21 @@ def trl_settings(config: RunConfig, folder: Path, processes: int, steps: int, cp
         if option not in known:
             raise UserError(f"trl.{option}: TRL's GRPOConfig has no such option{did_you_mean(option, known)}")
     return fixed | DEFAULTS | copy.deepcopy(config.trl)  # transformers writes into the options that it gets
+
+
+def trl_arguments(settings: dict[str, Any]) -> GRPOConfig:
+    """The settings as TRL takes them.
+
+    Raises:
+        UserError: TRL or transformers refuses a value, or several GPUs were left to one process.
+    """
+    try:
+        arguments = GRPOConfig(**settings)
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(f"trl: {' '.join(str(error).split())[:200]}") from None
+    if arguments.n_gpu > 1:
+        raise UserError(
+            f"{arguments.n_gpu} GPUs are visible to one process; start one for each with torchrun or accelerate "
+            "launch, or set CUDA_VISIBLE_DEVICES=0"
+        )
+    return arguments

@@ -36,9 +36,11 @@ def run_by_trl(
     from accelerate import PartialState
 
     from crypsis.rl import trl_backend
+    from crypsis.rl.trl_settings import trl_settings
 
     process = PartialState(cpu=not torch.cuda.is_available())
     main = process.is_main_process
+    trl_settings(config, folder, process.num_processes, config.rl.steps, cpu=True)  # refuses before anything is written
     study = load_study(config)
     policy = load_policy(config.policy)
     with locked(folder, wait=LOCK_WAIT) if main else nullcontext():
