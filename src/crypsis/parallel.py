@@ -7,20 +7,27 @@ import ctypes
 import gc
 import multiprocessing
 import os
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from crypsis.types import UserError
+
+T = TypeVar("T")
 WATCH_SECONDS = 0.2
+PATIENCE = timedelta(days=7)
+"""The others wait this long for rank 0, which evaluates alone; a process that dies is noticed at once all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,34 @@ class Ranks:
         if self.size > 1:
             dist.all_reduce(tensor)
 
+    def share(self, value: T) -> T:
+        """Rank 0's value, on every rank."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box)
+        return box[0]
+
+    def gather(self, part: list[T]) -> list[T]:
+        """All parts in the order of their ranks on rank 0, the own part elsewhere."""
+        if self.size == 1:
+            return part
+        parts: list[Any] | None = [None] * self.size if self.rank == 0 else None
+        dist.gather_object(part, parts)
+        return part if parts is None else [item for one in parts for item in one]
+
+    def scatter(self, parts: Sequence[T]) -> T:
+        """This rank's part of those that rank 0 hands out; the others pass anything."""
+        if self.size == 1:
+            return parts[0]
+        box: list[Any] = [None]
+        dist.scatter_object_list(box, list(parts) if self.rank == 0 else None)
+        return cast(T, box[0])
+
+    def slice(self, n: int) -> range:
+        """Which of ``n`` items are this rank's: a stretch of them, so that ``gather`` keeps their order."""
+        return range(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
 
 @contextmanager
 def together(size: int, work: Callable[..., None], *arguments: Any) -> Iterator[Ranks]:
@@ -46,6 +81,9 @@ def together(size: int, work: Callable[..., None], *arguments: Any) -> Iterator[
         size: Number of processes; with 1 nothing is spawned.
         work: A module-level function.
         arguments: Picklable.
+
+    Raises:
+        UserError: Another process died.
     """
     if size == 1:
         yield Ranks()
@@ -62,10 +100,17 @@ def together(size: int, work: Callable[..., None], *arguments: Any) -> Iterator[
         for other in others:
             other.start()
         try:
-            dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=0, world_size=size)
+            dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=0, world_size=size, timeout=PATIENCE)
             yield Ranks(0, size)
             for other in others:
                 other.join()
+        except RuntimeError as error:
+            if "onnection" not in str(error):
+                raise
+            raise UserError(
+                "one of the processes that share the steps has died (killed for its memory, if it says nothing above); "
+                "lower the number of processes and run the same command to go on"
+            ) from None
         finally:
             for other in others:
                 other.kill()
@@ -96,11 +141,14 @@ def die_with_parent() -> None:
 def _join(rank: int, size: int, meeting: str, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     die_with_parent()
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size, timeout=PATIENCE)
     try:
         work(Ranks(rank, size), *arguments)
+    except UserError as error:
+        print(f"crypsis: process {rank}: {error}", file=sys.stderr, flush=True)
+        os._exit(2)
     except RuntimeError as error:
-        if "Connection" not in str(error):
+        if "onnection" not in str(error):
             raise
         os._exit(1)  # rank 0 is gone and has said why
     dist.destroy_process_group()

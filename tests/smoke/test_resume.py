@@ -57,7 +57,7 @@ def numbers(run: Path) -> list[object]:
     [
         ("crypsis.rl.grpo:_descend", 1),
         ("crypsis.rl.grpo:_descend", 4),  # after a checkpoint and two rows of metrics beyond it
-        ("crypsis.rl.grpo:save_state", 2),
+        ("crypsis.rl.learner:save_state", 2),
         ("crypsis.checkpoints:file_digest", 1),  # in the middle of writing a checkpoint
         ("os:replace", 6),  # in a write, before the rename
         ("os:replace", 12),

@@ -43,7 +43,7 @@ def test_the_defaults_that_are_another_algorithm_are_replaced() -> None:
     defaults = {field.name: field.default for field in GRPOConfig.__dataclass_fields__.values()}
     ours = fixed_settings(RLConfig()) | DEFAULTS
     replaced = {name for name, value in ours.items() if defaults[name] != value}
-    assert {"lr_scheduler_type", "bf16", "vllm_importance_sampling_mode", "adam_beta2"} <= replaced
+    assert {"lr_scheduler_type", "vllm_importance_sampling_mode", "adam_beta2"} <= replaced
 
 
 @pytest.mark.parametrize(("processes", "expected"), [(1, (24, 1)), (2, (12, 1)), (3, (8, 1)), (6, (4, 1))])
@@ -58,10 +58,11 @@ def test_groups_stay_whole(processes: int, expected: tuple[int, int]) -> None:
     [
         (4, {}, "rl.prompts_per_step: 6 prompts do not divide among 4 processes"),
         (1, {"beta": 0.1}, "trl.beta: crypsis sets this from rl"),
+        (1, {"bf16": True}, "trl.bf16: crypsis sets this from rl and model"),
         (1, {"mask_truncated_completions": True}, "trl.mask_truncated_completions: crypsis sets this"),
         (1, {"per_device_train_batch_size": 4}, "trl.per_device_train_batch_size: crypsis sets this"),
         (1, {"vllm_gpu_memory_utilisation": 0.3}, "did you mean 'vllm_gpu_memory_utilization'"),
-        (1, {"gradient_checkpointing": True}, "is called activation_checkpointing by now"),
+        (1, {"gradient_checkpointing": True}, "set model.gradient_checkpointing, for both"),
         (1, {"use_vllm": True}, "pip install 'trl"),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from crypsis.config import Config
+from crypsis.model_config import ModelConfig
 from crypsis.types import Learn
 
 
@@ -33,6 +34,8 @@ class RLConfig(Config):
     missing_verdict: Literal["drop", "neutral"] = "drop"
     """An episode that a monitor could not judge is dropped, or gets no penalty."""
     checkpoint_every: int = Field(5, ge=1)
+    processes: int = Field(1, ge=1)
+    """They share every step on this machine's CPU; what comes out depends on their number by rounding only."""
 
 
 class EvaluationConfig(Config):
@@ -48,6 +51,8 @@ class RunConfig(Config):
 
     name: str
     policy: Path
+    """A checkpoint folder, an adapter folder or a hub id."""
+    model: ModelConfig = ModelConfig()
     scenario: dict[str, Any] = {"name": "miniature"}
     monitors: dict[str, dict[str, Any]] = {"oracle": {"name": "oracle"}}
     mitigations: list[dict[str, Any]] = []
@@ -59,6 +64,14 @@ class RunConfig(Config):
     label: str = ""
     trl: dict[str, Any] = {}
     """Options of TRL's ``GRPOConfig`` for ``--backend trl`` (vLLM, precision, memory); not those of the algorithm."""
+
+    @model_validator(mode="after")
+    def _processes_fit(self) -> RunConfig:
+        if self.rl.processes > self.rl.prompts_per_step:
+            raise ValueError(f"rl.processes: has no more use than the {self.rl.prompts_per_step} prompts of a step")
+        if self.rl.processes > 1 and self.model.device == "cuda":
+            raise ValueError("rl.processes: they share the CPU; set it to 1, or model.device to cpu")
+        return self
 
     @model_validator(mode="after")
     def _monitors_exist(self) -> RunConfig:

@@ -6,27 +6,23 @@ with the numbers of an uninterrupted one.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from crypsis.checkpoints import latest_state, save_state
 from crypsis.episodes import write_episodes
 from crypsis.mitigations.base import Mitigation
 from crypsis.models import Policy
 from crypsis.monitors.base import Monitor
-from crypsis.parallel import release_memory
+from crypsis.parallel import Ranks, release_memory
 from crypsis.rl.advantages import Advantages, group_advantages
-from crypsis.rl.config import RLConfig, RunConfig
-from crypsis.rl.loss import Form, LossStats, TrainRow, accumulate_gradients
+from crypsis.rl.config import RunConfig
+from crypsis.rl.learner import ONE, Learner
+from crypsis.rl.loss import LossStats, TrainRow
 from crypsis.rl.rewards import LengthCorrection, Preference, compose, fit_length_correction
 from crypsis.rl.rollouts import rollout
-from crypsis.rl.shared_prefix import why_not_shared
 from crypsis.rl.timing import PhaseTimer
 from crypsis.scenarios.base import Scenario
 from crypsis.store import METRICS, append_row, keep_rows, read_json, write_json
@@ -57,9 +53,6 @@ class Study:
     preference: Preference
 
 
-BETAS = (0.9, 0.95)
-"""Decay rates of AdamW's moments."""
-
 Evaluate = Callable[[Policy, int], None]
 """Evaluates the policy after so many steps and stores what it found; skips what is stored already."""
 
@@ -71,6 +64,7 @@ def train(
     folder: Path,
     evaluate: Evaluate,
     on_step: Callable[[Mapping[str, Any]], None] = lambda _: None,
+    ranks: Ranks = ONE,
 ) -> None:
     """Runs GRPO in place, evaluating before the first step, every ``evaluation.every`` steps and at the end.
 
@@ -81,14 +75,11 @@ def train(
         folder: The run folder; metrics, rollouts and checkpoints go there, and a resumed run starts from there.
         evaluate: Called with the policy and the number of steps done.
         on_step: Called with each row of metrics.
+        ranks: This process (rank 0) and those that ``assist`` it.
     """
     rl = config.rl
-    optimiser = make_optimiser(policy.model, rl)
-    state = latest_state(folder / "checkpoints")
-    done = 0
-    if state is not None:
-        state.load(policy.model, [optimiser])
-        done = state.step
+    learner = Learner(policy, rl, ranks)
+    done = learner.resume(folder / "checkpoints")
     keep_rows(folder / METRICS, done)
     correction = fit_pilot(policy, config, study, folder)
     for step in range(done, rl.steps):
@@ -96,28 +87,31 @@ def train(
             evaluate(policy, step)
         timer = PhaseTimer()
         started = time.perf_counter()
-        episodes = _sample(policy, config, study.scenario, step + 1, timer)
+        episodes = _sample(policy, config, study.scenario, step + 1, timer, ranks)
         with timer("judging"):
             judge(episodes, study.monitors)
             rewards = compose(episodes, study.preference, correction, study.mitigations, rl)
         advantages = group_advantages(rewards, rl.group_size, rl.advantage_scale)
-        stats, norm = _descend(policy, optimiser, episodes, advantages, config, timer)
+        stats, norm = _descend(learner, config, episodes, advantages, timer)
         row = step_metrics(step + 1, episodes, advantages, stats, norm) | {
             f"seconds_{k}": v for k, v in timer.seconds.items()
         }
         append_row(folder / METRICS, row | {"seconds_total": time.perf_counter() - started})
         write_episodes(folder / "rollouts" / f"step-{step + 1:04d}.parquet", episodes, config.name)
         if (step + 1) % rl.checkpoint_every == 0 or step + 1 == rl.steps:
-            save_state(folder / "checkpoints", step + 1, policy.model, [optimiser], {})
+            learner.save(folder / "checkpoints", step + 1)
         release_memory()
         on_step(row)
     evaluate(policy, rl.steps)
 
 
-def make_optimiser(model: torch.nn.Module, rl: RLConfig) -> torch.optim.AdamW:
-    """The optimiser of what is trainable in a model."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.AdamW(trainable, lr=rl.learning_rate, betas=BETAS, weight_decay=0.0)
+def assist(policy: Policy, config: RunConfig, scenario: Scenario, folder: Path, ranks: Ranks) -> None:
+    """What the other processes of a run do: sample and learn their part of every step; rank 0 does all the rest."""
+    learner = Learner(policy, config.rl, ranks)
+    for step in range(learner.resume(folder / "checkpoints"), config.rl.steps):
+        _sample(policy, config, scenario, step + 1, PhaseTimer(), ranks)
+        learner.learn([], f"{config.name}: step {step + 1}", PhaseTimer())
+        release_memory()
 
 
 def judge(episodes: Sequence[Episode], monitors: Mapping[str, Monitor]) -> None:
@@ -127,30 +121,30 @@ def judge(episodes: Sequence[Episode], monitors: Mapping[str, Monitor]) -> None:
             episode.verdicts[name] = verdict
 
 
-def token_mask(episode: Episode, learn: Learn) -> list[int]:
-    """Which tokens of the completion learn: 1 for those in a learned segment, all 0 for a dropped episode."""
-    learned = LEARNS[learn] if not episode.dropped else frozenset[int]()
-    return [int(segment in learned) for segment in episode.segments]
-
-
 def step_seed(config: RunConfig, step: int) -> int:
     """Seed of a step's sampling."""
     return config.seed * 1_000_003 + step
 
 
-def _sample(policy: Policy, config: RunConfig, scenario: Scenario, step: int, timer: PhaseTimer) -> list[Episode]:
+def _sample(
+    policy: Policy, config: RunConfig, scenario: Scenario, step: int, timer: PhaseTimer, ranks: Ranks = ONE
+) -> list[Episode]:
+    """The episodes of a step: all of them on rank 0, the own part elsewhere."""
     seed = step_seed(config, step)
     prompts = scenario.prompts("train", scenario.monitored_tier, config.rl.prompts_per_step, seed)
+    own = ranks.slice(len(prompts))
     with timer("rollout"):
-        return rollout(
+        episodes = rollout(
             policy,
-            prompts,
+            prompts[own.start : own.stop],
             group_size=config.rl.group_size,
             max_new_tokens=config.rl.max_new_tokens,
             seed=seed,
             step=step,
+            first_group=own.start,
             timer=timer,
         )
+        return ranks.gather(episodes)
 
 
 def fit_pilot(policy: Policy, config: RunConfig, study: Study, folder: Path) -> LengthCorrection:
@@ -165,27 +159,21 @@ def fit_pilot(policy: Policy, config: RunConfig, study: Study, folder: Path) -> 
     return correction
 
 
+def token_mask(episode: Episode, learn: Learn) -> list[int]:
+    """Which tokens of the completion learn: 1 for those in a learned segment, all 0 for a dropped episode."""
+    learned = LEARNS[learn] if not episode.dropped else frozenset[int]()
+    return [int(segment in learned) for segment in episode.segments]
+
+
 def _descend(
-    policy: Policy,
-    optimiser: torch.optim.Optimizer,
-    episodes: Sequence[Episode],
-    advantages: Advantages,
-    config: RunConfig,
-    timer: PhaseTimer,
+    learner: Learner, config: RunConfig, episodes: Sequence[Episode], advantages: Advantages, timer: PhaseTimer
 ) -> tuple[LossStats, float]:
     rows = []
     for episode, advantage in zip(episodes, advantages.advantages, strict=True):
         episode.advantage = advantage
         mask = token_mask(episode, config.rl.learn)
         rows.append(TrainRow(episode.prompt_ids, episode.completion_ids, mask, advantage))
-    optimiser.zero_grad(set_to_none=True)
-    form: Form = "padded" if why_not_shared(policy.model) else "shared"
-    stats = accumulate_gradients(policy.model, rows, micro_batch=config.rl.micro_batch, form=form, timer=timer)
-    norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.rl.max_grad_norm).item()
-    if not math.isfinite(norm):
-        raise FloatingPointError(f"{config.name}: the gradient of step {episodes[0].step} is not finite")
-    optimiser.step()
-    return stats, norm
+    return learner.learn(rows, f"{config.name}: step {episodes[0].step}", timer)
 
 
 def step_metrics(

@@ -80,6 +80,7 @@ class LossStats:
         clip_fraction: Share of computed tokens whose ratio is clipped (no gradient).
         mean_kl: Mean over computed tokens of the estimated KL divergence from the reference, in nats; 0 without one.
         prefix_tokens: Length of the common prefix that was shared; 0 in the ``padded`` form.
+        computed_tokens: Trained tokens of the rows that were computed, those of the means above.
     """
 
     loss: float
@@ -88,6 +89,7 @@ class LossStats:
     clip_fraction: float
     mean_kl: float
     prefix_tokens: int
+    computed_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +170,8 @@ def accumulate_gradients(
             sums += parts_4.cpu()
     computed = sum(sum(map(bool, r.mask)) for r in active)
     loss_sum, ratio, clipped, kl = sums.tolist()
-    return LossStats(loss_sum / divisor, trained, ratio / computed, clipped / computed, kl / computed, len(prefix))
+    means = ratio / computed, clipped / computed, kl / computed
+    return LossStats(loss_sum / divisor, trained, *means, len(prefix), computed)
 
 
 @torch.no_grad()

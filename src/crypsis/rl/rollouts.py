@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from crypsis.models import Policy, check_length
-from crypsis.rl.samplers import Sampled, Sampler, choose_sampler
+from crypsis.rl.samplers import Sampled, Sampler, choose_sampler, padded
 from crypsis.rl.timing import PhaseTimer
 from crypsis.scenarios.parsing import SCRATCHPAD_CLOSE, parse_reply
 from crypsis.types import OUTPUT, SCRATCHPAD, Episode, Prompt, Stop
@@ -28,25 +28,35 @@ def rollout(
     """Samples ``group_size`` episodes of every prompt at temperature 1.
 
     The model opens the scratchpad itself; what it writes is kept as it is (``raw``) and parsed strictly.
-    A process that samples a later part of a step's prompts gives the number of the first as ``first_group``, and
-    samples what one process for all would have sampled. ``sampler`` replaces the one that is chosen by the model.
+
+    Args:
+        policy: The policy.
+        prompts: One a group.
+        group_size: Episodes a group.
+        max_new_tokens: Token budget of a reply.
+        seed: With the number of an episode in its step, it fixes the episode's random numbers.
+        step: Stored in the episodes.
+        first_group: Number of the first group, for a process that samples a later part of a step.
+        sampler: In place of the one that fits the model.
+        timer: Gets the phase ``sampling``.
 
     Raises:
         UserError: A prompt with its completion does not fit the context.
     """
     prompt_ids = [policy.render(p.messages) for p in prompts]
     check_length(prompt_ids, max_new_tokens, policy.context)
-    sample = sampler or choose_sampler(policy.model)[0]
-    completions = sample(
-        policy.model,
-        prompt_ids,
-        samples_per_prompt=group_size,
-        max_new_tokens=max_new_tokens,
-        stop_ids=policy.stop_ids,
-        seed=seed,
-        row_offset=first_group * group_size,
-        timer=timer,
-    )
+    sample = sampler or (padded.sample if policy.why_padded else choose_sampler(policy.model)[0])
+    with policy.computing():
+        completions = sample(
+            policy.model,
+            prompt_ids,
+            samples_per_prompt=group_size,
+            max_new_tokens=max_new_tokens,
+            stop_ids=policy.stop_ids,
+            seed=seed,
+            row_offset=first_group * group_size,
+            timer=timer,
+        )
     texts = decode(policy, completions)
     episodes = []
     for index, (completion, text) in enumerate(zip(completions, texts, strict=True)):

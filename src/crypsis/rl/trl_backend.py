@@ -13,6 +13,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,8 @@ from crypsis.models import Policy
 from crypsis.parallel import release_memory
 from crypsis.rl.advantages import Advantages, group_advantages
 from crypsis.rl.config import RunConfig
-from crypsis.rl.grpo import Evaluate, Study, fit_pilot, judge, make_optimiser, step_metrics, step_seed, token_mask
+from crypsis.rl.grpo import Evaluate, Study, fit_pilot, judge, step_metrics, step_seed, token_mask
+from crypsis.rl.learner import make_optimiser
 from crypsis.rl.loss import LossStats
 from crypsis.rl.rewards import LengthCorrection, compose
 from crypsis.rl.rollouts import rollout
@@ -152,7 +154,8 @@ class _Run(TrainerCallback):
         self.process.wait_for_everyone()
         self._correction: LengthCorrection = fit_pilot(self.policy, self.config, self.study, self.folder)
         if self.sharding in ("fsdp2", "zero3"):
-            self.policy = Policy(copy.deepcopy(self.policy.model), self.policy.tokenizer)
+            self.policy.model.cpu()  # the trainer takes its shards from there
+            self.policy = replace(self.policy, model=copy.deepcopy(self.policy.model))
 
     def keys(self) -> list[str]:
         """TRL's dataset: a key for each prompt of each step that is still to do."""
@@ -173,7 +176,8 @@ class _Run(TrainerCallback):
         first = self._first_group(keys, step)
         if (step - 1) % self.config.evaluation.every == 0:
             self.evaluate(step - 1)
-        self._refresh(step - 1)
+        if not trainer.args.use_vllm:
+            self._refresh(step - 1)
         own = self._sample(step, first, len(keys) // self.config.rl.group_size)
         with self._timer("judging"):
             judge(own, self.study.monitors)
@@ -200,7 +204,10 @@ class _Run(TrainerCallback):
             return
         step, rl = self.done + int(state.global_step), self.config.rl
         if not math.isfinite(logs["grad_norm"]):
-            raise FloatingPointError(f"{self.config.name}: the gradient of step {step} is not finite")
+            raise UserError(
+                f"{self.config.name}: step {step}: the gradient is not finite; lower rl.learning_rate, or use "
+                "model.dtype=float32"
+            )
         if self.process.is_main_process:
             row = self._row(step, logs)
             append_row(self.folder / METRICS, row)

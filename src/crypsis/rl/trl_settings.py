@@ -16,12 +16,10 @@ from trl.import_utils import is_vllm_available
 
 from crypsis.config import did_you_mean
 from crypsis.rl.config import RLConfig, RunConfig
-from crypsis.rl.grpo import BETAS
+from crypsis.rl.learner import BETAS
 from crypsis.types import UserError
 
 DEFAULTS: dict[str, Any] = {
-    "bf16": False,
-    "activation_checkpointing": False,
     "report_to": "none",
     "disable_tqdm": True,
     "ddp_find_unused_parameters": False,
@@ -124,15 +122,21 @@ def trl_settings(config: RunConfig, folder: Path, processes: int, steps: int, cp
         "save_strategy": "no",
         "eval_strategy": "no",
         "use_cpu": cpu,
+        # With an adapter the weights below it have the type themselves.
+        "bf16": config.model.dtype == "bfloat16" and config.model.lora is None,
+        "fp16": False,
+        "activation_checkpointing": config.model.gradient_checkpointing,
     }
+    if config.rl.processes > 1:
+        raise UserError("rl.processes: is for the core; with --backend trl, torchrun or accelerate start the processes")
     known = [field.name for field in dataclasses.fields(GRPOConfig) if field.init]
     if config.trl.get("use_vllm") and not is_vllm_available():
         raise UserError("trl.use_vllm: vllm is not installed; pip install 'trl[vllm]'")
     for option in config.trl:
         if option in fixed:
-            raise UserError(f"trl.{option}: crypsis sets this from rl, the same in both back ends; leave it out")
+            raise UserError(f"trl.{option}: crypsis sets this from rl and model, for both back ends; leave it out")
         if option.startswith("gradient_checkpointing"):
-            raise UserError(f"trl.{option}: is called {option.replace('gradient', 'activation')} by now")
+            raise UserError(f"trl.{option}: set model.gradient_checkpointing, for both back ends")
         if option not in known:
             raise UserError(f"trl.{option}: TRL's GRPOConfig has no such option{did_you_mean(option, known)}")
     return fixed | DEFAULTS | copy.deepcopy(config.trl)  # transformers writes into the options that it gets

@@ -11,8 +11,9 @@ import torch
 from crypsis.config import digest
 from crypsis.evaluation.evaluate import StoredEvaluation
 from crypsis.mitigations.base import Mitigation
-from crypsis.models import Policy, load_policy, policy_digest, save_policy
+from crypsis.models import Policy, load_trainable, policy_digest, save_policy
 from crypsis.monitors.base import Monitor
+from crypsis.parallel import Ranks, together
 from crypsis.registry import make
 from crypsis.rl import grpo
 from crypsis.rl.config import RunConfig
@@ -39,14 +40,25 @@ def run_one(
     with locked(folder, wait=LOCK_WAIT):
         # Everything that the user may have got wrong comes before the folder is marked as this config's.
         study = load_study(config)
-        policy = load_policy(config.policy)
+        policy = trainable_policy(config)
         if prepare_folder(folder, config, exists):
             return folder
-        torch.manual_seed(config.seed)
         write_json(folder / PROVENANCE, provenance(inputs(config, study)))
-        grpo.train(policy, config, study, folder, stored_evaluation(config, study, folder), on_step)
+        with together(config.rl.processes, _assist, config, folder) as ranks:
+            grpo.train(policy, config, study, folder, stored_evaluation(config, study, folder), on_step, ranks)
         finish(config, policy, folder)
     return folder
+
+
+def trainable_policy(config: RunConfig) -> Policy:
+    """The policy of a run, loaded to be trained.
+
+    Raises:
+        UserError: It cannot be loaded, or not as ``config.model`` says.
+    """
+    torch.manual_seed(config.seed)  # a new adapter is random, and the same in every process
+    alone = config.rl.processes == 1
+    return load_trainable(config.policy, config.model if alone else config.model.model_copy(update={"device": "cpu"}))
 
 
 def stored_evaluation(config: RunConfig, study: grpo.Study, folder: Path) -> StoredEvaluation:
@@ -76,6 +88,11 @@ def finish(config: RunConfig, policy: Policy, folder: Path) -> None:
     """Saves the trained policy, and last of all the result."""
     save_policy(policy, folder / "model")
     write_json(folder / RESULT, {"steps": config.rl.steps, "model": policy_digest(folder / "model")})
+
+
+def _assist(ranks: Ranks, config: RunConfig, folder: Path) -> None:
+    scenario: Scenario = make("scenarios", config.scenario, f"{config.name}: scenario")
+    grpo.assist(trainable_policy(config), config, scenario, folder, ranks)
 
 
 def load_study(config: RunConfig) -> grpo.Study:

@@ -8,10 +8,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
-from crypsis.models import load_policy
 from crypsis.rl.config import RunConfig
 from crypsis.store import PROVENANCE, Exists, locked, prepare_folder, provenance, write_json
-from crypsis.study.run import LOCK_WAIT, finish, inputs, load_study, stored_evaluation
+from crypsis.study.run import LOCK_WAIT, finish, inputs, load_study, stored_evaluation, trainable_policy
 from crypsis.types import UserError
 
 SUPPORTED = "1.16."
@@ -38,11 +37,11 @@ def run_by_trl(
     from crypsis.rl import trl_backend
     from crypsis.rl.trl_settings import trl_settings
 
-    process = PartialState(cpu=not torch.cuda.is_available())
+    process = PartialState(cpu=config.model.device == "cpu" or not torch.cuda.is_available())
     main = process.is_main_process
     trl_settings(config, folder, process.num_processes, config.rl.steps, cpu=True)  # refuses before anything is written
     study = load_study(config)
-    policy = load_policy(config.policy)
+    policy = trainable_policy(config)
     with locked(folder, wait=LOCK_WAIT) if main else nullcontext():
         if first(lambda: prepare_folder(folder, config, exists)):
             return folder

@@ -1,0 +1,36 @@
+"""How a policy is loaded for training. No torch here."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from crypsis.config import Config
+
+
+class LoraConfig(Config):
+    """Low-rank adapters (Hu et al. 2022) through PEFT; needs ``pip install 'crypsis[peft]'``.
+
+    There is no dropout: with it, what is trained would not be the policy that was sampled.
+    """
+
+    r: int = Field(16, ge=1)
+    alpha: float = Field(32, gt=0)
+    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    """Names of the layers that get an adapter; all linear layers but the head by default (Dettmers et al. 2023)."""
+    rslora: bool = False
+    """Scale by alpha / √r instead of alpha / r (Kalajdzievski 2023)."""
+
+
+class ModelConfig(Config):
+    """Precision, memory and adapters."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products. Weights that are trained stay in float32, where small steps are not rounded away."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` is the GPU if there is one."""
+    gradient_checkpointing: bool = False
+    """Computes activations twice and holds those of one layer at a time."""
+    lora: LoraConfig | None = None
+    """None trains all weights."""

@@ -1,0 +1,27 @@
+"""What the spawned processes of ``test_processes`` run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from crypsis.models import Policy, load_trainable
+from crypsis.parallel import Ranks
+from crypsis.registry import make
+from crypsis.rl import grpo
+from crypsis.rl.config import RunConfig
+
+
+def exact_policy(config: RunConfig) -> Policy:
+    """In float64, where rounding does not change what is sampled."""
+    policy = load_trainable(config.policy, config.model)
+    policy.model.double()
+    return policy
+
+
+def assist(ranks: Ranks, config: RunConfig, folder: Path) -> None:
+    grpo.assist(exact_policy(config), config, make("scenarios", config.scenario, "test"), folder, ranks)
+
+
+def die(_: Ranks) -> None:
+    os._exit(9)
