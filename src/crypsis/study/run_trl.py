@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,9 +36,10 @@ def run_by_trl(
     from accelerate import PartialState
 
     from crypsis.rl import trl_backend
-    from crypsis.rl.trl_settings import trl_settings
+    from crypsis.rl.trl_settings import DEFAULTS, trl_settings
 
-    process = PartialState(cpu=config.model.device == "cpu" or not torch.cuda.is_available())
+    patience = timedelta(seconds=config.trl.get("ddp_timeout", DEFAULTS["ddp_timeout"]))
+    process = PartialState(cpu=config.model.device == "cpu" or not torch.cuda.is_available(), timeout=patience)
     main = process.is_main_process
     trl_settings(config, folder, process.num_processes, config.rl.steps, cpu=True)  # refuses before anything is written
     study = load_study(config)
