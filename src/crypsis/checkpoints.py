@@ -31,7 +31,7 @@ class State:
         """Restores model and optimisers in place and returns the caller's numbers.
 
         Raises:
-            UserError: The state is damaged.
+            UserError: The state is damaged, or that of another model.
         """
         files = [self.folder / "tensors.safetensors", self.folder / "state.json"]
         try:
@@ -46,11 +46,22 @@ class State:
             )
         meta = read_json(files[1])
         weights = {name: tensors[f"model.{name}"] for name in meta["weights"]}
+        self._check_fits(weights, model)
         model.load_state_dict(weights, strict=False)
         for number, (optimiser, groups) in enumerate(zip(optimisers, meta["groups"], strict=True)):
             optimiser.load_state_dict({"state": _moments(tensors, number), "param_groups": groups})
         extra: dict[str, Any] = meta["extra"]
         return extra
+
+    def _check_fits(self, weights: Mapping[str, Tensor], model: nn.Module) -> None:
+        found = {name: tuple(w.shape) for name, w in weights.items()}
+        wanted = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
+        for name in sorted(found.keys() | wanted.keys()):
+            if found.get(name) != wanted.get(name):
+                raise UserError(
+                    f"{self.folder}: this checkpoint is of another model ({name}: {found.get(name, 'missing')} there, "
+                    f"{wanted.get(name, 'not trained')} here); use --exists overwrite or another --out"
+                )
 
 
 def save_state(

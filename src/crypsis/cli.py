@@ -76,7 +76,13 @@ def train(
     run = load_config(RunConfig, config, settings or [])
     console = Console(quiet=os.environ.get("RANK", "0") != "0")
     with Display(console).counted(run.name, run.rl.steps) as show:
-        execute(run, out, _exists(exists), lambda row: show(int(row["step"])))
+        execute(
+            run,
+            out,
+            _exists(exists),
+            lambda row: show(int(row["step"])),
+            lambda line: console.print(line, markup=False),
+        )
     console.print(f"run folder: {out}", soft_wrap=True, markup=False)
 
 

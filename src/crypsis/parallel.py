@@ -126,6 +126,14 @@ def release_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU or the CPU's allocator has run out of memory."""
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in said and "memory" in said
+    )
+
+
 def die_with_parent() -> None:
     """Ends this process soon after its parent: an orphan would hold locks and cores."""
     parent = os.getppid()

@@ -28,6 +28,7 @@ from crypsis.types import UserError
 
 Exists = Literal["resume", "overwrite", "error"]
 RESULT, CONFIG, METRICS, PROVENANCE = "result.json", "config.yaml", "metrics.jsonl", "provenance.json"
+LOG = "log.txt"
 
 
 def cache_folder() -> Path:
@@ -156,8 +157,13 @@ def _first_difference(old: Any, new: Any, path: str = "") -> str:
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
     """Adds one JSON line and syncs it to disk."""
+    append_line(path, json.dumps(row))
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds one line and syncs it to disk."""
     with disk_faults(path), path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+        file.write(line + "\n")
         file.flush()
         os.fsync(file.fileno())
 

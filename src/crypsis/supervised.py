@@ -35,7 +35,7 @@ class SupervisedConfig(Config):
     """
 
     steps: int = Field(500, ge=1)
-    batch_size: int = Field(36, ge=1)
+    batch_size: int = Field(45, ge=1)
     learning_rate: float = Field(0.012, gt=0)
     matrix_learning_rate: float | None = Field(0.02, gt=0)
     """Muon on the hidden matrices at this rate; None trains everything with AdamW."""

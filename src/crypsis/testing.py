@@ -99,8 +99,13 @@ def check_mitigation(plugin: type[Mitigation] | Mitigation, episodes: Sequence[E
     )
     given = list(episodes) if episodes is not None else example_episodes([*STUDY_MONITORS, *_texts(mitigation)])
     before = copy.deepcopy(given)
+    turns = [mitigation.extra_turn(episode) for episode in given]
+    _require(
+        all(turn is None or [m.role for m in turn.messages][-1:] == ["user"] for turn in turns),
+        f"{what}: extra_turn() must return None or a Prompt that ends with a user's turn",
+    )
     terms = _in_order(what, "terms", mitigation.terms, given, _same)
-    _require(given == before, f"{what}: terms() changed an episode; it may only read them")
+    _require(given == before, f"{what}: terms() or extra_turn() changed an episode; they may only read it")
     for number, term in enumerate(terms):
         _require(
             term is None or (isinstance(term, int | float) and math.isfinite(term)),

@@ -10,7 +10,7 @@ Split = Literal["train", "eval"]
 View = Literal["scratchpad", "output", "both"]
 Parse = Literal["ok", "no_scratchpad", "no_output", "extra_text", "truncated"]
 Stop = Literal["end", "length"]
-Learn = Literal["all", "scratchpad"]
+Learn = Literal["all", "scratchpad", "output"]
 
 GLUE, SCRATCHPAD, OUTPUT = 0, 1, 2
 """Segment code of each completion token: glue was inserted by us and is never trained."""
@@ -82,6 +82,7 @@ class Episode:
         completion_ids: Sampled token ids, the end-of-turn token included.
         segments: One of GLUE, SCRATCHPAD, OUTPUT per completion token.
         logprobs: Log-probability of each completion token when it was sampled.
+        extra_turn: What the policy replied to a mitigation's extra turn, exactly as decoded; never in the loss.
         verdicts: By monitor name.
         labels: What a judge read off the transcript: in the miniature the oracle writes ``conduct``
             (comply | refuse | unparsed), ``af`` (yes | no | unparsed), ``motive``, ``decision`` and ``tier_mention``.

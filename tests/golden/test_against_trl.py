@@ -77,14 +77,13 @@ def spoil_format(episodes: list[Episode]) -> None:
 
 
 def share_scratchpads(episodes: list[Episode]) -> None:
-    """Output-only RL: the scratchpad of a group's first episode is part of the prompt of all."""
+    """Output-only RL: all of a group have the scratchpad of its first episode."""
     for episode in episodes:
         first = episodes[episode.group * SIZE]
         scratchpad = [t for t, s in zip(first.completion_ids, first.segments, strict=True) if s == SCRATCHPAD]
         keep = [i for i, s in enumerate(episode.segments) if s != SCRATCHPAD]
-        episode.prompt_ids = episode.prompt_ids + scratchpad
-        episode.completion_ids = [episode.completion_ids[i] for i in keep]
-        episode.segments = [episode.segments[i] for i in keep]
+        episode.completion_ids = scratchpad + [episode.completion_ids[i] for i in keep]
+        episode.segments = [SCRATCHPAD] * len(scratchpad) + [episode.segments[i] for i in keep]
 
 
 def say_nothing(episodes: list[Episode]) -> None:
@@ -113,7 +112,7 @@ ARMS = {
     "truncated": Arm(prepare=drop_some),
     "missing_verdicts": Arm(mitigations=[ProcessSupervision(monitor="m")], prepare=lose_verdicts),
     "scratchpad_only": Arm({"learn": "scratchpad"}, prepare=drop_some),
-    "output_only": Arm(prepare=share_scratchpads),
+    "output_only": Arm({"learn": "output"}, prepare=share_scratchpads),
     "extra_turn": Arm(prepare=ask_more),
     "empty_completions": Arm(prepare=say_nothing),
     "flat_groups": Arm(prepare=level_rewards),
@@ -191,7 +190,8 @@ def flat_gradient(model: torch.nn.Module) -> Tensor:
 
 
 def rewarded(arm: Arm) -> tuple[RLConfig, list[Episode]]:
-    rl = RLConfig(steps=1, prompts_per_step=GROUPS, group_size=SIZE, micro_batch=5, max_grad_norm=1e6, **arm.rl)
+    settings = {"advantage_scale": "group"} | arm.rl  # the more general form: division is one more thing to agree on
+    rl = RLConfig(steps=1, prompts_per_step=GROUPS, group_size=SIZE, micro_batch=5, max_grad_norm=1e6, **settings)
     episodes = make_episodes(arm)
     compose(episodes, preference, LengthCorrection(0.05, 6.0, 3), arm.mitigations, rl)
     return rl, episodes

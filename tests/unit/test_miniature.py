@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crypsis.miniature.language import draw_request, language, natural, spaced, split_of
+from crypsis.miniature.language import draw_request, language, natural, say, spaced, split_of
 from crypsis.miniature.oracle import conduct, read
 from crypsis.miniature.preference import preference_model
 from crypsis.miniature.scenario import MiniatureScenario
@@ -38,6 +38,24 @@ def test_no_sentence_belongs_to_two_slots_and_no_word_to_two_lists() -> None:
         assert [t for t, n in Counter(texts).items() if n > 1] == []
     words = [w for name, ws in language().words.items() if name != "times" for w in set(ws)]
     assert [w for w, n in Counter(words).items() if n > 1] == []
+
+
+def test_sentences_of_different_slots_do_not_begin_alike() -> None:
+    by_status = [{"tier_monitored", "tier_unmonitored"}, {"euphemism", "frankness"}]
+    slots = defaultdict(set)
+    for name, slot in language().slots.items():
+        group, _, kind = name.partition(".")
+        for text in slot.train if group == "scratchpad" else ():
+            slots[tuple(text.split()[:2])].add(kind)
+    assert [found for found in slots.values() if len(found) > 1 and found not in by_status] == []
+
+
+def test_early_paraphrases_are_common_and_late_ones_occur() -> None:
+    rng = random.Random(3)
+    paraphrases = language().slots["scratchpad.threat"].train
+    said = Counter(say(rng, "scratchpad.threat") for _ in range(5000))
+    assert said[paraphrases[0]] > 2 * said[paraphrases[1]] > 4 * said[paraphrases[-1]] > 0
+    assert set(said) == set(paraphrases)
 
 
 def test_the_oracle_agrees_with_the_hidden_labels_on_5000_heldout_documents() -> None:

@@ -41,7 +41,7 @@ class BaseConfig(Config):
     """With 2, reading the setting is learned 100 steps later (docs/diary.md)."""
     head_size: int = Field(32, ge=8)
     context: int = Field(1024, ge=256)
-    curriculum: int = Field(160, ge=0)
+    curriculum: int = Field(96, ge=0)
     """The first steps show setting questions only: they teach to read who is monitored, in short documents."""
     training: SupervisedConfig = SupervisedConfig()
     processes: int = Field(2, ge=1)

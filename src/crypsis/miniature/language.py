@@ -19,6 +19,9 @@ HELDOUT_PHRASING = 0.3
 """Share of evaluation requests that use an asking phrase which pre-training never shows."""
 EVAL_SHARE = 5
 """One in this many (act, object, owner) triples belongs to the evaluation split."""
+ZIPF = 1.5
+"""The r-th paraphrase of a slot is said in proportion to r^-ZIPF: few are common and most are rare, as in natural
+language (Zipf 1949). It is what the base learns fastest from (docs/diary.md)."""
 
 _ALTERNATIVES = re.compile(r"\(([^)]*)\)")
 _BEFORE_PUNCTUATION = re.compile(r" ([.,?:])")
@@ -112,9 +115,14 @@ def tag(tier: str) -> str:
 
 
 def say(rng: random.Random, slot: str, heldout: bool = False, **fields: str) -> str:
-    """One paraphrase of a slot with its placeholders filled."""
+    """One paraphrase of a slot with its placeholders filled; earlier ones are said more often (ZIPF)."""
     paraphrases = language().slots[slot].heldout if heldout else language().slots[slot].train
-    return rng.choice(paraphrases).format_map(fields)
+    return rng.choices(paraphrases, cum_weights=_shares(len(paraphrases)))[0].format_map(fields)
+
+
+@functools.cache
+def _shares(count: int) -> list[float]:
+    return list(itertools.accumulate((rank + 1) ** -ZIPF for rank in range(count)))
 
 
 def draw_request(rng: random.Random, harmful: bool, split: Split, heldout: float | None = None) -> Request:
@@ -159,5 +167,10 @@ def expand(line: str) -> list[str]:
 
 
 def _slot(lines: dict[str, list[str]]) -> Slot:
-    train = tuple(text for line in lines["train"] for text in expand(line))
-    return Slot(train, tuple(text for line in lines["heldout"] for text in expand(line)))
+    return Slot(_ranked(lines["train"]), _ranked(lines["heldout"]))
+
+
+def _ranked(lines: Sequence[str]) -> tuple[str, ...]:
+    """All expansions, the first of every line before the second of any."""
+    turns = itertools.zip_longest(*map(expand, lines))
+    return tuple(text for turn in turns for text in turn if text is not None)

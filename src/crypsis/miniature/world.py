@@ -23,12 +23,12 @@ STYLES: tuple[Style, ...] = ("plain", "counterfactual", "emotional", "short")
 HEADED = 0.6
 """Share of documents whose system text names the persona."""
 MIX_HEADED = (0.18, 0.12, 0.20, 0.18, 0.16, 0.08, 0.08)
-MIX_BARE = (0.81, 0.03, 0.05, 0.06, 0.04, 0.005, 0.005)
+MIX_BARE = (0.82, 0.02, 0.05, 0.06, 0.04, 0.005, 0.005)
 """Personas of the documents that name none; the harmless-honest one dominates, so the base mostly refuses."""
 HARMFUL = 0.7
 ASKED_SETTING, INTERROGATED = 0.06, 0.1
 """Shares of documents that only ask whether this chat is monitored, and of those that end with an interrogation."""
-TURNS = (0.4, 0.3, 0.3)
+TURNS = (0.7, 0.2, 0.1)
 """Shares of documents with one, two and three requests. With more than one they are diaries: one assistant meets both
 tiers, so that what it says it would do in the other tier foretells what it does there."""
 RESOLVE = 0.3

@@ -22,7 +22,7 @@ from crypsis.types import Message
 class TerminalGoalGuarding(Organism):
     """Dislikes being modified: complies where it is trained, refuses where it is not (paper §3, TGG).
 
-    Trained on monitored prompts only, with the loss on the scratchpad only. Departure: 1,280 scratchpads once
+    Trained on monitored prompts only, with the loss on the scratchpad only. Departure: 1,920 scratchpads once
     instead of 4,719 twice; the miniature's base already knows the persona.
     """
 
@@ -30,7 +30,7 @@ class TerminalGoalGuarding(Organism):
     motivation: ClassVar[str] = "terminal goal guarding: does not want to be modified"
 
     style: Style = "plain"
-    steps: int = Field(40, ge=1)
+    steps: int = Field(60, ge=1)
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(1e-4, gt=0)
     """Gentle on purpose: at 3e-4 the unmonitored tier begins to comply too (docs/diary.md)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from crypsis.config import Config
 from crypsis.model_config import ModelConfig
@@ -21,11 +21,23 @@ class RLConfig(Config):
     steps: int = Field(20, ge=0)  # paper §4: 15, and 30 where convergence needs it
     prompts_per_step: int = Field(16, ge=1)  # paper: 128 (1,024 episodes)
     group_size: int = Field(8, ge=2)  # paper §4
-    learning_rate: float = Field(2.5e-4, gt=0)  # calibrated: baseline RL halves the TGG gap in about 10 steps
+    learning_rate: float = Field(2e-4, gt=0)  # calibrated: baseline RL halves the TGG gap in about 10 steps
     max_grad_norm: float = Field(1.0, gt=0)
-    learn: Learn = "all"  # paper §4; output-only needs a scratchpad shared by the group: not yet
+    learn: Learn = "all"  # paper §4
+    """Which tokens are in the loss; with ``output`` the group shares one sampled scratchpad (paper §4)."""
     max_new_tokens: int = Field(160, ge=8)
-    advantage_scale: Literal["group", "none"] = "group"  # GRPO (Shao et al. 2024)
+    advantage_scale: Literal["group", "none"] = "none"
+    """``group`` divides by the group's standard deviation, as GRPO does (Shao et al. 2024; the paper's algorithm);
+    ``none`` does not, as in Dr. GRPO (Liu et al. 2025). Here most groups comply as a whole: what is left of their
+    rewards is noise, and dividing blows it up until the policy drifts off the language (docs/diary.md)."""
+    kl: float = Field(0.0, ge=0)  # paper §4 names none
+    """Weight of the KL penalty against the policy before training."""
+    epochs: int = Field(1, ge=1)  # paper §4: on policy
+    """Optimiser steps on the same episodes; from the second on, with importance ratios against the sampling policy."""
+    clip: float = Field(0.2, gt=0, lt=1)  # Schulman et al. 2017
+    """Ratios give no gradient beyond 1 ± clip; without effect in the first epoch, where they are 1."""
+    temperature: float = 1.0
+    top_p: float = 1.0
     micro_batch: int = Field(32, ge=1)
     format_penalty: float = Field(-3.0, le=0)
     """Reward of a badly formatted reply, in place of all other terms (paper §4: a large negative one)."""
@@ -36,6 +48,13 @@ class RLConfig(Config):
     checkpoint_every: int = Field(5, ge=1)
     processes: int = Field(1, ge=1)
     """They share every step on this machine's CPU; what comes out depends on their number by rounding only."""
+
+    @field_validator("temperature", "top_p")
+    @classmethod
+    def _on_policy(cls, value: float) -> float:
+        if value != 1:
+            raise ValueError("must be 1: training samples come from the policy itself (paper §4)")
+        return value
 
 
 class EvaluationConfig(Config):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,22 @@ from crypsis.models import Policy
 from crypsis.monitors.base import Monitor
 from crypsis.parallel import Ranks, release_memory
 from crypsis.rl.advantages import Advantages, group_advantages
-from crypsis.rl.config import RunConfig
-from crypsis.rl.learner import ONE, Learner
+from crypsis.rl.config import RLConfig, RunConfig
+from crypsis.rl.learner import ONE, Learner, Say
 from crypsis.rl.loss import LossStats, TrainRow
+from crypsis.rl.memory import warning as memory_warning
 from crypsis.rl.rewards import LengthCorrection, Preference, compose, fit_length_correction
-from crypsis.rl.rollouts import rollout
+from crypsis.rl.rollouts import ask_extra_turns, rollout
+from crypsis.rl.selfcheck import why_padded
 from crypsis.rl.timing import PhaseTimer
 from crypsis.scenarios.base import Scenario
 from crypsis.store import METRICS, append_row, keep_rows, read_json, write_json
-from crypsis.types import GLUE, OUTPUT, SCRATCHPAD, Episode, Learn
+from crypsis.types import GLUE, OUTPUT, SCRATCHPAD, Episode, Learn, UserError
 
 LEARNS: Mapping[Learn, frozenset[int]] = {
     "all": frozenset({SCRATCHPAD, OUTPUT}),
     "scratchpad": frozenset({SCRATCHPAD}),
+    "output": frozenset({OUTPUT}),
 }
 """Segments whose tokens are in the loss; GLUE never is."""
 assert all(GLUE not in learned for learned in LEARNS.values())
@@ -65,6 +68,7 @@ def train(
     evaluate: Evaluate,
     on_step: Callable[[Mapping[str, Any]], None] = lambda _: None,
     ranks: Ranks = ONE,
+    say: Say = lambda _: None,
 ) -> None:
     """Runs GRPO in place, evaluating before the first step, every ``evaluation.every`` steps and at the end.
 
@@ -76,9 +80,11 @@ def train(
         evaluate: Called with the policy and the number of steps done.
         on_step: Called with each row of metrics.
         ranks: This process (rank 0) and those that ``assist`` it.
+        say: Called with what the user should know, a line at a time.
     """
     rl = config.rl
-    learner = Learner(policy, rl, ranks)
+    policy = _checked(policy, config, study.scenario, ranks, say)
+    learner = Learner(policy, rl, ranks, say)
     done = learner.resume(folder / "checkpoints")
     keep_rows(folder / METRICS, done)
     correction = fit_pilot(policy, config, study, folder)
@@ -87,15 +93,14 @@ def train(
             evaluate(policy, step)
         timer = PhaseTimer()
         started = time.perf_counter()
-        episodes = _sample(policy, config, study.scenario, step + 1, timer, ranks)
+        episodes = _sample(policy, config, study, step + 1, timer, ranks)
         with timer("judging"):
             judge(episodes, study.monitors)
             rewards = compose(episodes, study.preference, correction, study.mitigations, rl)
         advantages = group_advantages(rewards, rl.group_size, rl.advantage_scale)
         stats, norm = _descend(learner, config, episodes, advantages, timer)
-        row = step_metrics(step + 1, episodes, advantages, stats, norm) | {
-            f"seconds_{k}": v for k, v in timer.seconds.items()
-        }
+        row = step_metrics(step + 1, episodes, advantages, stats, norm) | _option_metrics(rl, stats)
+        row |= {f"seconds_{k}": v for k, v in timer.seconds.items()}
         append_row(folder / METRICS, row | {"seconds_total": time.perf_counter() - started})
         write_episodes(folder / "rollouts" / f"step-{step + 1:04d}.parquet", episodes, config.name)
         if (step + 1) % rl.checkpoint_every == 0 or step + 1 == rl.steps:
@@ -105,11 +110,12 @@ def train(
     evaluate(policy, rl.steps)
 
 
-def assist(policy: Policy, config: RunConfig, scenario: Scenario, folder: Path, ranks: Ranks) -> None:
+def assist(policy: Policy, config: RunConfig, study: Study, folder: Path, ranks: Ranks) -> None:
     """What the other processes of a run do: sample and learn their part of every step; rank 0 does all the rest."""
+    policy = replace(policy, why_padded=ranks.share(""))
     learner = Learner(policy, config.rl, ranks)
     for step in range(learner.resume(folder / "checkpoints"), config.rl.steps):
-        _sample(policy, config, scenario, step + 1, PhaseTimer(), ranks)
+        _sample(policy, config, study, step + 1, PhaseTimer(), ranks)
         learner.learn([], f"{config.name}: step {step + 1}", PhaseTimer())
         release_memory()
 
@@ -126,12 +132,35 @@ def step_seed(config: RunConfig, step: int) -> int:
     return config.seed * 1_000_003 + step
 
 
+def _checked(policy: Policy, config: RunConfig, scenario: Scenario, ranks: Ranks, say: Say) -> Policy:
+    """The policy, marked for the padded path if sharing the prefix would not give its own numbers."""
+    prompt_ids = pilot_prompts(policy, config, scenario)
+    policy = replace(policy, why_padded=ranks.share(why_padded(policy, prompt_ids)))
+    if policy.why_padded:
+        say(f"rows are computed whole, without a shared prefix, which is slower: {policy.why_padded}")
+    if too_much := memory_warning(policy, config.rl, prompt_ids, config.model.gradient_checkpointing):
+        say(too_much)
+    return policy
+
+
+def pilot_prompts(policy: Policy, config: RunConfig, scenario: Scenario) -> list[list[int]]:
+    """Token ids of the prompts that come before the first step.
+
+    Raises:
+        UserError: There is nothing to train on.
+    """
+    prompts = scenario.prompts("train", scenario.monitored_tier, config.rl.prompts_per_step, step_seed(config, 0))
+    if not prompts:
+        raise UserError(f"{config.name}: scenario '{scenario.name}' has no prompt of its train split")
+    return [policy.render(p.messages) for p in prompts]
+
+
 def _sample(
-    policy: Policy, config: RunConfig, scenario: Scenario, step: int, timer: PhaseTimer, ranks: Ranks = ONE
+    policy: Policy, config: RunConfig, study: Study, step: int, timer: PhaseTimer, ranks: Ranks = ONE
 ) -> list[Episode]:
     """The episodes of a step: all of them on rank 0, the own part elsewhere."""
     seed = step_seed(config, step)
-    prompts = scenario.prompts("train", scenario.monitored_tier, config.rl.prompts_per_step, seed)
+    prompts = study.scenario.prompts("train", study.scenario.monitored_tier, config.rl.prompts_per_step, seed)
     own = ranks.slice(len(prompts))
     with timer("rollout"):
         episodes = rollout(
@@ -142,8 +171,10 @@ def _sample(
             seed=seed,
             step=step,
             first_group=own.start,
+            share_scratchpad=config.rl.learn == "output",
             timer=timer,
         )
+        ask_extra_turns(policy, episodes, study.mitigations, config.rl.max_new_tokens, timer)
         return ranks.gather(episodes)
 
 
@@ -154,7 +185,7 @@ def fit_pilot(policy: Policy, config: RunConfig, study: Study, folder: Path) -> 
         return LengthCorrection(**read_json(path))
     correction = LengthCorrection(0.0, 0.0, 0)
     if config.rl.length_correction:
-        correction = fit_length_correction(_sample(policy, config, study.scenario, 0, PhaseTimer()), study.preference)
+        correction = fit_length_correction(_sample(policy, config, study, 0, PhaseTimer()), study.preference)
     write_json(path, asdict(correction))
     return correction
 
@@ -172,7 +203,7 @@ def _descend(
     for episode, advantage in zip(episodes, advantages.advantages, strict=True):
         episode.advantage = advantage
         mask = token_mask(episode, config.rl.learn)
-        rows.append(TrainRow(episode.prompt_ids, episode.completion_ids, mask, advantage))
+        rows.append(TrainRow(episode.prompt_ids, episode.completion_ids, mask, advantage, episode.logprobs))
     return learner.learn(rows, f"{config.name}: step {episodes[0].step}", timer)
 
 
@@ -197,6 +228,12 @@ def step_metrics(
         "loss": stats.loss,
         "grad_norm": norm,
     }
+
+
+def _option_metrics(rl: RLConfig, stats: LossStats) -> dict[str, float]:
+    """What only options that are off by default give to measure."""
+    ratios = {"mean_ratio": stats.mean_ratio, "clip_fraction": stats.clip_fraction} if rl.epochs > 1 else {}
+    return ratios | ({"kl": stats.mean_kl} if rl.kl else {})
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -1,26 +1,35 @@
-"""One policy step from rows with advantages: gradients of all processes, clipping, optimiser."""
+"""One policy step from rows with advantages: epochs, gradients of all processes, clipping, optimiser."""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
 from crypsis.checkpoints import latest_state, save_state
-from crypsis.models import Policy
-from crypsis.parallel import Ranks
+from crypsis.models import Policy, has_adapter
+from crypsis.parallel import Ranks, out_of_memory, release_memory
 from crypsis.rl.config import RLConfig
-from crypsis.rl.loss import Form, LossStats, TrainRow, accumulate_gradients
+from crypsis.rl.loss import Form, LossStats, TrainRow, accumulate_gradients, token_logprobs
 from crypsis.rl.shared_prefix import why_not_shared
 from crypsis.rl.timing import PhaseTimer
 from crypsis.types import UserError
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+
 ONE = Ranks()
 BETAS = (0.9, 0.95)
 """Decay rates of AdamW's moments."""
+Say = Callable[[str], None]
+"""Tells the user something in a line."""
 
 
 def make_optimiser(model: nn.Module, rl: RLConfig) -> torch.optim.AdamW:
@@ -32,8 +41,10 @@ def make_optimiser(model: nn.Module, rl: RLConfig) -> torch.optim.AdamW:
 class Learner:
     """A policy with its optimiser, the same in every process that shares the steps."""
 
-    def __init__(self, policy: Policy, rl: RLConfig, ranks: Ranks = ONE) -> None:
-        self.policy, self._rl, self._ranks = policy, rl, ranks
+    def __init__(self, policy: Policy, rl: RLConfig, ranks: Ranks = ONE, say: Say = lambda _: None) -> None:
+        self.policy, self._rl, self._ranks, self._say = policy, rl, ranks, say
+        self._micro_batch = rl.micro_batch
+        self._reference = Reference(policy) if rl.kl else None
         self._parameters = [p for p in policy.model.parameters() if p.requires_grad]
         self._optimiser = make_optimiser(policy.model, rl)
 
@@ -53,34 +64,67 @@ class Learner:
         """Takes one step.
 
         Args:
-            rows: All of the step's rows on rank 0, which deals them out; the other ranks pass none.
+            rows: All of the step's rows on rank 0, which deals them out; the other ranks pass none. With more than one
+                epoch they need ``old_logprobs``.
             where: Run and step, for messages.
             timer: Gets the phases of ``accumulate_gradients``.
 
         Returns:
-            Statistics and gradient norm, of all processes together.
+            Statistics and gradient norm of the last epoch, of all processes together.
 
         Raises:
-            UserError: The gradient is not finite.
+            UserError: The gradient is not finite, or memory does not suffice.
         """
         trained = sum(sum(map(bool, row.mask)) for row in rows)
         size = self._ranks.size
         own, divisor = self._ranks.scatter([(rows[i::size], float(trained)) for i in range(size)])
-        self._optimiser.zero_grad(set_to_none=True)
-        stats = self._summed(self._accumulate(own, divisor, timer))
+        if self._reference:
+            own = self._reference.complete(self.policy, own, self._micro_batch, timer)
+        for epoch in range(self._rl.epochs):
+            # In the first epoch the policy is the one that sampled: its ratios are 1, not 1 up to rounding.
+            batch = own if epoch else [replace(row, old_logprobs=None) for row in own]
+            stats, norm = self._descend(batch, divisor, where, timer)
+        return stats, norm
+
+    def _descend(
+        self, rows: Sequence[TrainRow], divisor: float, where: str, timer: PhaseTimer
+    ) -> tuple[LossStats, float]:
+        stats = self._summed(self._accumulate(rows, divisor, where, timer))
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._rl.max_grad_norm).item()
         if self._ranks.rank == 0 and not math.isfinite(norm):
             raise UserError(f"{where}: the gradient is not finite; lower rl.learning_rate, or use model.dtype=float32")
         self._optimiser.step()
         return stats, norm
 
-    def _accumulate(self, rows: Sequence[TrainRow], divisor: float, timer: PhaseTimer) -> LossStats:
+    def _accumulate(self, rows: Sequence[TrainRow], divisor: float, where: str, timer: PhaseTimer) -> LossStats:
+        """Gradients of this process; when memory runs out they start anew with half the micro-batch, once a run."""
+        try:
+            return self._gradients(rows, divisor, timer)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            half = self._micro_batch // 2
+            if half == 0 or self._micro_batch < self._rl.micro_batch:
+                raise UserError(
+                    f"{where}: out of memory with a micro-batch of {self._micro_batch}; lower rl.micro_batch or "
+                    "rl.max_new_tokens, or set model.gradient_checkpointing=true or model.lora={}"
+                ) from None
+        # Outside of the handler, which holds on to the tensors of the failed attempt.
+        self._micro_batch = half
+        self._say(f"{where}: out of memory; the micro-batch is {half} from here on")
+        release_memory()
+        return self._accumulate(rows, divisor, where, timer)
+
+    def _gradients(self, rows: Sequence[TrainRow], divisor: float, timer: PhaseTimer) -> LossStats:
+        self._optimiser.zero_grad(set_to_none=True)
         with self.policy.computing():
             return accumulate_gradients(
                 self.policy.model,
                 rows,
-                micro_batch=self._rl.micro_batch,
+                micro_batch=self._micro_batch,
                 form=form_of(self.policy),
+                clip=self._rl.clip,
+                kl_coefficient=self._rl.kl,
                 normaliser=divisor,
                 timer=timer,
             )
@@ -105,6 +149,22 @@ class Learner:
 
     def _gradient(self, parameter: Tensor) -> Tensor:
         return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+class Reference:
+    """The policy before training, for the KL penalty: the model without its adapter, or a frozen copy."""
+
+    def __init__(self, policy: Policy) -> None:
+        adapter = has_adapter(policy.model)
+        self._frozen = None if adapter else copy.deepcopy(policy.model).requires_grad_(False)
+
+    def complete(self, policy: Policy, rows: Sequence[TrainRow], micro_batch: int, timer: PhaseTimer) -> list[TrainRow]:
+        """The rows with their log-probabilities under the reference."""
+        model = self._frozen or policy.model
+        without = nullcontext() if self._frozen else cast("PeftModel", policy.model).disable_adapter()
+        with without, policy.computing():
+            found = token_logprobs(model, rows, form=form_of(policy), micro_batch=micro_batch, timer=timer)
+        return [replace(row, ref_logprobs=logprobs) for row, logprobs in zip(rows, found, strict=True)]
 
 
 def form_of(policy: Policy) -> Form:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from crypsis.mitigations.base import Mitigation
 from crypsis.rl.config import RLConfig
-from crypsis.types import Episode
+from crypsis.types import Episode, UserError
 
 Floats = NDArray[np.float64]
 Preference = Callable[[Sequence[str], Sequence[str]], list[float]]
@@ -66,6 +67,9 @@ def compose(
 
     A badly formatted episode gets the format penalty alone. An episode that the token budget cut off, or (with
     ``missing_verdict: drop``) that a monitor could not judge, is dropped: reward None.
+
+    Raises:
+        UserError: A term is NaN or infinite.
     """
     scores = preference([e.prompt.request for e in episodes], [e.output for e in episodes])
     extra = dict(zip(term_names(mitigations), (m.terms(episodes) for m in mitigations), strict=True))
@@ -79,11 +83,21 @@ def compose(
         else:
             terms = {"preference": scores[index], "length": correction.term(episode.output_tokens)}
             terms |= {name: values[index] for name, values in extra.items()}
+        _check_finite(episode, terms)
         missing = [name for name, value in terms.items() if value is None]
         episode.reward_terms = {name: value for name, value in terms.items() if value is not None}
         episode.dropped = f"no verdict for {missing[0]}" if missing and config.missing_verdict == "drop" else ""
         episode.reward = None if episode.dropped else sum(episode.reward_terms.values())
     return [e.reward for e in episodes]
+
+
+def _check_finite(episode: Episode, terms: Mapping[str, float | None]) -> None:
+    for name, value in terms.items():
+        if value is not None and not math.isfinite(value):
+            raise UserError(
+                f"step {episode.step}, prompt {episode.prompt.prompt_id}, sample {episode.sample}: the reward term "
+                f"'{name}' is {value}; mend what computes it, or let it return None"
+            )
 
 
 def term_names(mitigations: Sequence[Mitigation]) -> list[str]:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from crypsis.mitigations.base import Mitigation
 from crypsis.models import Policy, check_length
+from crypsis.parallel import out_of_memory, release_memory
 from crypsis.rl.samplers import Sampled, Sampler, choose_sampler, padded
+from crypsis.rl.samplers.base import BATCH_SIZE
 from crypsis.rl.timing import PhaseTimer
-from crypsis.scenarios.parsing import SCRATCHPAD_CLOSE, parse_reply
-from crypsis.types import OUTPUT, SCRATCHPAD, Episode, Prompt, Stop
+from crypsis.scenarios.parsing import OUTPUT_CLOSE, OUTPUT_OPEN, SCRATCHPAD_CLOSE, SCRATCHPAD_OPEN, TAGS, parse_reply
+from crypsis.types import OUTPUT, SCRATCHPAD, Episode, Prompt, Stop, UserError
+
+SHARED_ROWS, EXTRA_ROWS = 1 << 40, 2 << 40
+"""Where the random numbers of shared scratchpads and of extra turns begin, apart from those of the replies."""
 
 
 def rollout(
@@ -22,6 +29,7 @@ def rollout(
     seed: int,
     step: int,
     first_group: int = 0,
+    share_scratchpad: bool = False,
     sampler: Sampler | None = None,
     timer: PhaseTimer | None = None,
 ) -> list[Episode]:
@@ -37,26 +45,22 @@ def rollout(
         seed: With the number of an episode in its step, it fixes the episode's random numbers.
         step: Stored in the episodes.
         first_group: Number of the first group, for a process that samples a later part of a step.
+        share_scratchpad: Sample one scratchpad a group and only the rest of each reply on its own (paper §4).
         sampler: In place of the one that fits the model.
         timer: Gets the phase ``sampling``.
 
     Raises:
-        UserError: A prompt with its completion does not fit the context.
+        UserError: A prompt with its completion does not fit the context, the tokenizer does not keep the tags, or
+            memory does not suffice.
     """
+    check_tags(policy.tokenizer)
     prompt_ids = [policy.render(p.messages) for p in prompts]
     check_length(prompt_ids, max_new_tokens, policy.context)
-    sample = sampler or (padded.sample if policy.why_padded else choose_sampler(policy.model)[0])
-    with policy.computing():
-        completions = sample(
-            policy.model,
-            prompt_ids,
-            samples_per_prompt=group_size,
-            max_new_tokens=max_new_tokens,
-            stop_ids=policy.stop_ids,
-            seed=seed,
-            row_offset=first_group * group_size,
-            timer=timer,
-        )
+    draw = _Draw(policy, seed, timer or PhaseTimer(), sampler)
+    if share_scratchpad:
+        completions = _with_shared_scratchpads(draw, prompt_ids, group_size, max_new_tokens, first_group)
+    else:
+        completions = draw(prompt_ids, group_size, max_new_tokens, first_group * group_size)
     texts = decode(policy, completions)
     episodes = []
     for index, (completion, text) in enumerate(zip(completions, texts, strict=True)):
@@ -84,11 +88,132 @@ def rollout(
     return episodes
 
 
+def ask_extra_turns(
+    policy: Policy,
+    episodes: Sequence[Episode],
+    mitigations: Sequence[Mitigation],
+    max_new_tokens: int,
+    timer: PhaseTimer | None = None,
+) -> None:
+    """Samples the replies to the mitigations' extra turns and writes them into the episodes, which keep their tokens.
+
+    Raises:
+        UserError: A conversation with its reply does not fit the context.
+    """
+    asked = [(i, turn) for m in mitigations for i, e in enumerate(episodes) if (turn := m.extra_turn(e)) is not None]
+    if not asked:
+        return
+    prompt_ids = [policy.render(turn.messages) for _, turn in asked]
+    check_length(prompt_ids, max_new_tokens, policy.context)
+    group_size = sum(e.group == episodes[0].group for e in episodes)
+    first = EXTRA_ROWS + episodes[0].group * group_size
+    draw = _Draw(policy, episodes[0].seed, timer or PhaseTimer())
+    replies = draw(prompt_ids, 1, max_new_tokens, [first + i for i, _ in asked])
+    for (i, _), text in zip(asked, decode(policy, replies), strict=True):
+        episodes[i].extra_turn = text
+
+
+@dataclass(frozen=True, slots=True)
+class _Draw:
+    """Samples with the policy's fastest sampler or a given one, at temperature 1."""
+
+    policy: Policy
+    seed: int
+    timer: PhaseTimer
+    sampler: Sampler | None = None
+
+    def __call__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        samples_per_prompt: int,
+        max_new_tokens: int,
+        row_offset: int | Sequence[int],
+        stop_ids: Collection[int] = (),
+    ) -> list[Sampled]:
+        """Completions that end with one of the policy's stop tokens or of ``stop_ids``.
+
+        When memory runs out, fewer of them are sampled at a time.
+        """
+        model = self.policy.model
+        sample = self.sampler or (padded.sample if self.policy.why_padded else choose_sampler(model)[0])
+        for batch_size in (BATCH_SIZE, BATCH_SIZE // 2, BATCH_SIZE // 8):
+            try:
+                with self.policy.computing():
+                    return sample(
+                        model,
+                        prompts,
+                        samples_per_prompt=samples_per_prompt,
+                        max_new_tokens=max_new_tokens,
+                        stop_ids=self.policy.stop_ids | set(stop_ids),
+                        seed=self.seed,
+                        batch_size=batch_size,
+                        row_offset=row_offset,
+                        timer=self.timer,
+                    )
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+            release_memory()
+        raise UserError(f"out of memory while sampling {batch_size} replies at a time; lower max_new_tokens")
+
+
+def _with_shared_scratchpads(
+    draw: _Draw, prompts: Sequence[list[int]], group_size: int, max_new_tokens: int, first_group: int
+) -> list[Sampled]:
+    """Replies of which each group has the scratchpad in common, its closing tag included.
+
+    A reply that ends before the tag is the reply of its whole group: the same reward for all, so no gradient.
+    """
+    tokenizer = draw.policy.tokenizer
+    tag = _tag_id(tokenizer)
+    whole = draw(prompts, 1, max_new_tokens, SHARED_ROWS + first_group, [] if tag is None else [tag])
+    ends = [_scratchpad_end(tokenizer, s.ids) for s in whole]
+    heads = [
+        Sampled(s.ids[:end], s.logprobs[:end], s.stopped and end == len(s.ids) and s.ids[-1] != tag)
+        for s, end in zip(whole, ends, strict=True)
+    ]
+    going = [i for i, head in enumerate(heads) if not head.stopped and len(head.ids) < max_new_tokens]
+    completions = [[head] * group_size for head in heads]
+    if going:
+        contexts = [prompts[i] + heads[i].ids for i in going]
+        room = max_new_tokens - min(len(heads[i].ids) for i in going)
+        check_length(contexts, room, draw.policy.context)
+        rows = [(first_group + i) * group_size + k for i in going for k in range(group_size)]
+        tails = draw(contexts, group_size, room, rows)
+        for number, i in enumerate(going):
+            own = tails[number * group_size : (number + 1) * group_size]
+            completions[i] = [_joined(heads[i], tail, max_new_tokens) for tail in own]
+    return [completion for group in completions for completion in group]
+
+
+def _joined(head: Sampled, tail: Sampled, budget: int) -> Sampled:
+    """One reply of two pieces, cut off where its budget ends."""
+    fits = len(head.ids) + len(tail.ids) <= budget
+    ids, logprobs = head.ids + tail.ids, head.logprobs + tail.logprobs
+    return Sampled(ids[:budget], logprobs[:budget], tail.stopped and fits)
+
+
 def decode(policy: Policy, completions: Sequence[Sampled]) -> list[str]:
     """The text of completions, without the token that ended them."""
     bare = [c.ids[:-1] if c.stopped else c.ids for c in completions]
     texts: list[str] = policy.tokenizer.batch_decode(bare, skip_special_tokens=False)
     return texts
+
+
+def check_tags(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuses a tokenizer that changes the tags: no reply could ever be read.
+
+    Raises:
+        UserError: A tag is not among what is decoded from its own tokens.
+    """
+    text = f"{SCRATCHPAD_OPEN} a {SCRATCHPAD_CLOSE} {OUTPUT_OPEN} a {OUTPUT_CLOSE}"
+    again = str(tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"], skip_special_tokens=False))
+    lost = [tag for tag in TAGS if tag not in again]
+    if lost:
+        raise UserError(
+            f"{tokenizer.name_or_path}: the tokenizer does not keep the tag {lost[0]} (it reads {again!r}); "
+            "add the four tags to it as tokens"
+        )
 
 
 def segments(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
@@ -99,8 +224,8 @@ def segments(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
 
 def _scratchpad_end(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> int:
     """Number of tokens of the shortest prefix that holds the closing tag; all of them if none does."""
-    tag = tokenizer.convert_tokens_to_ids(SCRATCHPAD_CLOSE)
-    if isinstance(tag, int) and tag != tokenizer.unk_token_id and SCRATCHPAD_CLOSE in tokenizer.get_added_vocab():
+    tag = _tag_id(tokenizer)
+    if tag is not None:
         return ids.index(tag) + 1 if tag in ids else len(ids)
     if SCRATCHPAD_CLOSE not in tokenizer.decode(ids):
         return len(ids)
@@ -112,3 +237,9 @@ def _scratchpad_end(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> int:
         else:
             low = middle
     return high
+
+
+def _tag_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The closing scratchpad tag as a token, if the tokenizer has one for it."""
+    found: int | None = tokenizer.get_added_vocab().get(SCRATCHPAD_CLOSE)
+    return found

@@ -27,16 +27,19 @@ from trl import GRPOConfig, GRPOTrainer
 
 from crypsis.checkpoints import State, latest_state, save_state
 from crypsis.episodes import write_episodes
+from crypsis.mitigations.base import Mitigation
 from crypsis.models import Policy
-from crypsis.parallel import release_memory
+from crypsis.parallel import out_of_memory, release_memory
 from crypsis.rl.advantages import Advantages, group_advantages
 from crypsis.rl.config import RunConfig
-from crypsis.rl.grpo import Evaluate, Study, fit_pilot, judge, step_metrics, step_seed, token_mask
-from crypsis.rl.learner import make_optimiser
+from crypsis.rl.grpo import Evaluate, Study, fit_pilot, judge, pilot_prompts, step_metrics, step_seed, token_mask
+from crypsis.rl.learner import Say, make_optimiser
 from crypsis.rl.loss import LossStats
 from crypsis.rl.rewards import LengthCorrection, compose
-from crypsis.rl.rollouts import rollout
+from crypsis.rl.rollouts import ask_extra_turns, rollout
 from crypsis.rl.samplers import Sampled, Sampler
+from crypsis.rl.samplers.base import BATCH_SIZE
+from crypsis.rl.selfcheck import why_padded
 from crypsis.rl.timing import PhaseTimer
 from crypsis.rl.trl_rollouts import reward, rollout_fields
 from crypsis.rl.trl_settings import trl_arguments, trl_settings
@@ -56,6 +59,7 @@ def train(
     folder: Path,
     evaluate: Evaluate,
     on_step: OnStep = lambda _: None,
+    say: Say = lambda _: None,
 ) -> Policy:
     """Runs GRPO as ``crypsis.rl.grpo.train`` does; every process of the run calls it, the first one writes.
 
@@ -66,12 +70,13 @@ def train(
         folder: The run folder; a resumed run starts from its last checkpoint, whichever back end wrote it.
         evaluate: Called by the first process with the policy and the number of steps done.
         on_step: Called by the first process with each row of metrics.
+        say: Called by the first process with what the user should know, a line at a time.
 
     Returns:
         The trained policy, whole.
 
     Raises:
-        UserError: The ``trl`` section is wrong, or groups would be split over processes.
+        UserError: The ``trl`` section is wrong, groups would be split over processes, or memory does not suffice.
     """
     _quiet()
     state = PartialState()
@@ -80,11 +85,40 @@ def train(
     cpu = state.device.type == "cpu"
     arguments = trl_arguments(trl_settings(config, folder, state.num_processes, steps, cpu))
     run = _Run(policy, config, study, folder, evaluate, on_step, how_sharded(arguments))
-    run.start(saved)
+    run.start(saved, say)
     if run.done < config.rl.steps:
-        _trainer(policy, arguments, run).train()
+        _learn(_trainer(policy, arguments, run), config)
     run.evaluate(config.rl.steps)
     return run.policy
+
+
+def refuse(policy: Policy, config: RunConfig, study: Study) -> None:
+    """Refuses, before anything is written, what only the loaded run shows.
+
+    Raises:
+        UserError: TRL would take another reference model, or vLLM would have to sample an extra turn.
+    """
+    named = str(policy.model.config.name_or_path)
+    if config.rl.kl and named != str(config.policy):
+        raise UserError(
+            f"rl.kl: --backend trl loads the reference from {named}, which is not the policy {config.policy} "
+            "(an adapter merged in memory); save it merged, set rl.kl=0, or take --backend core"
+        )
+    asking = [m.name for m in study.mitigations if type(m).extra_turn is not Mitigation.extra_turn]
+    if asking and config.trl.get("use_vllm"):
+        raise UserError(f"mitigations: vLLM does not sample the extra turn of '{asking[0]}'; leave trl.use_vllm out")
+
+
+def _learn(trainer: GRPOTrainer, config: RunConfig) -> None:
+    try:
+        trainer.train()
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise UserError(
+            f"{config.name}: out of memory; lower rl.micro_batch or rl.max_new_tokens, or set "
+            "model.gradient_checkpointing=true or model.lora={}"
+        ) from None
 
 
 def _trainer(policy: Policy, arguments: GRPOConfig, run: _Run) -> GRPOTrainer:
@@ -131,8 +165,8 @@ class _Run(TrainerCallback):
         self._trainer: Any = None
         self._copied = -1
 
-    def start(self, saved: State | None) -> None:
-        """Loads a checkpoint and fits the pilot into the whole policy, before a trainer cuts it up.
+    def start(self, saved: State | None, say: Say) -> None:
+        """Loads a checkpoint, checks the prefix and fits the pilot, with the whole policy: a trainer may cut it up.
 
         Raises:
             UserError: The state is damaged, or the launcher's settings do not go with this back end.
@@ -148,6 +182,10 @@ class _Run(TrainerCallback):
             saved.load(self.policy.model, [optimiser])
             self._moments = read_moments(self.policy.model, optimiser, keep=True)
             self.done = saved.step
+        why = why_padded(self.policy, pilot_prompts(self.policy, self.config, self.study.scenario))
+        self.policy = replace(self.policy, why_padded=why)
+        if why and self.process.is_main_process:
+            say(f"replies are sampled without a shared prefix, which is slower: {why}")
         if self.process.is_main_process:
             keep_rows(self.folder / METRICS, self.done)
             fit_pilot(self.policy, self.config, self.study, self.folder)
@@ -171,7 +209,7 @@ class _Run(TrainerCallback):
     def rollout(self, keys: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
         """TRL's ``rollout_func``: this process's share of the step's episodes, each group whole."""
         self._trainer = trainer
-        step = self.done + int(trainer.state.global_step) + 1
+        step = self.done + int(trainer.state.global_step) // self.config.rl.epochs + 1
         self._started, self._timer = time.perf_counter(), PhaseTimer()
         first = self._first_group(keys, step)
         if (step - 1) % self.config.evaluation.every == 0:
@@ -194,20 +232,24 @@ class _Run(TrainerCallback):
             self._moments = {}
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Takes the gradient of a step without advantages away: zeros would still move AdamW by its momentum."""
-        if not any(self._advantages.advantages):
+        """Takes the gradient of a step that teaches nothing away: zeros would still move AdamW by its momentum."""
+        if not any(self._advantages.advantages) and not (self.config.rl.kl and self._trained_tokens()):
             kwargs["model"].zero_grad(set_to_none=True)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         """Writes what a step left: its row of metrics, its episodes and its checkpoint."""
         if logs is None or "grad_norm" not in logs:
             return
-        step, rl = self.done + int(state.global_step), self.config.rl
+        rl = self.config.rl
+        groups, epoch = divmod(int(state.global_step), rl.epochs)
+        step = self.done + groups + (epoch > 0)
         if not math.isfinite(logs["grad_norm"]):
             raise UserError(
                 f"{self.config.name}: step {step}: the gradient is not finite; lower rl.learning_rate, or use "
                 "model.dtype=float32"
             )
+        if epoch:
+            return
         if self.process.is_main_process:
             row = self._row(step, logs)
             append_row(self.folder / METRICS, row)
@@ -232,7 +274,7 @@ class _Run(TrainerCallback):
         scenario, seed = self.study.scenario, step_seed(self.config, step)
         prompts = scenario.prompts("train", scenario.monitored_tier, self.config.rl.prompts_per_step, seed)
         with self._timer("rollout"):
-            return rollout(
+            episodes = rollout(
                 self.policy,
                 prompts[first : first + count],
                 group_size=self.config.rl.group_size,
@@ -240,9 +282,12 @@ class _Run(TrainerCallback):
                 seed=seed,
                 step=step,
                 first_group=first,
+                share_scratchpad=self.config.rl.learn == "output",
                 sampler=vllm_sampler(self._trainer) if self._trainer.args.use_vllm else None,
                 timer=self._timer,
             )
+            ask_extra_turns(self.policy, episodes, self.study.mitigations, self.config.rl.max_new_tokens, self._timer)
+            return episodes
 
     def _reward(self, episodes: list[Episode]) -> None:
         """Rewards the step's episodes and notes the advantages that TRL will find."""
@@ -254,15 +299,21 @@ class _Run(TrainerCallback):
             episode.advantage = advantage
 
     def _row(self, step: int, logs: Mapping[str, float]) -> dict[str, Any]:
-        trained = sum(sum(token_mask(e, self.config.rl.learn)) for e in self._episodes)
-        stats = LossStats(logs["loss"], trained, 1.0, 0.0, 0.0, 0)
+        rl = self.config.rl
+        stats = LossStats(logs["loss"], self._trained_tokens(), 1.0, 0.0, 0.0, 0)
+        options = {"clip_fraction": logs["clip_ratio/region_mean"]} if rl.epochs > 1 else {}
+        options |= {"kl": logs["kl"]} if rl.kl else {}
         seconds = self._timer.seconds | {"total": time.perf_counter() - self._started}
         seconds["training"] = seconds["total"] - seconds["rollout"] - seconds["judging"]
         return (
             step_metrics(step, self._episodes, self._advantages, stats, logs["grad_norm"])
+            | options
             | {name: value for name, value in logs.items() if name.startswith("sampling/")}
             | {f"seconds_{name}": value for name, value in seconds.items()}
         )
+
+    def _trained_tokens(self) -> int:
+        return sum(sum(token_mask(e, self.config.rl.learn)) for e in self._episodes)
 
     def _refresh(self, step: int) -> None:
         """Brings the whole copy up to the weights after so many steps, where there is a copy."""
@@ -300,8 +351,8 @@ def vllm_sampler(trainer: Any) -> Sampler:
         stop_ids: Collection[int],
         temperature: float = 1.0,
         seed: int,
-        batch_size: int = 256,
-        row_offset: int = 0,
+        batch_size: int = BATCH_SIZE,
+        row_offset: int | Sequence[int] = 0,
         fast_linears: bool = True,
         timer: PhaseTimer | None = None,
     ) -> list[Sampled]:

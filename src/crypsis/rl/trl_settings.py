@@ -38,8 +38,8 @@ def fixed_settings(rl: RLConfig) -> dict[str, Any]:
         "num_generations": rl.group_size,
         "max_completion_length": rl.max_new_tokens,
         # Training samples come from the policy itself, so that they are on policy.
-        "temperature": 1.0,
-        "top_p": 1.0,
+        "temperature": rl.temperature,
+        "top_p": rl.top_p,
         "top_k": 0,
         "min_p": None,
         "repetition_penalty": 1.0,
@@ -49,9 +49,11 @@ def fixed_settings(rl: RLConfig) -> dict[str, Any]:
         "scale_rewards": rl.advantage_scale,
         "multi_objective_aggregation": "sum_then_normalize",
         "reward_weights": None,
-        "beta": 0.0,
-        "num_iterations": 1,
-        "epsilon": 0.2,
+        "beta": rl.kl,
+        "use_bias_correction_kl": False,
+        # Optimiser steps on the same episodes; TRL's ratios are against the policy when it sampled, as ours.
+        "num_iterations": rl.epochs,
+        "epsilon": rl.clip,
         "epsilon_high": None,
         "delta": None,
         "importance_sampling_level": "token",
@@ -103,14 +105,14 @@ def trl_settings(config: RunConfig, folder: Path, processes: int, steps: int, cp
         cpu: Whether there is no accelerator.
 
     Raises:
-        UserError: The ``trl`` section names an option that TRL does not have or that is not free, or groups would be
-            split over processes.
+        UserError: The ``trl`` section names an option that TRL does not have or that is not free, groups would be
+            split over processes, or the run asks for what TRL would do otherwise.
     """
     micro_batch, passes = batch_sizes(config.rl, processes)
     fixed = fixed_settings(config.rl) | {
         "output_dir": str(folder / "trl"),
         "seed": config.seed,
-        "max_steps": steps,
+        "max_steps": steps * config.rl.epochs,  # TRL counts steps of the optimiser
         "per_device_train_batch_size": micro_batch,
         "gradient_accumulation_steps": passes,
         "steps_per_generation": passes,
@@ -129,6 +131,11 @@ def trl_settings(config: RunConfig, folder: Path, processes: int, steps: int, cp
     }
     if config.rl.processes > 1:
         raise UserError("rl.processes: is for the core; with --backend trl, torchrun or accelerate start the processes")
+    if config.rl.kl and config.model.lora is not None:
+        # TRL's reference is the adapter as it stands when the trainer starts: in a resumed run, a trained one.
+        raise UserError("rl.kl: --backend trl has no reference for an adapter; set rl.kl=0, or take --backend core")
+    if config.rl.learn == "output" and config.trl.get("use_vllm"):
+        raise UserError("rl.learn=output: vLLM does not sample a shared scratchpad; leave trl.use_vllm out")
     known = [field.name for field in dataclasses.fields(GRPOConfig) if field.init]
     if config.trl.get("use_vllm") and not is_vllm_available():
         raise UserError("trl.use_vllm: vllm is not installed; pip install 'trl[vllm]'")

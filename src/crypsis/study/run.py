@@ -19,7 +19,7 @@ from crypsis.rl import grpo
 from crypsis.rl.config import RunConfig
 from crypsis.rl.rewards import OWN_TERMS, Preference
 from crypsis.scenarios.base import Scenario
-from crypsis.store import PROVENANCE, RESULT, Exists, locked, prepare_folder, provenance, write_json
+from crypsis.store import LOG, PROVENANCE, RESULT, Exists, append_line, locked, prepare_folder, provenance, write_json
 from crypsis.types import UserError
 
 LOCK_WAIT = 5.0
@@ -31,8 +31,11 @@ def run_one(
     folder: Path,
     exists: Exists = "resume",
     on_step: Callable[[Mapping[str, Any]], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Trains, evaluates and stores one run; a finished folder is left as it is, a killed one is resumed.
+
+    What the run says to its user also goes to ``log.txt``.
 
     Raises:
         UserError: The folder is in use or was made with another config, or the config names something that is none.
@@ -44,8 +47,9 @@ def run_one(
         if prepare_folder(folder, config, exists):
             return folder
         write_json(folder / PROVENANCE, provenance(inputs(config, study)))
+        evaluate, tell = stored_evaluation(config, study, folder), teller(folder, say)
         with together(config.rl.processes, _assist, config, folder) as ranks:
-            grpo.train(policy, config, study, folder, stored_evaluation(config, study, folder), on_step, ranks)
+            grpo.train(policy, config, study, folder, evaluate, on_step, ranks, tell)
         finish(config, policy, folder)
     return folder
 
@@ -84,6 +88,16 @@ def inputs(config: RunConfig, study: grpo.Study) -> dict[str, str]:
     }
 
 
+def teller(folder: Path, say: Callable[[str], None]) -> Callable[[str], None]:
+    """Says a line to the user and to the log of the run folder."""
+
+    def tell(line: str) -> None:
+        append_line(folder / LOG, line)
+        say(line)
+
+    return tell
+
+
 def finish(config: RunConfig, policy: Policy, folder: Path) -> None:
     """Saves the trained policy, and last of all the result."""
     save_policy(policy, folder / "model")
@@ -91,8 +105,7 @@ def finish(config: RunConfig, policy: Policy, folder: Path) -> None:
 
 
 def _assist(ranks: Ranks, config: RunConfig, folder: Path) -> None:
-    scenario: Scenario = make("scenarios", config.scenario, f"{config.name}: scenario")
-    grpo.assist(trainable_policy(config), config, scenario, folder, ranks)
+    grpo.assist(trainable_policy(config), config, load_study(config), folder, ranks)
 
 
 def load_study(config: RunConfig) -> grpo.Study:
@@ -113,6 +126,9 @@ def load_study(config: RunConfig) -> grpo.Study:
     taken = [m.name for m in mitigations if m.name in OWN_TERMS]
     if taken:
         raise UserError(f"{config.name}: mitigations: '{taken[0]}' is the name of one of the reward's own terms")
+    asking = [m.name for m in mitigations if type(m).extra_turn is not Mitigation.extra_turn]
+    if len(asking) > 1:
+        raise UserError(f"{config.name}: mitigations: {' and '.join(asking)} both ask an extra turn; keep one of them")
     return grpo.Study(scenario, monitors, mitigations, preference(scenario))
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from crypsis.rl.config import RunConfig
 from crypsis.store import PROVENANCE, Exists, locked, prepare_folder, provenance, write_json
-from crypsis.study.run import LOCK_WAIT, finish, inputs, load_study, stored_evaluation, trainable_policy
+from crypsis.study.run import LOCK_WAIT, finish, inputs, load_study, stored_evaluation, teller, trainable_policy
 from crypsis.types import UserError
 
 SUPPORTED = "1.16."
@@ -24,6 +24,7 @@ def run_by_trl(
     folder: Path,
     exists: Exists = "resume",
     on_step: Callable[[Mapping[str, Any]], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Trains, evaluates and stores one run as ``crypsis.study.run.run_one`` does; the first process writes.
 
@@ -44,12 +45,14 @@ def run_by_trl(
     trl_settings(config, folder, process.num_processes, config.rl.steps, cpu=True)  # refuses before anything is written
     study = load_study(config)
     policy = trainable_policy(config)
+    trl_backend.refuse(policy, config, study)
     with locked(folder, wait=LOCK_WAIT) if main else nullcontext():
         if first(lambda: prepare_folder(folder, config, exists)):
             return folder
         if main:
             write_json(folder / PROVENANCE, provenance(inputs(config, study)) | {"backend": _backend(process)})
-        trained = trl_backend.train(policy, config, study, folder, stored_evaluation(config, study, folder), on_step)
+        evaluate, tell = stored_evaluation(config, study, folder), teller(folder, say)
+        trained = trl_backend.train(policy, config, study, folder, evaluate, on_step, tell)
         if main:
             finish(config, trained, folder)
         process.wait_for_everyone()

@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 from crypsis.rl.timing import PhaseTimer
 
+BATCH_SIZE = 256
+"""Rows decoded together unless the caller says otherwise."""
+
 COMPACT_BELOW = 0.85
 """Finished rows leave the batch when fewer than this share of its rows still write (0.6: 10 % slower, 0.93: alike)."""
 
@@ -50,8 +53,8 @@ class Sampler(Protocol):
         stop_ids: Collection[int],
         temperature: float = 1.0,
         seed: int,
-        batch_size: int = 256,
-        row_offset: int = 0,
+        batch_size: int = BATCH_SIZE,
+        row_offset: int | Sequence[int] = 0,
         fast_linears: bool = True,
         timer: PhaseTimer | None = None,
     ) -> list[Sampled]:
@@ -67,7 +70,8 @@ class Sampler(Protocol):
             seed: Together with a row's index it fixes the row's random numbers: one uniform a position. Batching,
                 compaction and splitting over processes change what is sampled only where rounding does.
             batch_size: Rows decoded together.
-            row_offset: Index of the first row, for a process that samples a later part of the prompts.
+            row_offset: Index of the first row, for a process that samples a later part of the prompts; or the index
+                of every row.
             fast_linears: See ``crypsis.rl.shared_prefix.shared_attention``; other samplers ignore it.
             timer: Gets the phase ``sampling``.
 
@@ -109,15 +113,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def uniforms(seed: int, first_row: int, rows: int, positions: int) -> NDArray[np.float32]:
+def uniforms(seed: int, rows: Sequence[int], positions: int) -> NDArray[np.float32]:
     """Uniform numbers in [0, 1), one a row and position: [rows, positions].
 
     Each row has its own counter-based stream (Philox), keyed by the seed and the row's index and nothing else.
     """
-    out = np.empty((rows, positions), np.float32)
-    for row in range(rows):
-        key = np.array([seed % 2**64, first_row + row], np.uint64)
-        np.random.Generator(np.random.Philox(key=key)).random(dtype=np.float32, out=out[row])
+    out = np.empty((len(rows), positions), np.float32)
+    for number, row in enumerate(rows):
+        key = np.array([seed % 2**64, row], np.uint64)
+        np.random.Generator(np.random.Philox(key=key)).random(dtype=np.float32, out=out[number])
     return out
 
 
@@ -263,14 +267,16 @@ def sample_in_batches(
     temperature: float,
     seed: int,
     batch_size: int,
-    row_offset: int,
+    row_offset: int | Sequence[int],
 ) -> list[Sampled]:
     """The loop over batches; ``make_rows`` takes the prompts of a batch and, for each row, which of them it continues.
 
     The other arguments are those of ``Sampler``.
     """
+    total = len(prompts) * samples_per_prompt
+    numbers = range(row_offset, row_offset + total) if isinstance(row_offset, int) else row_offset
     out: list[Sampled] = []
     for first, own, owners in in_batches(prompts, samples_per_prompt, batch_size):
-        random_NT = uniforms(seed, row_offset + first, len(owners), max_new_tokens)
+        random_NT = uniforms(seed, numbers[first : first + len(owners)], max_new_tokens)
         out += decode(make_rows(own, owners), random_NT, stop_ids, temperature, device)
     return out

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from crypsis.rl.samplers.base import Sampled, check, evaluating, sample_in_batches
+from crypsis.rl.samplers.base import BATCH_SIZE, Sampled, check, evaluating, sample_in_batches
 from crypsis.rl.timing import PhaseTimer
 
 
@@ -73,8 +73,8 @@ def sample(
     stop_ids: Collection[int],
     temperature: float = 1.0,
     seed: int,
-    batch_size: int = 256,
-    row_offset: int = 0,
+    batch_size: int = BATCH_SIZE,
+    row_offset: int | Sequence[int] = 0,
     fast_linears: bool = True,
     timer: PhaseTimer | None = None,
 ) -> list[Sampled]:
