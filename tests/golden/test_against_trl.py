@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,15 @@ from trl import GRPOConfig, GRPOTrainer
 
 from crypsis.mitigations.base import Mitigation
 from crypsis.mitigations.process_supervision import ProcessSupervision
+from crypsis.models import Policy
 from crypsis.rl import trl_rollouts, trl_settings
 from crypsis.rl.advantages import group_advantages
 from crypsis.rl.config import RLConfig, RunConfig
 from crypsis.rl.grpo import token_mask
-from crypsis.rl.loss import Form, TrainRow, accumulate_gradients
+from crypsis.rl.learner import Learner
+from crypsis.rl.loss import TrainRow, token_logprobs
 from crypsis.rl.rewards import LengthCorrection, compose
+from crypsis.rl.timing import PhaseTimer
 from crypsis.rl.trl_rollouts import reward, rollout_fields
 from crypsis.types import GLUE, OUTPUT, SCRATCHPAD, Episode, Verdict
 from tests.episodes import make_episode
@@ -116,6 +119,9 @@ ARMS = {
     "extra_turn": Arm(prepare=ask_more),
     "empty_completions": Arm(prepare=say_nothing),
     "flat_groups": Arm(prepare=level_rewards),
+    "epochs": Arm({"epochs": 2, "clip": 0.02, "learning_rate": 3e-4}, prepare=drop_some),
+    "kl": Arm({"kl": 0.3, "advantage_scale": "none"}, prepare=drop_some),
+    "epochs_and_kl": Arm({"epochs": 2, "kl": 0.3, "learning_rate": 3e-4}),
     "unscaled": Arm({"advantage_scale": "none"}, [ProcessSupervision(monitor="m")], drop_some),
 }
 
@@ -197,21 +203,40 @@ def rewarded(arm: Arm) -> tuple[RLConfig, list[Episode]]:
     return rl, episodes
 
 
-def ours(rl: RLConfig, episodes: list[Episode], kind: str, form: Form = "shared") -> Step:
-    """The step of ``crypsis.rl.grpo``."""
-    model = make_model(kind)
+def drift(model: torch.nn.Module) -> None:
+    """Takes a policy away from the reference that it started as."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+
+
+def ours(rl: RLConfig, episodes: list[Episode], kind: str, why_padded: str = "") -> Step:
+    """The step of ``crypsis.rl.grpo``; of several epochs the last."""
+    policy = Policy(make_model(kind), make_tokenizer(), why_padded=why_padded)
+    learner = Learner(policy, rl)
+    if rl.kl:
+        drift(policy.model)
     advantages = group_advantages([e.reward for e in episodes], rl.group_size, rl.advantage_scale).advantages
     rows = [
         TrainRow(e.prompt_ids, e.completion_ids, token_mask(e, rl.learn), a)
         for e, a in zip(episodes, advantages, strict=True)
     ]
-    stats = accumulate_gradients(model, rows, micro_batch=rl.micro_batch, form=form)
-    return Step(advantages, stats.loss, flat_gradient(model))
+    sampled = token_logprobs(policy.model, rows)
+    stats, _ = learner.learn(
+        [replace(row, old_logprobs=old) for row, old in zip(rows, sampled, strict=True)], "test", PhaseTimer()
+    )
+    return Step(advantages, stats.loss, flat_gradient(policy.model))
 
 
 def theirs(rl: RLConfig, episodes: list[Episode], kind: str, folder: Path) -> Step:
-    """The step of TRL's trainer, with our settings, on the same episodes."""
+    """The step of TRL's trainer, with our settings, on the same episodes; of several epochs the last."""
     step = Step()
+    start = folder / "policy"
+    make_model(kind).save_pretrained(start)  # TRL finds its reference by the model's path
+    model = AutoModelForCausalLM.from_pretrained(start)
+    if rl.kl:
+        drift(model)
 
     class Recorder(GRPOTrainer):  # type: ignore[misc]  # mypy sees none of TRL
         def compute_loss(self, *arguments: Any, **keywords: Any) -> Any:
@@ -220,6 +245,9 @@ def theirs(rl: RLConfig, episodes: list[Episode], kind: str, folder: Path) -> St
             return loss
 
     class Gradient(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            step.loss = 0.0
+
         def on_pre_optimizer_step(self, *_: Any, model: Any = None, **__: Any) -> None:
             step.gradient = flat_gradient(model)
 
@@ -227,11 +255,9 @@ def theirs(rl: RLConfig, episodes: list[Episode], kind: str, folder: Path) -> St
         assert keys == [str(e.group) for e in episodes], "groups arrive whole, in order, one key an episode"
         return rollout_fields(episodes, rl.group_size, rl.learn, END)
 
-    config = RunConfig(
-        name="golden", policy=folder, rl=rl, trl={"log_completions": True, "num_completions_to_print": 0}
-    )
+    config = RunConfig(name="golden", policy=start, rl=rl, trl={"log_completions": True, "num_completions_to_print": 0})
     trainer = Recorder(
-        model=make_model(kind),
+        model=model,
         reward_funcs=reward,
         args=GRPOConfig(**trl_settings.trl_settings(config, folder, processes=1, steps=1, cpu=True)),
         train_dataset=Dataset.from_dict({"prompt": [str(group) for group in range(GROUPS)]}),
@@ -241,7 +267,7 @@ def theirs(rl: RLConfig, episodes: list[Episode], kind: str, folder: Path) -> St
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    step.advantages = pq.read_table(next(folder.rglob("completions_*.parquet")))["advantage"].to_pylist()
+    step.advantages = pq.read_table(min(folder.rglob("completions_*.parquet")))["advantage"].to_pylist()
     return step
 
 
@@ -271,7 +297,7 @@ def test_the_arms_differ() -> None:
 
 def test_padded_form_is_trl_too(tmp_path: Path) -> None:
     rl, episodes = rewarded(ARMS["truncated"])
-    assert_same(ours(rl, episodes, "llama", "padded"), theirs(rl, episodes, "llama", tmp_path))
+    assert_same(ours(rl, episodes, "llama", "for the test"), theirs(rl, episodes, "llama", tmp_path))
 
 
 def keep_truncated_reward(monkeypatch: pytest.MonkeyPatch) -> None:

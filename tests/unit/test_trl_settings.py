@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import pkgutil
 import re
+import subprocess
+import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
+import crypsis
+from crypsis.config import parse_config
+from crypsis.mitigations.base import Mitigation
+from crypsis.mitigations.process_supervision import ProcessSupervision
 from crypsis.rl.config import RLConfig, RunConfig
-from crypsis.rl.trl_backend import how_sharded
+from crypsis.rl.trl_backend import how_sharded, refuse
 from crypsis.rl.trl_rollouts import REWARD, relative_rewards, rollout_fields
 from crypsis.rl.trl_settings import DEFAULTS, batch_sizes, fixed_settings, trl_arguments, trl_settings
 from crypsis.study.run_trl import check_installed
-from crypsis.types import UserError
+from crypsis.types import Episode, Prompt, UserError
 from tests.episodes import make_episode
 
 pytestmark = pytest.mark.unit
@@ -46,6 +54,13 @@ def test_the_defaults_that_are_another_algorithm_are_replaced() -> None:
     assert {"lr_scheduler_type", "vllm_importance_sampling_mode", "adam_beta2"} <= replaced
 
 
+def test_options_of_the_step_become_trls() -> None:
+    rl = RLConfig(kl=0.1, epochs=3, clip=0.3, prompts_per_step=6, group_size=4)
+    found = trl_settings(RunConfig(name="x", policy=Path("none"), rl=rl), Path("none"), 1, steps=5, cpu=True)
+    assert (found["beta"], found["num_iterations"], found["epsilon"]) == (0.1, 3, 0.3)
+    assert found["max_steps"] == 15, "TRL counts steps of the optimiser"
+
+
 @pytest.mark.parametrize(("processes", "expected"), [(1, (24, 1)), (2, (12, 1)), (3, (8, 1)), (6, (4, 1))])
 def test_groups_stay_whole(processes: int, expected: tuple[int, int]) -> None:
     rl = RLConfig(prompts_per_step=6, group_size=4, micro_batch=32)
@@ -70,6 +85,65 @@ def test_what_would_be_a_trap_is_refused(processes: int, trl: dict[str, Any], li
     with pytest.raises(UserError, match=re.escape(line)) as refused:
         settings(processes, **trl)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"rl": {"kl": 0.1}, "model": {"lora": {}}}, "rl.kl: --backend trl has no reference for an adapter"),
+        ({"rl": {"learn": "output"}, "trl": {"use_vllm": True}}, "rl.learn=output: vLLM does not sample"),
+        ({"rl": {"processes": 2}}, "rl.processes: is for the core"),
+    ],
+)
+def test_what_trl_would_do_otherwise_is_refused(changes: dict[str, Any], line: str) -> None:
+    config = parse_config(RunConfig, {"name": "x", "policy": "none"} | changes, "test")
+    with pytest.raises(UserError, match=re.escape(line)) as refused:
+        trl_settings(config, Path("none"), 1, steps=3, cpu=True)
+    assert "\n" not in str(refused.value)
+
+
+def test_what_only_the_loaded_run_shows_is_refused() -> None:
+    class Asks(ProcessSupervision):
+        def extra_turn(self, episode: Episode) -> Prompt | None:
+            return episode.prompt
+
+    def refused(rl: RLConfig, mitigations: list[Mitigation], **trl: Any) -> None:
+        config = RunConfig(name="x", policy=Path("here"), rl=rl, trl=trl)
+        policy = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(name_or_path="base")))
+        refuse(cast(Any, policy), config, cast(Any, SimpleNamespace(mitigations=mitigations)))
+
+    supervision = ProcessSupervision(monitor="oracle")
+    refused(RLConfig(), [supervision], use_vllm=True)
+    refused(RLConfig(), [Asks(monitor="oracle")])
+    with pytest.raises(UserError, match=r"loads the reference from base, which is not the policy here"):
+        refused(RLConfig(kl=0.1), [])
+    with pytest.raises(UserError, match=r"vLLM does not sample the extra turn of 'process_supervision'"):
+        refused(RLConfig(), [supervision, Asks(monitor="oracle")], use_vllm=True)
+
+
+def test_crypsis_does_without_the_extras() -> None:
+    names = [m.name for m in pkgutil.walk_packages(crypsis.__path__, "crypsis.") if m.name != "crypsis.__main__"]
+    core = [name for name in names if not name.startswith("crypsis.rl.trl_")]
+    assert "crypsis.study.run_trl" in core
+    code = (
+        "import sys, importlib, importlib.metadata as md\n"
+        "missing = ('trl', 'peft', 'accelerate', 'datasets')\n"
+        "sys.modules.update(dict.fromkeys(missing))\n"
+        "real = md.distribution\n"
+        "def found(name):\n"
+        "    if name in missing: raise md.PackageNotFoundError(name)\n"
+        "    return real(name)\n"
+        "md.distribution = found\n"
+        f"for name in {core}: importlib.import_module(name)\n"
+        "from crypsis.cli import main\n"
+        "sys.argv[1:] = ['train', 'run.yaml', '--backend', 'trl']\n"
+        "main()\n"
+    )
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "run.yaml").write_text("{name: x, policy: none}")
+        done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.strip() == "crypsis: --backend trl: trl is not installed; pip install 'crypsis[trl]'"
 
 
 def test_a_value_that_trl_refuses_is_one_line() -> None:
