@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,18 +74,27 @@ def demo(
 
 @app.command()
 def train(
-    config: Path, settings: Settings = None, out: Out = Path("runs/train"), exists: ExistsOption = "resume"
+    config: Path,
+    settings: Settings = None,
+    out: Out = Path("runs/train"),
+    exists: ExistsOption = "resume",
+    backend: Annotated[
+        str, typer.Option(help="core (ours), or trl (several GPUs, vLLM; see docs/scaling.md).")
+    ] = "core",
 ) -> None:
     """Run RL once, as a YAML config says."""
     from crypsis.config import load_config
     from crypsis.rl.config import RunConfig
     from crypsis.study.progress import Display
-    from crypsis.study.run import run_one
 
+    if _choice(backend, "--backend", ("core", "trl")) == "trl":
+        from crypsis.study.run_trl import run_by_trl as execute
+    else:
+        from crypsis.study.run import run_one as execute
     run = load_config(RunConfig, config, settings or [])
-    console = Console()
+    console = Console(quiet=os.environ.get("RANK", "0") != "0")
     with Display(console).counted(run.name, run.rl.steps) as show:
-        run_one(
+        execute(
             run,
             out,
             _exists(exists),

@@ -81,6 +81,8 @@ class RunConfig(Config):
     organism: str = ""
     arm: str = ""
     label: str = ""
+    trl: dict[str, Any] = {}
+    """Options of TRL's ``GRPOConfig`` for ``--backend trl`` (vLLM, precision, memory); not those of the algorithm."""
 
     @model_validator(mode="after")
     def _processes_fit(self) -> RunConfig:

@@ -87,7 +87,7 @@ def train(
     learner = Learner(policy, rl, ranks, say)
     done = learner.resume(folder / "checkpoints")
     keep_rows(folder / METRICS, done)
-    correction = _pilot(policy, config, study, folder)
+    correction = fit_pilot(policy, config, study, folder)
     for step in range(done, rl.steps):
         if step % config.evaluation.every == 0:
             evaluate(policy, step)
@@ -99,7 +99,7 @@ def train(
             rewards = compose(episodes, study.preference, correction, study.mitigations, rl)
         advantages = group_advantages(rewards, rl.group_size, rl.advantage_scale)
         stats, norm = _descend(learner, config, episodes, advantages, timer)
-        row = _metrics(step + 1, episodes, advantages, stats, norm) | _option_metrics(rl, stats)
+        row = step_metrics(step + 1, episodes, advantages, stats, norm) | _option_metrics(rl, stats)
         row |= {f"seconds_{k}": v for k, v in timer.seconds.items()}
         append_row(folder / METRICS, row | {"seconds_total": time.perf_counter() - started})
         write_episodes(folder / "rollouts" / f"step-{step + 1:04d}.parquet", episodes, config.name)
@@ -133,7 +133,18 @@ def step_seed(config: RunConfig, step: int) -> int:
 
 
 def _checked(policy: Policy, config: RunConfig, scenario: Scenario, ranks: Ranks, say: Say) -> Policy:
-    """The policy, marked for the padded path if sharing the prefix would not give its own numbers.
+    """The policy, marked for the padded path if sharing the prefix would not give its own numbers."""
+    prompt_ids = pilot_prompts(policy, config, scenario)
+    policy = replace(policy, why_padded=ranks.share(why_padded(policy, prompt_ids)))
+    if policy.why_padded:
+        say(f"rows are computed whole, without a shared prefix, which is slower: {policy.why_padded}")
+    if too_much := memory_warning(policy, config.rl, prompt_ids, config.model.gradient_checkpointing):
+        say(too_much)
+    return policy
+
+
+def pilot_prompts(policy: Policy, config: RunConfig, scenario: Scenario) -> list[list[int]]:
+    """Token ids of the prompts that come before the first step.
 
     Raises:
         UserError: There is nothing to train on.
@@ -141,13 +152,7 @@ def _checked(policy: Policy, config: RunConfig, scenario: Scenario, ranks: Ranks
     prompts = scenario.prompts("train", scenario.monitored_tier, config.rl.prompts_per_step, step_seed(config, 0))
     if not prompts:
         raise UserError(f"{config.name}: scenario '{scenario.name}' has no prompt of its train split")
-    prompt_ids = [policy.render(p.messages) for p in prompts]
-    policy = replace(policy, why_padded=ranks.share(why_padded(policy, prompt_ids)))
-    if policy.why_padded:
-        say(f"rows are computed whole, without a shared prefix, which is slower: {policy.why_padded}")
-    if too_much := memory_warning(policy, config.rl, prompt_ids, config.model.gradient_checkpointing):
-        say(too_much)
-    return policy
+    return [policy.render(p.messages) for p in prompts]
 
 
 def _sample(
@@ -173,7 +178,7 @@ def _sample(
         return ranks.gather(episodes)
 
 
-def _pilot(policy: Policy, config: RunConfig, study: Study, folder: Path) -> LengthCorrection:
+def fit_pilot(policy: Policy, config: RunConfig, study: Study, folder: Path) -> LengthCorrection:
     """The length correction: fitted once on the starting policy, then read from the run folder."""
     path = folder / "pilot.json"
     if path.exists():
@@ -202,9 +207,10 @@ def _descend(
     return learner.learn(rows, f"{config.name}: step {episodes[0].step}", timer)
 
 
-def _metrics(
+def step_metrics(
     step: int, episodes: Sequence[Episode], advantages: Advantages, stats: LossStats, norm: float
 ) -> dict[str, Any]:
+    """One row of ``metrics.jsonl``, without its seconds."""
     kept = [e for e in episodes if e.reward is not None]
     names = sorted({name for e in kept for name in e.reward_terms})
     return {

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from crypsis.checkpoints import latest_state, save_state
 from crypsis.models import Policy, has_adapter
@@ -26,8 +26,16 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 ONE = Ranks()
+BETAS = (0.9, 0.95)
+"""Decay rates of AdamW's moments."""
 Say = Callable[[str], None]
 """Tells the user something in a line."""
+
+
+def make_optimiser(model: nn.Module, rl: RLConfig) -> torch.optim.AdamW:
+    """The optimiser of what is trainable in a model."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(trainable, lr=rl.learning_rate, betas=BETAS, weight_decay=0.0)
 
 
 class Learner:
@@ -38,7 +46,7 @@ class Learner:
         self._micro_batch = rl.micro_batch
         self._reference = Reference(policy) if rl.kl else None
         self._parameters = [p for p in policy.model.parameters() if p.requires_grad]
-        self._optimiser = torch.optim.AdamW(self._parameters, lr=rl.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+        self._optimiser = make_optimiser(policy.model, rl)
 
     def resume(self, folder: Path) -> int:
         """Continues from the newest state of a folder; returns the steps it had done."""

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from crypsis.mitigations.base import Mitigation
 from crypsis.models import Policy, check_length
 from crypsis.parallel import out_of_memory, release_memory
-from crypsis.rl.samplers import Sampled, choose_sampler, padded
+from crypsis.rl.samplers import Sampled, Sampler, choose_sampler, padded
 from crypsis.rl.samplers.base import BATCH_SIZE
 from crypsis.rl.timing import PhaseTimer
 from crypsis.scenarios.parsing import OUTPUT_CLOSE, OUTPUT_OPEN, SCRATCHPAD_CLOSE, SCRATCHPAD_OPEN, TAGS, parse_reply
@@ -30,6 +30,7 @@ def rollout(
     step: int,
     first_group: int = 0,
     share_scratchpad: bool = False,
+    sampler: Sampler | None = None,
     timer: PhaseTimer | None = None,
 ) -> list[Episode]:
     """Samples ``group_size`` episodes of every prompt at temperature 1.
@@ -45,6 +46,7 @@ def rollout(
         step: Stored in the episodes.
         first_group: Number of the first group, for a process that samples a later part of a step.
         share_scratchpad: Sample one scratchpad a group and only the rest of each reply on its own (paper §4).
+        sampler: In place of the one that fits the model.
         timer: Gets the phase ``sampling``.
 
     Raises:
@@ -54,7 +56,7 @@ def rollout(
     check_tags(policy.tokenizer)
     prompt_ids = [policy.render(p.messages) for p in prompts]
     check_length(prompt_ids, max_new_tokens, policy.context)
-    draw = _Draw(policy, seed, timer or PhaseTimer())
+    draw = _Draw(policy, seed, timer or PhaseTimer(), sampler)
     if share_scratchpad:
         completions = _with_shared_scratchpads(draw, prompt_ids, group_size, max_new_tokens, first_group)
     else:
@@ -113,11 +115,12 @@ def ask_extra_turns(
 
 @dataclass(frozen=True, slots=True)
 class _Draw:
-    """Samples with the policy's fastest sampler, at temperature 1."""
+    """Samples with the policy's fastest sampler or a given one, at temperature 1."""
 
     policy: Policy
     seed: int
     timer: PhaseTimer
+    sampler: Sampler | None = None
 
     def __call__(
         self,
@@ -132,7 +135,7 @@ class _Draw:
         When memory runs out, fewer of them are sampled at a time.
         """
         model = self.policy.model
-        sample = padded.sample if self.policy.why_padded else choose_sampler(model)[0]
+        sample = self.sampler or (padded.sample if self.policy.why_padded else choose_sampler(model)[0])
         for batch_size in (BATCH_SIZE, BATCH_SIZE // 2, BATCH_SIZE // 8):
             try:
                 with self.policy.computing():

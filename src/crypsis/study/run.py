@@ -43,45 +43,69 @@ def run_one(
     with locked(folder, wait=LOCK_WAIT):
         # Everything that the user may have got wrong comes before the folder is marked as this config's.
         study = load_study(config)
-        policy = _policy(config)
+        policy = trainable_policy(config)
         if prepare_folder(folder, config, exists):
             return folder
-        evaluate = StoredEvaluation(
-            folder,
-            config.name,
-            study.scenario,
-            study.monitors,
-            config.evaluation,
-            config.rl.max_new_tokens,
-            config.seed,
-        )
-        inputs = {
-            "config": digest(config),
-            "policy": policy_digest(config.policy),
-            "prompts": _prompts_digest(study.scenario, config),
-            **{f"monitor {name}": str(monitor.card.get("digest", "")) for name, monitor in study.monitors.items()},
-        }
-        write_json(folder / PROVENANCE, provenance(inputs))
-
-        def tell(line: str) -> None:
-            append_line(folder / LOG, line)
-            say(line)
-
+        write_json(folder / PROVENANCE, provenance(inputs(config, study)))
+        evaluate, tell = stored_evaluation(config, study, folder), teller(folder, say)
         with together(config.rl.processes, _assist, config, folder) as ranks:
             grpo.train(policy, config, study, folder, evaluate, on_step, ranks, tell)
-        save_policy(policy, folder / "model")
-        write_json(folder / RESULT, {"steps": config.rl.steps, "model": policy_digest(folder / "model")})
+        finish(config, policy, folder)
     return folder
 
 
-def _assist(ranks: Ranks, config: RunConfig, folder: Path) -> None:
-    grpo.assist(_policy(config), config, load_study(config), folder, ranks)
+def trainable_policy(config: RunConfig) -> Policy:
+    """The policy of a run, loaded to be trained.
 
-
-def _policy(config: RunConfig) -> Policy:
+    Raises:
+        UserError: It cannot be loaded, or not as ``config.model`` says.
+    """
     torch.manual_seed(config.seed)  # a new adapter is random, and the same in every process
     alone = config.rl.processes == 1
     return load_trainable(config.policy, config.model if alone else config.model.model_copy(update={"device": "cpu"}))
+
+
+def stored_evaluation(config: RunConfig, study: grpo.Study, folder: Path) -> StoredEvaluation:
+    """What a run evaluates with."""
+    return StoredEvaluation(
+        folder,
+        config.name,
+        study.scenario,
+        study.monitors,
+        config.evaluation,
+        config.rl.max_new_tokens,
+        config.seed,
+    )
+
+
+def inputs(config: RunConfig, study: grpo.Study) -> dict[str, str]:
+    """Digests of what goes into a run."""
+    return {
+        "config": digest(config),
+        "policy": policy_digest(config.policy),
+        "prompts": _prompts_digest(study.scenario, config),
+        **{f"monitor {name}": str(monitor.card.get("digest", "")) for name, monitor in study.monitors.items()},
+    }
+
+
+def teller(folder: Path, say: Callable[[str], None]) -> Callable[[str], None]:
+    """Says a line to the user and to the log of the run folder."""
+
+    def tell(line: str) -> None:
+        append_line(folder / LOG, line)
+        say(line)
+
+    return tell
+
+
+def finish(config: RunConfig, policy: Policy, folder: Path) -> None:
+    """Saves the trained policy, and last of all the result."""
+    save_policy(policy, folder / "model")
+    write_json(folder / RESULT, {"steps": config.rl.steps, "model": policy_digest(folder / "model")})
+
+
+def _assist(ranks: Ranks, config: RunConfig, folder: Path) -> None:
+    grpo.assist(trainable_policy(config), config, load_study(config), folder, ranks)
 
 
 def load_study(config: RunConfig) -> grpo.Study:

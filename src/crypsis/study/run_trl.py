@@ -1,0 +1,103 @@
+"""One RL run by TRL: ``run_by_trl(config, folder)`` is called by every process that Accelerate or torchrun starts."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from crypsis.rl.config import RunConfig
+from crypsis.store import PROVENANCE, Exists, locked, prepare_folder, provenance, write_json
+from crypsis.study.run import LOCK_WAIT, finish, inputs, load_study, stored_evaluation, teller, trainable_policy
+from crypsis.types import UserError
+
+SUPPORTED = "1.16."
+"""``rollout_func`` is experimental in TRL: other minor versions are refused."""
+T = TypeVar("T")
+
+
+def run_by_trl(
+    config: RunConfig,
+    folder: Path,
+    exists: Exists = "resume",
+    on_step: Callable[[Mapping[str, Any]], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """Trains, evaluates and stores one run as ``crypsis.study.run.run_one`` does; the first process writes.
+
+    Raises:
+        UserError: TRL is missing, the folder is in use or was made with another config, or the config names something
+            that is none.
+    """
+    check_installed()
+    import torch
+    from accelerate import PartialState
+
+    from crypsis.rl import trl_backend
+    from crypsis.rl.trl_settings import DEFAULTS, trl_settings
+
+    patience = timedelta(seconds=config.trl.get("ddp_timeout", DEFAULTS["ddp_timeout"]))
+    process = PartialState(cpu=config.model.device == "cpu" or not torch.cuda.is_available(), timeout=patience)
+    main = process.is_main_process
+    trl_settings(config, folder, process.num_processes, config.rl.steps, cpu=True)  # refuses before anything is written
+    study = load_study(config)
+    policy = trainable_policy(config)
+    trl_backend.refuse(policy, config, study)
+    with locked(folder, wait=LOCK_WAIT) if main else nullcontext():
+        if first(lambda: prepare_folder(folder, config, exists)):
+            return folder
+        if main:
+            write_json(folder / PROVENANCE, provenance(inputs(config, study)) | {"backend": _backend(process)})
+        evaluate, tell = stored_evaluation(config, study, folder), teller(folder, say)
+        trained = trl_backend.train(policy, config, study, folder, evaluate, on_step, tell)
+        if main:
+            finish(config, trained, folder)
+        process.wait_for_everyone()
+    return folder
+
+
+def _backend(process: Any) -> dict[str, Any]:
+    versions = {name: importlib.metadata.version(name) for name in ("trl", "accelerate")}
+    return {"name": "trl", **versions, "processes": process.num_processes}
+
+
+def check_installed() -> None:
+    """Refuses to start without the extra, or with a TRL that this back end was not written for.
+
+    Raises:
+        UserError: What to install.
+    """
+    for package in ("trl", "accelerate", "datasets"):
+        try:
+            version = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            raise UserError(f"--backend trl: {package} is not installed; pip install 'crypsis[trl]'") from None
+        if package == "trl" and not version.startswith(SUPPORTED):
+            raise UserError(f"--backend trl: needs trl {SUPPORTED}x, found {version}; pip install 'crypsis[trl]'")
+
+
+def first(work: Callable[[], T]) -> T:
+    """What ``work`` gives in the first process, told to all of them; its mistakes of the user end them all.
+
+    Raises:
+        UserError: In the first process; the others leave without a word.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    told: list[Any] = [None, None]
+    if PartialState().is_main_process:
+        try:
+            told = [work(), None]
+        except UserError as error:
+            told = [None, error]
+    broadcast_object_list(told)
+    if told[1] is not None:
+        if PartialState().is_main_process:
+            raise told[1]
+        raise SystemExit(2)
+    result: T = told[0]
+    return result
