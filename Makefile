@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check science clean
+.PHONY: demo test check science bench clean
 
 demo: $(READY)
 	$(BIN)/crypsis demo $(ARGS)
@@ -21,6 +21,9 @@ check: $(READY)
 
 science: $(READY)
 	$(BIN)/python -m pytest -m science $(ARGS)
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "crypsis needs Python 3.11 or newer"'
