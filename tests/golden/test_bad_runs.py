@@ -21,6 +21,7 @@ from crypsis.rl.learner import Learner
 from crypsis.rl.loss import LossStats, TrainRow, accumulate_gradients
 from crypsis.rl.rollouts import check_tags, rollout
 from crypsis.rl.samplers import Sampled, shared_prefix
+from crypsis.rl.samplers.base import BATCH_SIZE
 from crypsis.rl.timing import PhaseTimer
 from crypsis.scenarios.base import Scenario
 from crypsis.store import METRICS, read_rows
@@ -179,10 +180,10 @@ def test_out_of_memory_in_sampling(nano_organism: Path, monkeypatch: pytest.Monk
         return shared_prefix.sample(*arguments, batch_size=batch_size, **settings)
 
     monkeypatch.setattr("crypsis.rl.rollouts.choose_sampler", lambda _: (tight, ""))
-    limit = 128
-    assert [e.raw for e in sampled()] == [e.raw for e in whole] and sizes == [256, 128]
+    limit = BATCH_SIZE // 2
+    assert [e.raw for e in sampled()] == [e.raw for e in whole] and sizes == [BATCH_SIZE, limit]
     limit = 0
-    assert "out of memory while sampling 32 replies at a time; lower" in refused(sampled)
+    assert f"out of memory while sampling {BATCH_SIZE // 8} replies at a time; lower" in refused(sampled)
 
 
 def test_a_run_that_will_not_fit_says_what_to_lower(
