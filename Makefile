@@ -11,7 +11,7 @@ demo: $(READY)
 	$(BIN)/crypsis demo $(ARGS)
 
 test: $(READY) check
-	$(BIN)/python -m pytest -m "not science" $(ARGS)
+	$(BIN)/python -m pytest -m "not science" -n 2 --dist loadfile $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .
