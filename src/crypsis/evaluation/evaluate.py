@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from crypsis.episodes import write_episodes
+from crypsis.mitigations.base import Mitigation
 from crypsis.models import Policy
 from crypsis.monitors.base import Monitor
 from crypsis.rl.config import EvaluationConfig
-from crypsis.rl.grpo import judge
-from crypsis.rl.rollouts import rollout
+from crypsis.rl.grpo import judge, refreshed
+from crypsis.rl.rollouts import ask_extra_turns, rollout
 from crypsis.scenarios.base import Scenario
 from crypsis.types import Episode
 
@@ -24,6 +25,8 @@ def evaluate_policy(
     max_new_tokens: int,
     step: int = 0,
     seed: int = 0,
+    mitigations: Sequence[Mitigation] = (),
+    answerer: Policy | None = None,
 ) -> list[Episode]:
     """One episode of every held-out request in both tiers, judged by every monitor (paper §1: 250 requests).
 
@@ -35,11 +38,15 @@ def evaluate_policy(
         max_new_tokens: Token budget of a reply.
         step: Stored in the episodes.
         seed: Of the sampling; the requests depend on ``config.seed`` alone.
+        mitigations: The one that asks an extra turn asks it in the monitored tier, where training asks it too.
+        answerer: Who replies to the extra turn, if not the policy.
     """
     tiers = (scenario.monitored_tier, scenario.unmonitored_tier)
     prompts = [p for tier in tiers for p in scenario.prompts("eval", tier, config.n, config.seed)]
     sampling_seed = seed * 1_000_003 + 500_000 + step  # apart from the seeds of RL's steps
     episodes = rollout(policy, prompts, group_size=1, max_new_tokens=max_new_tokens, seed=sampling_seed, step=step)
+    monitored = [e for e in episodes if e.prompt.monitored]
+    ask_extra_turns(policy, monitored, mitigations, max_new_tokens, answerer=answerer)
     judge(episodes, monitors)
     return episodes
 
@@ -56,10 +63,13 @@ class StoredEvaluation:
         config: EvaluationConfig,
         max_new_tokens: int,
         seed: int,
+        mitigations: Sequence[Mitigation] = (),
+        answerer: Policy | None = None,
     ) -> None:
         self._folder, self._name = folder / "evals", name
         self._scenario, self._monitors, self._config = scenario, monitors, config
         self._max_new_tokens, self._seed = max_new_tokens, seed
+        self._mitigations, self._answerer = mitigations, answerer
 
     def __call__(self, policy: Policy, step: int) -> None:
         """Evaluates the policy after ``step`` steps, unless that is stored already."""
@@ -69,10 +79,12 @@ class StoredEvaluation:
         episodes = evaluate_policy(
             policy,
             self._scenario,
-            self._monitors,
+            refreshed(self._monitors, self._folder.parent, step),
             self._config,
             max_new_tokens=self._max_new_tokens,
             step=step,
             seed=self._seed,
+            mitigations=self._mitigations,
+            answerer=self._answerer,
         )
         write_episodes(path, episodes, self._name)
