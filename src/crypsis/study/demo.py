@@ -81,7 +81,7 @@ def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) 
         UserError: The folder is in use or was made with another config.
     """
     with locked(out):
-        _check(config)
+        check(config)
         if prepare_folder(out, config, exists):
             return out
         clock = _Clock(out)
@@ -122,16 +122,20 @@ def grid(config: StudyConfig, organism: Path, monitors: dict[str, Path]) -> list
     ]
 
 
-def _check(config: StudyConfig) -> None:
-    """Finds the user's mistakes before anything is built."""
+def check(config: StudyConfig) -> None:
+    """Finds the user's mistakes before anything is built.
+
+    Raises:
+        UserError: A plug-in is none or wrongly set, or an arm's mitigations do not go together.
+    """
     make("organisms", config.organism, "organism")
     for run in grid(config, Path("organism"), {view: Path(view) for view in VIEWS}):
-        for monitor, spec in run.monitors.items():
-            make("monitors", spec, f"arms.{run.arm}.monitors.{monitor}")
+        made = {n: make("monitors", spec, f"arms.{run.arm}.monitors.{n}") for n, spec in run.monitors.items()}
         mitigations = [make("mitigations", m, f"arms.{run.arm}.mitigations") for m in run.mitigations]
         views = {monitor: _view(monitor, run.monitors) for monitor in run.monitors}
         setting = Setting(MiniatureScenario(), views, dict.fromkeys(views, 0.5), resolved(run).rl.model_dump())
         try:
+            _ = [monitor.bound(made) for monitor in made.values()]
             prepare(mitigations, setting)
         except UserError as error:
             raise UserError(f"arms.{run.arm}: {error}") from None
