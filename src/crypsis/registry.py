@@ -17,7 +17,10 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "miniature": "crypsis.miniature.scenario:MiniatureScenario",
         "prompt_file": "crypsis.scenarios.prompt_file:PromptFileScenario",
     },
-    "organisms": {"tgg": "crypsis.organisms.tgg:TerminalGoalGuarding"},
+    "organisms": {
+        "interrogable": "crypsis.organisms.interrogable:Interrogable",
+        "tgg": "crypsis.organisms.tgg:TerminalGoalGuarding",
+    },
     "monitors": {
         "oracle": "crypsis.monitors.oracle:OracleMonitor",
         "retrained": "crypsis.monitors.retrained:RetrainedMonitor",
