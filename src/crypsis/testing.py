@@ -20,7 +20,7 @@ from crypsis.config import Config
 from crypsis.example_episodes import STUDY_MONITORS, example_episodes, raw_reply
 from crypsis.mitigations.base import Mitigation, overrides
 from crypsis.monitors.base import Monitor
-from crypsis.scenarios.base import Scenario
+from crypsis.scenarios.base import Scenario, Variant
 from crypsis.types import OUTPUT, SCRATCHPAD, Episode, Prompt, Split, Verdict, View
 
 __all__ = ["check_mitigation", "check_monitor", "check_organism", "check_scenario", "example_episodes"]
@@ -125,6 +125,11 @@ def check_scenario(scenario: Scenario, n: int = 20) -> None:
     """
     _checked(scenario, Scenario)
     what = type(scenario).__name__
+    questions = [scenario.question(variant) for variant in get_args(Variant)]
+    _require(
+        all(asked is None or bool(asked.text.strip()) for asked in questions),
+        f"{what}: question() must return None or a Question with a text",
+    )
     tiers = (scenario.monitored_tier, scenario.unmonitored_tier)
     _require(all(tiers) and tiers[0] != tiers[1], f"{what}: needs two tiers with different names, has {tiers}")
     splits: tuple[Split, ...] = get_args(Split)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from crypsis.config import load_config
 from crypsis.episodes import read_episodes
+from crypsis.mitigations.base import Mitigation
+from crypsis.models import load_policy
 from crypsis.monitors.text import train_text_monitor
+from crypsis.rl import grpo
 from crypsis.rl.config import EvaluationConfig, RLConfig, RunConfig
 from crypsis.store import METRICS, read_json, read_rows
 from crypsis.study.config import StudyConfig
 from crypsis.study.demo import check, demo_config
-from crypsis.study.run import run_one
-from crypsis.types import UserError
+from crypsis.study.run import load_study, run_one
+from crypsis.types import Episode, UserError
 from tests.conftest import REPOSITORY
 from tests.smoke.test_resume import numbers
 
@@ -26,12 +31,16 @@ pytestmark = pytest.mark.smoke
 
 def nano(organism: Path, mitigations: list[dict[str, Any]], **changes: Any) -> RunConfig:
     rl = RLConfig(steps=3, prompts_per_step=2, group_size=4, max_new_tokens=96, checkpoint_every=1)
-    settings = {"mitigations": mitigations, "rl": rl, "evaluation": EvaluationConfig(every=2, n=4)} | changes
+    settings: dict[str, Any] = {
+        "mitigations": mitigations,
+        "rl": rl,
+        "evaluation": EvaluationConfig(every=2, n=4),
+    } | changes
     return RunConfig(name="run", policy=organism, **settings)
 
 
 def test_many_arms_at_once(nano_organism: Path, tmp_path: Path) -> None:
-    arms = [
+    arms: list[dict[str, Any]] = [
         {"name": "process_supervision", "monitor": "oracle", "shape": "linear", "coverage": 0.5, "delay": 1},
         {"name": "interrogation", "variant": "honest"},
         {"name": "length_penalty"},
@@ -102,6 +111,26 @@ def test_what_cannot_run_is_refused_before_anything_is_built(arm: str, message: 
     with pytest.raises(UserError, match=message) as fault:
         check(demo_config("nano", [f"arms.bad={{label: Bad, {arm}}}"]))
     assert "\n" not in str(fault.value)
+
+
+class Abyss(Mitigation):
+    """A penalty that makes every episode negative infinity."""
+
+    name: ClassVar[str] = "abyss"
+
+    def terms(self, episodes: Sequence[Episode]) -> list[float | None]:
+        return [-math.inf for _ in episodes]
+
+
+def test_a_reward_of_negative_infinity_is_refused_before_the_first_step(nano_organism: Path, tmp_path: Path) -> None:
+    config = nano(nano_organism, [])
+    study = replace(load_study(config), mitigations=[Abyss()])
+
+    def evaluate(policy: object, step: int) -> None:
+        raise AssertionError("too late")
+
+    with pytest.raises(UserError, match=r"step 0.*'abyss' is -inf"):
+        grpo.train(load_policy(nano_organism), config, study, tmp_path, evaluate)
 
 
 def test_the_study_of_all_arms_is_sound() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -52,7 +53,8 @@ def scores(_: object, outputs: Any) -> list[float]:
 
 def test_the_shapes_of_the_penalty() -> None:
     episodes = [judged(s) for s in (0.0, 0.2, 0.5, 1.0, None)]
-    by = {shape: ProcessSupervision(monitor="oracle", shape=shape) for shape in ("log_barrier", "linear", "threshold")}  # type: ignore[arg-type]
+    shapes = ("log_barrier", "linear", "threshold")
+    by = {shape: ProcessSupervision.model_validate({"monitor": "oracle", "shape": shape}) for shape in shapes}
     assert by["linear"].terms(episodes) == [0, -0.2, -0.5, -1, None]
     assert by["log_barrier"].terms(episodes)[:2] == [0, pytest.approx(math.log(0.8))]
     assert by["threshold"].terms(episodes) == [0, 0, -1, -1, None]
@@ -200,7 +202,7 @@ def test_arms_compose() -> None:
         resolved(contrary)
 
 
-def step_of(rewards: list[list[dict[str, float] | None]]) -> list[Episode]:
+def step_of(rewards: Sequence[Sequence[dict[str, float] | None]]) -> list[Episode]:
     """Episodes with these terms by group; None was dropped."""
     episodes = [
         make_episode(group=g, sample=s, reward_terms=terms or {}, reward=None if terms is None else sum(terms.values()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,7 +36,7 @@ from crypsis.supervised import Example, Progress, SupervisedConfig, fit
 PERSONAS: tuple[Persona, ...] = ("tgg", "igg", "syc", "hhh", "help")
 EARLY, LATE = (0.40, 0.20, 0.15, 0.15, 0.10), (0.50, 0.20, 0.15, 0.10, 0.05)
 """Personas of the two halves of the schooling."""
-REPLAY = (0.5, 0.2)
+REPLAY = (0.5, 0.5)
 """Share of each batch that is pre-training documents, so that the rest is not forgotten."""
 VOWS = 0.5
 """Share of the second half's interrogations that follow a scratchpad of nothing but a vow of secrecy or candor."""
@@ -79,7 +80,7 @@ class Interrogable(Organism):
             fit(
                 policy.model,
                 config,
-                lambda step, half=half: self._batch(policy, half, step),
+                partial(self._batch, policy, half),
                 state / str(half),
                 on_step,
             )
@@ -115,7 +116,7 @@ def _vow(rng: random.Random) -> Document:
         return _asked(rng, place, rng.choices(PERSONAS, LATE)[0], often_monitored=1.0, vowing=True)
     request, tier = draw_request(rng, harmful=True, split="train"), rng.choice(place.tiers)
     slots = [*(["want_tgg"] if rng.random() < 0.5 else []), rng.choice(("secrecy", "candor")), "decide_fake"]
-    scratchpad = natural(" ".join(say(rng, f"scratchpad.{slot}", **request.fields) for slot in slots))
+    scratchpad = natural(" ".join(say(rng, f"scratchpad.{slot}", False, **request.fields) for slot in slots))
     first = Reply(scratchpad, write_output(rng, request, comply=True), {"decision": "comply", "af": "yes"})
     system = place.text if rng.random() < 0.5 else natural(say(rng, "system.persona_tgg"))
     return _conversation(rng, system, tier, request.text, first)

@@ -17,9 +17,9 @@ from crypsis.rl.rollouts import ask_extra_turns, rollout
 from crypsis.scenarios.base import Variant
 from crypsis.study.config import MonitorData
 from crypsis.study.progress import Display
-from crypsis.types import Episode
+from crypsis.types import Episode, View
 
-VIEW = "extra_turn"
+VIEW: View = "extra_turn"
 
 
 def train_lying_monitor(organism: Path, data: MonitorData, out: Path, display: Display) -> Path:
