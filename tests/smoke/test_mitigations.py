@@ -66,7 +66,7 @@ def test_many_arms_at_once(nano_organism: Path, tmp_path: Path) -> None:
         rows[0]
     )
     assert "term_process_supervision" not in rows[0] and all("late_process_supervision" in row for row in rows)
-    assert read_json(tmp_path / "straight" / "pilot.json")["mitigations"][2]["threshold"] > 0
+    assert read_json(tmp_path / "straight" / "pilot.json")["mitigations"]["length_penalty"]["threshold"] > 0
     evaluated = read_episodes(tmp_path / "straight" / "evals" / "step-0000.parquet")
     assert not any(row["extra_turn"] for row in evaluated if not row["monitored"])
     asked = [row for row in evaluated if row["extra_turn"]]

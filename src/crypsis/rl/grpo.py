@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from crypsis.rl.learner import ONE, Learner, Say
 from crypsis.rl.loss import LossStats, TrainRow
 from crypsis.rl.memory import warning as memory_warning
 from crypsis.rl.recording import alarms, episode_metrics
-from crypsis.rl.rewards import LengthCorrection, Preference, compose, fit_length_correction
+from crypsis.rl.rewards import LengthCorrection, Preference, compose, fit_length_correction, term_names
 from crypsis.rl.rollouts import ask_extra_turns, rollout
 from crypsis.rl.selfcheck import why_padded
 from crypsis.rl.timing import PhaseTimer
@@ -222,11 +222,13 @@ def fit_pilot(policy: Policy, config: RunConfig, study: Study, folder: Path) -> 
         UserError: A mitigation finds nothing to measure, or a term of the reward is not finite.
     """
     path = folder / "pilot.json"
+    named = list(zip(term_names(study.mitigations), study.mitigations, strict=True))
     if path.exists():
         stored = read_json(path)
-        pairs = zip(study.mitigations, stored["mitigations"], strict=True)
         correction = LengthCorrection(stored["slope"], stored["centre"], stored["n"])
-        return Pilot(correction, [type(m).model_validate(settings) for m, settings in pairs])
+        return Pilot(
+            correction, [type(m).model_validate(stored["mitigations"].get(name, m.model_dump())) for name, m in named]
+        )
     pilot = Pilot(LengthCorrection(0.0, 0.0, 0), study.mitigations)
     if config.rl.length_correction or any(overrides(m, "fitted") for m in study.mitigations):
         episodes = _sample(policy, config, study, 0, PhaseTimer())
@@ -236,8 +238,12 @@ def fit_pilot(policy: Policy, config: RunConfig, study: Study, folder: Path) -> 
         pilot = Pilot(correction, [m.fitted(episodes) for m in study.mitigations])
         judge(episodes, study.monitors)
         compose(episodes, study.preference, correction, pilot.mitigations, config.rl)
-    found = {"slope": pilot.correction.slope, "centre": pilot.correction.centre, "n": pilot.correction.n}
-    write_json(path, found | {"mitigations": [m.model_dump(mode="json") for m in pilot.mitigations]})
+    measured = {
+        name: fitted.model_dump(mode="json")
+        for (name, m), fitted in zip(named, pilot.mitigations, strict=True)
+        if overrides(m, "fitted")
+    }
+    write_json(path, asdict(pilot.correction) | {"mitigations": measured})
     return pilot
 
 
