@@ -29,8 +29,8 @@ from transformers.models.mistral.modeling_mistral import MistralRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
+from crypsis.rl import cascade, shared_prefix
 from crypsis.rl import loss as loss_module
-from crypsis.rl import shared_prefix
 from crypsis.rl.loss import Form, LossStats, TrainRow, accumulate_gradients, token_logprobs
 from crypsis.rl.samplers import Sampled, Sampler, choose_sampler, padded
 from crypsis.rl.samplers import shared_prefix as shared
@@ -294,15 +294,15 @@ def test_gradient_checkpointing_changes_nothing() -> None:
 
 
 def test_fallback_without_flash_operators(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert shared_prefix.flash_usable("cpu", torch.float64, 8)
-    assert not shared_prefix.flash_usable("cuda", torch.float64, 8)
+    assert cascade.flash_usable("cpu", torch.float64, 8)
+    assert not cascade.flash_usable("cuda", torch.float64, 8)
     model, prompts = build("qwen3"), ragged_prompts()
     rows = train_rows(prompts)
     settings: dict[str, Any] = {"samples_per_prompt": 2, "max_new_tokens": 12, "stop_ids": STOP, "seed": 3}
     sampled = ids(shared.sample(model, prompts, **settings))
     forms: tuple[Form, ...] = ("shared", "packed")
     expected = [gradients(model, rows, form=form) for form in forms]
-    monkeypatch.setattr(shared_prefix, "flash_usable", lambda *_: False)
+    monkeypatch.setattr(cascade, "flash_usable", lambda *_: False)
     for form, (stats, grads) in zip(forms, expected, strict=True):
         found_stats, found = gradients(model, rows, form=form)
         assert_stats(found_stats, stats)
@@ -314,8 +314,8 @@ def test_self_test_rejects_operators_that_changed(monkeypatch: pytest.MonkeyPatc
     def changed(*_: Any) -> tuple[Tensor, Tensor]:
         raise RuntimeError("schema changed")
 
-    monkeypatch.setattr(shared_prefix, "_flash", changed)
-    assert not shared_prefix.flash_usable.__wrapped__("cpu", torch.float32, 8)
+    monkeypatch.setattr(cascade, "_flash", changed)
+    assert not cascade.flash_usable.__wrapped__("cpu", torch.float32, 8)
 
 
 def ids(sampled: list[Sampled]) -> list[list[int]]:
