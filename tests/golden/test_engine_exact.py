@@ -224,6 +224,22 @@ def test_micro_batches_add_up() -> None:
         assert_close(single, whole)
 
 
+def test_a_prompt_is_computed_once_for_its_rows() -> None:
+    prompts, lengths = [[5, 6], [5, 6], [7], [5, 6]], [4, 2, 3, 3]
+    layout = cascade.Layout.of(prompts, lengths, torch.device("cpu"))
+    assert layout.slots.tolist() == [[0, 1, 2, 3], [0, 1, 1, 1], [4, 5, 6, 6], [0, 1, 7, 7]]
+    assert layout.home.tolist() == [0, 1, 2, 3, 8, 9, 10, 14]
+    assert layout.repeats.tolist() == [4, 5, 12, 13]
+    x, weights = torch.randn(1, 3, 8, 2, requires_grad=True), torch.randn(4, 3, 4, 2)
+    assert torch.equal(layout.tokens(layout.rows(x)), x)
+    real = torch.zeros(16).index_fill_(0, torch.cat([layout.home, layout.repeats]), 1.0).view(4, 1, 4, 1)
+    (expected,) = torch.autograd.grad(layout.rows(x), x, weights * real)
+    torch.testing.assert_close(layout.gradient_tokens(weights), expected)
+    rows = torch.randn(4, 3, 4, 2, requires_grad=True)
+    (expected,) = torch.autograd.grad(layout.tokens(rows), rows, x)
+    assert torch.equal(layout.gradient_rows(x), expected)
+
+
 def test_processes_that_share_a_step_add_up() -> None:
     model, rows = build(), train_rows(ragged_prompts())
     stats, whole = gradients(model, rows)
