@@ -14,13 +14,13 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from crypsis.rl.cascade import gemm_precision
 from crypsis.rl.samplers.base import BATCH_SIZE, Sampled, check, evaluating, sample_in_batches
 from crypsis.rl.shared_prefix import (
     Parts,
     PrefixState,
     common_prefix,
     compute_prefix,
-    gemm_precision,
     hidden_states,
     shared_attention,
     why_not_shared,
