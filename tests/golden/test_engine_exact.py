@@ -32,7 +32,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from crypsis.rl import cascade, shared_prefix
 from crypsis.rl import loss as loss_module
 from crypsis.rl.loss import Form, LossStats, TrainRow, accumulate_gradients, token_logprobs
-from crypsis.rl.samplers import Sampled, Sampler, choose_sampler, padded
+from crypsis.rl.samplers import Sampled, Sampler, choose_sampler, lean, padded
 from crypsis.rl.samplers import shared_prefix as shared
 from crypsis.rl.timing import PhaseTimer
 
@@ -359,6 +359,25 @@ def test_greedy_is_generate(kind: str, kv_heads: int, tied: bool) -> None:
             assert row.stopped or len(row.ids) == 80
 
 
+@pytest.mark.parametrize(("kind", "kv_heads", "tied"), VARIANTS)
+@pytest.mark.parametrize("common", [19, 0])
+def test_lean_steps_are_the_models_own(
+    kind: str, kv_heads: int, tied: bool, common: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, prompts = build(kind, kv_heads, tied), ragged_prompts(common)
+    settings: dict[str, Any] = {"samples_per_prompt": 2, "max_new_tokens": 70, "stop_ids": STOP, "seed": 4}
+    with shared_prefix.shared_attention(model) as found:
+        assert lean.lean_decoder(found) is not None
+    quick = shared.sample(model, prompts, **settings)
+    monkeypatch.setattr(lean, "MOST_PARAMETERS", 0)
+    with shared_prefix.shared_attention(model) as found:
+        assert lean.lean_decoder(found) is None
+    own = shared.sample(model, prompts, **settings)
+    assert ids(quick) == ids(own)
+    for a, b in zip(quick, own, strict=True):
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-12)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_sampling_does_not_depend_on_batches(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
     model, prompts = build("qwen3"), ragged_prompts()
@@ -423,6 +442,8 @@ def test_lora(trained: str) -> None:
         assert_close(found, expected)
     settings: dict[str, Any] = {"samples_per_prompt": 2, "max_new_tokens": 12, "stop_ids": STOP, "seed": 3}
     prompts = ragged_prompts()
+    with shared_prefix.shared_attention(wrapped) as found_parts:
+        assert (lean.lean_decoder(found_parts) is None) == (trained == "attention")
     assert ids(shared.sample(wrapped, prompts, **settings)) == ids(padded.sample(wrapped, prompts, **settings))
 
 
