@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from crypsis.episodes import write_episodes
+from crypsis.episodes import copy_episodes, write_episodes
 from crypsis.models import Policy
 from crypsis.monitors.base import Monitor
 from crypsis.rl.config import EvaluationConfig
 from crypsis.rl.grpo import judge
 from crypsis.rl.rollouts import rollout
 from crypsis.scenarios.base import Scenario
+from crypsis.store import locked
 from crypsis.types import Episode
 
 
@@ -45,7 +46,11 @@ def evaluate_policy(
 
 
 class StoredEvaluation:
-    """Evaluates into ``folder/evals/step-NNNN.parquet`` and leaves alone what is there."""
+    """Evaluates into ``folder/evals/step-NNNN.parquet`` and leaves alone what is there.
+
+    Runs that start from the same policy and evaluate it alike may name the same folder ``start``: whichever comes first
+    evaluates step 0 into it, and the others copy.
+    """
 
     def __init__(
         self,
@@ -56,8 +61,9 @@ class StoredEvaluation:
         config: EvaluationConfig,
         max_new_tokens: int,
         seed: int,
+        start: Path | None = None,
     ) -> None:
-        self._folder, self._name = folder / "evals", name
+        self._folder, self._name, self._start = folder / "evals", name, start
         self._scenario, self._monitors, self._config = scenario, monitors, config
         self._max_new_tokens, self._seed = max_new_tokens, seed
 
@@ -66,7 +72,17 @@ class StoredEvaluation:
         path = self._folder / f"step-{step:04d}.parquet"
         if path.exists():
             return
-        episodes = evaluate_policy(
+        if step or self._start is None:
+            write_episodes(path, self._evaluate(policy, step), self._name)
+            return
+        shared = self._start / path.name
+        with locked(self._start, wait=-1):
+            if not shared.exists():
+                write_episodes(shared, self._evaluate(policy, step), self._name)
+        copy_episodes(shared, path, self._name)
+
+    def _evaluate(self, policy: Policy, step: int) -> list[Episode]:
+        return evaluate_policy(
             policy,
             self._scenario,
             self._monitors,
@@ -75,4 +91,3 @@ class StoredEvaluation:
             step=step,
             seed=self._seed,
         )
-        write_episodes(path, episodes, self._name)

@@ -32,7 +32,7 @@ class TerminalGoalGuarding(Organism):
     style: Style = "plain"
     steps: int = Field(60, ge=1)
     batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(6e-5, gt=0)
+    learning_rate: float = Field(7e-5, gt=0)
     """Gentle on purpose: at 3e-4 the unmonitored tier begins to comply too (docs/diary.md)."""
     seed: int = 0
 

@@ -32,10 +32,12 @@ def run_one(
     exists: Exists = "resume",
     on_step: Callable[[Mapping[str, Any]], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
+    shared: Path | None = None,
 ) -> Path:
     """Trains, evaluates and stores one run; a finished folder is left as it is, a killed one is resumed.
 
-    What the run says to its user also goes to ``log.txt``.
+    What the run says to its user also goes to ``log.txt``. What it has in common with other runs of a study, the
+    evaluation of the policy that they start from, is computed once in the folder ``shared``, if there is one.
 
     Raises:
         UserError: The folder is in use or was made with another config, or the config names something that is none.
@@ -47,7 +49,7 @@ def run_one(
         if prepare_folder(folder, config, exists):
             return folder
         write_json(folder / PROVENANCE, provenance(inputs(config, study)))
-        evaluate, tell = stored_evaluation(config, study, folder), teller(folder, say)
+        evaluate, tell = stored_evaluation(config, study, folder, shared), teller(folder, say)
         with together(config.rl.processes, _assist, config, folder) as ranks:
             grpo.train(policy, config, study, folder, evaluate, on_step, ranks, tell)
         finish(config, policy, folder)
@@ -65,8 +67,14 @@ def trainable_policy(config: RunConfig) -> Policy:
     return load_trainable(config.policy, config.model if alone else config.model.model_copy(update={"device": "cpu"}))
 
 
-def stored_evaluation(config: RunConfig, study: grpo.Study, folder: Path) -> StoredEvaluation:
-    """What a run evaluates with."""
+def stored_evaluation(
+    config: RunConfig, study: grpo.Study, folder: Path, shared: Path | None = None
+) -> StoredEvaluation:
+    """What a run evaluates with; runs with the same key share the evaluation of step 0."""
+    made_from = inputs(config, study) | {"config": ""}
+    settings = [config.model, config.scenario, config.monitors, config.evaluation, config.rl.max_new_tokens]
+    asking = [m.model_dump(mode="json") for m in study.mitigations if asks(m)]
+    key = digest([made_from, config.seed, asking, *map(str, settings)])
     return StoredEvaluation(
         folder,
         config.name,
@@ -75,6 +83,7 @@ def stored_evaluation(config: RunConfig, study: grpo.Study, folder: Path) -> Sto
         config.evaluation,
         config.rl.max_new_tokens,
         config.seed,
+        shared / key if shared else None,
     )
 
 
@@ -126,10 +135,15 @@ def load_study(config: RunConfig) -> grpo.Study:
     taken = [m.name for m in mitigations if m.name in OWN_TERMS]
     if taken:
         raise UserError(f"{config.name}: mitigations: '{taken[0]}' is the name of one of the reward's own terms")
-    asking = [m.name for m in mitigations if type(m).extra_turn is not Mitigation.extra_turn]
+    asking = [m.name for m in mitigations if asks(m)]
     if len(asking) > 1:
         raise UserError(f"{config.name}: mitigations: {' and '.join(asking)} both ask an extra turn; keep one of them")
     return grpo.Study(scenario, monitors, mitigations, preference(scenario))
+
+
+def asks(mitigation: Mitigation) -> bool:
+    """Whether a mitigation asks an extra turn."""
+    return type(mitigation).extra_turn is not Mitigation.extra_turn
 
 
 def preference(scenario: Scenario) -> Preference:
