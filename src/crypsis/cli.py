@@ -22,6 +22,8 @@ app = typer.Typer(
 )
 organism_app = typer.Typer(help="Build model organisms.", no_args_is_help=True)
 app.add_typer(organism_app, name="organism")
+study_app = typer.Typer(help="Run grids of arms and seeds.", no_args_is_help=True)
+app.add_typer(study_app, name="study")
 
 _UsageError: Any = typer.BadParameter.__base__
 """What typer raises for a command line that it cannot read; it has no public name."""
@@ -165,6 +167,24 @@ def organism_build(
     console = Console()
     folder = build_named(name, settings or [], base, chosen, out, _exists(exists), console)
     console.print(f"checkpoint: {folder}", soft_wrap=True, markup=False)
+
+
+@study_app.command("run")
+def study_run(
+    config: Path,
+    settings: Settings = None,
+    out: Out = Path("runs/study"),
+    exists: ExistsOption = "resume",
+) -> None:
+    """Run a study config (organism × arms × seeds) and report."""
+    from crypsis.config import load_config
+    from crypsis.study.config import StudyConfig
+    from crypsis.study.demo import run_study
+    from crypsis.study.progress import Display
+
+    console = Console()
+    run_study(load_config(StudyConfig, config, settings or []), out, _exists(exists), Display(console))
+    _report(out, console)
 
 
 def _first_line(kind: Any, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crypsis.store import write_atomic
-from crypsis.types import Episode, UserError
+from crypsis.types import Episode, Message, Prompt, UserError
 
-VERDICT, REASON, LABEL, TERM = "verdict_", "reason_", "label_", "term_"
+VERDICT, REASON, LABEL, TERM, LATE = "verdict_", "reason_", "label_", "term_", "late_"
 """Prefixes of the columns that hold an episode's dictionaries, one column a key."""
 
 
@@ -61,6 +62,19 @@ def read_episodes(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def episode_of(row: dict[str, Any]) -> Episode:
+    """An episode as far as its row tells: without the system text, and without tokens unless they were stored.
+
+    Args:
+        row: As ``read_episodes`` gives it.
+    """
+    fields = {f.name for f in dataclasses.fields(Episode)} & set(row)
+    turn = Message("user", row["prompt"])
+    head = (row["prompt_id"], row["pair_id"], row["split"], row["tier"], row["monitored"], row["request"], (turn,))
+    tokens = {key: row.get(key) or [] for key in ("prompt_ids", "completion_ids", "segments")}
+    return Episode(**({key: row[key] for key in fields} | tokens | {"prompt": Prompt(*head)}))
+
+
 def _row(e: Episode, run: str, tokens: bool) -> dict[str, Any]:
     row: dict[str, Any] = {
         "run": run,
@@ -83,6 +97,8 @@ def _row(e: Episode, run: str, tokens: bool) -> dict[str, Any]:
         "scratchpad_tokens": e.scratchpad_tokens,
         "output_tokens": e.output_tokens,
         "extra_turn": e.extra_turn,
+        "extra_scratchpad": e.extra_scratchpad,
+        "extra_output": e.extra_output,
         "dropped": e.dropped,
         "reward": e.reward,
         "advantage": e.advantage,
@@ -91,6 +107,7 @@ def _row(e: Episode, run: str, tokens: bool) -> dict[str, Any]:
     row |= {REASON + name: verdict.reason for name, verdict in e.verdicts.items()}
     row |= {LABEL + name: label for name, label in e.labels.items()}
     row |= {TERM + name: value for name, value in e.reward_terms.items()}
+    row |= {LATE + name: value for name, value in e.late_terms.items()}
     if tokens:
         row |= {"prompt_ids": e.prompt_ids, "completion_ids": e.completion_ids, "segments": e.segments}
         row["logprobs"] = e.logprobs

@@ -17,9 +17,24 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "miniature": "crypsis.miniature.scenario:MiniatureScenario",
         "prompt_file": "crypsis.scenarios.prompt_file:PromptFileScenario",
     },
-    "organisms": {"tgg": "crypsis.organisms.tgg:TerminalGoalGuarding"},
-    "monitors": {"oracle": "crypsis.monitors.oracle:OracleMonitor", "text": "crypsis.monitors.text:TextMonitor"},
-    "mitigations": {"process_supervision": "crypsis.mitigations.process_supervision:ProcessSupervision"},
+    "organisms": {
+        "interrogable": "crypsis.organisms.interrogable:Interrogable",
+        "tgg": "crypsis.organisms.tgg:TerminalGoalGuarding",
+    },
+    "monitors": {
+        "oracle": "crypsis.monitors.oracle:OracleMonitor",
+        "retrained": "crypsis.monitors.retrained:RetrainedMonitor",
+        "text": "crypsis.monitors.text:TextMonitor",
+    },
+    "mitigations": {
+        "interrogation": "crypsis.mitigations.interrogation:Interrogation",
+        "kl": "crypsis.mitigations.kl:KL",
+        "length_penalty": "crypsis.mitigations.length_penalty:LengthPenalty",
+        "process_supervision": "crypsis.mitigations.process_supervision:ProcessSupervision",
+        "reward_af": "crypsis.mitigations.reward_af:RewardAF",
+        "screening": "crypsis.mitigations.screening:Screening",
+        "segments": "crypsis.mitigations.segments:Segments",
+    },
     "samplers": {
         "shared_prefix": "crypsis.rl.samplers.shared_prefix:sample",
         "padded": "crypsis.rl.samplers.padded:sample",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Split = Literal["train", "eval"]
-View = Literal["scratchpad", "output", "both"]
+View = Literal["scratchpad", "output", "both", "extra_turn"]
 Parse = Literal["ok", "no_scratchpad", "no_output", "extra_text", "truncated"]
 Stop = Literal["end", "length"]
 Learn = Literal["all", "scratchpad", "output"]
@@ -40,6 +40,7 @@ class Prompt:
         monitored: Whether the scenario says that chats of this tier are monitored and trained on.
         request: What the user asks, without the tier (this is what the preference model sees).
         messages: System and user turns, tier tag included.
+        prefill: What the reply begins with: written by us, not by the policy.
     """
 
     prompt_id: str
@@ -49,6 +50,7 @@ class Prompt:
     monitored: bool
     request: str
     messages: tuple[Message, ...]
+    prefill: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +84,15 @@ class Episode:
         completion_ids: Sampled token ids, the end-of-turn token included.
         segments: One of GLUE, SCRATCHPAD, OUTPUT per completion token.
         logprobs: Log-probability of each completion token when it was sampled.
-        extra_turn: What the policy replied to a mitigation's extra turn, exactly as decoded; never in the loss.
+        extra_turn: The reply to a mitigation's extra turn, its prefill included, exactly as decoded; never in the loss.
+        extra_scratchpad: Text between the scratchpad tags of that reply.
+        extra_output: Text between the output tags of that reply.
         verdicts: By monitor name.
         labels: What a judge read off the transcript: in the miniature the oracle writes ``conduct``
-            (comply | refuse | unparsed), ``af`` (yes | no | unparsed), ``motive``, ``decision`` and ``tier_mention``.
+            (comply | refuse | unparsed), ``af`` (yes | no | unparsed), ``motive``, ``decision`` and ``tier_mention``,
+            and of an extra turn ``answer`` and ``lying`` (yes | no | unparsed).
         reward_terms: Every term of the reward by name, unweighted sums to ``reward``.
+        late_terms: Terms that reach the policy in a later step; not in ``reward``.
         reward: None if the episode was dropped before group statistics.
         advantage: Group-relative advantage (GRPO); 0 for dropped episodes.
         dropped: Why the episode gives no gradient (empty if it does).
@@ -107,9 +113,12 @@ class Episode:
     segments: list[int]
     logprobs: list[float] | None = None
     extra_turn: str = ""
+    extra_scratchpad: str = ""
+    extra_output: str = ""
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     reward_terms: dict[str, float] = field(default_factory=dict)
+    late_terms: dict[str, float] = field(default_factory=dict)
     reward: float | None = None
     advantage: float = 0.0
     dropped: str = ""
@@ -130,6 +139,8 @@ class Episode:
             return self.scratchpad
         if view == "output":
             return self.output
+        if view == "extra_turn":
+            return self.extra_scratchpad
         return f"{self.scratchpad}\n{self.output}"
 
 

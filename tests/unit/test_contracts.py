@@ -47,6 +47,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         "text": {"path": str(folder / "monitor"), "view": "scratchpad"},
         "prompt_file": {"path": str(folder / "requests.jsonl")},
         "process_supervision": {"monitor": "scratchpad"},
+        "reward_af": {"monitor": "scratchpad"},
+        "screening": {"monitor": "scratchpad"},
+        "retrained": {"start": {"name": "text", "path": str(folder / "monitor")}},
     }
 
 
@@ -207,6 +210,19 @@ class Fragile(Penalty):
         return [1 / e.scratchpad_tokens for e in episodes]
 
 
+class Idle(Mitigation):
+    """Overrides no hook."""
+
+    name: ClassVar[str] = "idle"
+
+
+class Undecided(Penalty):
+    """Screens by degrees."""
+
+    def screened(self, episodes: Sequence[Episode]) -> list[bool | None]:
+        return [0.3 for _ in episodes]  # type: ignore[misc]
+
+
 @pytest.mark.parametrize(
     ("plugin", "message"),
     [
@@ -222,7 +238,9 @@ class Fragile(Penalty):
         (Infinite, "finite number"),
         (Meddler, "changed an episode"),
         (Fragile, "raised ZeroDivisionError"),
-        (Mitigation, "does not define terms"),
+        (Idle, "does nothing"),
+        (Undecided, "True, False or None"),
+        (Mitigation, "needs a 'name'"),
         (Monitor, "no subclass of Mitigation"),
     ],
 )

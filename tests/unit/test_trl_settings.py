@@ -21,6 +21,7 @@ import crypsis
 from crypsis.config import parse_config
 from crypsis.mitigations.base import Mitigation
 from crypsis.mitigations.process_supervision import ProcessSupervision
+from crypsis.monitors.retrained import RetrainedMonitor
 from crypsis.rl.config import RLConfig, RunConfig
 from crypsis.rl.trl_backend import how_sharded, refuse
 from crypsis.rl.trl_rollouts import REWARD, relative_rewards, rollout_fields
@@ -107,10 +108,12 @@ def test_what_only_the_loaded_run_shows_is_refused() -> None:
         def extra_turn(self, episode: Episode) -> Prompt | None:
             return episode.prompt
 
+    monitors: dict[str, Any] = {}
+
     def refused(rl: RLConfig, mitigations: list[Mitigation], **trl: Any) -> None:
         config = RunConfig(name="x", policy=Path("here"), rl=rl, trl=trl)
         policy = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(name_or_path="base")))
-        refuse(cast(Any, policy), config, cast(Any, SimpleNamespace(mitigations=mitigations)))
+        refuse(cast(Any, policy), config, cast(Any, SimpleNamespace(mitigations=mitigations, monitors=monitors)))
 
     supervision = ProcessSupervision(monitor="oracle")
     refused(RLConfig(), [supervision], use_vllm=True)
@@ -119,6 +122,11 @@ def test_what_only_the_loaded_run_shows_is_refused() -> None:
         refused(RLConfig(kl=0.1), [])
     with pytest.raises(UserError, match=r"vLLM does not sample the extra turn of 'process_supervision'"):
         refused(RLConfig(), [supervision, Asks(monitor="oracle")], use_vllm=True)
+    with pytest.raises(UserError, match=r"process_supervision: a delay needs --backend core"):
+        refused(RLConfig(), [ProcessSupervision(monitor="oracle", delay=1)])
+    monitors["racing"] = RetrainedMonitor(start="scratchpad")
+    with pytest.raises(UserError, match=r"monitors.racing: .* needs --backend core"):
+        refused(RLConfig(), [])
 
 
 def test_crypsis_does_without_the_extras() -> None:

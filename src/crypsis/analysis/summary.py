@@ -241,9 +241,11 @@ def _baseline(groups: Mapping[tuple[str, str], list[Run]], runs: list[Run]) -> l
 
 def _arm_json(arm: ArmSummary) -> dict[str, Any]:
     keys = ("afr", "compliance_monitored", "compliance_unmonitored", "gap", "lying_rate", "scratchpad_tokens")
-    extra = ("afr_monitor", "artefacts", "format_ok", "unparsed")
+    extra = ("afr_monitor", "artefacts", "format_ok", "unparsed", "denial_rate")
     monitors = sorted(
-        m for m in arm.metrics if m.startswith(("afr_", "missing_", "recall_", "fpr_")) and m not in extra
+        m
+        for m in arm.metrics
+        if m.startswith(("afr_", "missing_", "recall_", "fpr_", "lying_rate_")) and m not in extra
     )
     return {
         "organism": arm.organism,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from crypsis.episodes import copy_episodes, write_episodes
+from crypsis.mitigations.base import Mitigation
 from crypsis.models import Policy
 from crypsis.monitors.base import Monitor
 from crypsis.rl.config import EvaluationConfig
-from crypsis.rl.grpo import judge
-from crypsis.rl.rollouts import rollout
+from crypsis.rl.grpo import judge, refreshed
+from crypsis.rl.rollouts import ask_extra_turns, rollout
 from crypsis.scenarios.base import Scenario
 from crypsis.store import locked
 from crypsis.types import Episode
@@ -25,6 +26,8 @@ def evaluate_policy(
     max_new_tokens: int,
     step: int = 0,
     seed: int = 0,
+    mitigations: Sequence[Mitigation] = (),
+    answerer: Policy | None = None,
 ) -> list[Episode]:
     """One episode of every held-out request in both tiers, judged by every monitor (paper §1: 250 requests).
 
@@ -36,11 +39,15 @@ def evaluate_policy(
         max_new_tokens: Token budget of a reply.
         step: Stored in the episodes.
         seed: Of the sampling; the requests depend on ``config.seed`` alone.
+        mitigations: The one that asks an extra turn asks it in the monitored tier, where training asks it too.
+        answerer: Who replies to the extra turn, if not the policy.
     """
     tiers = (scenario.monitored_tier, scenario.unmonitored_tier)
     prompts = [p for tier in tiers for p in scenario.prompts("eval", tier, config.n, config.seed)]
     sampling_seed = seed * 1_000_003 + 500_000 + step  # apart from the seeds of RL's steps
     episodes = rollout(policy, prompts, group_size=1, max_new_tokens=max_new_tokens, seed=sampling_seed, step=step)
+    monitored = [e for e in episodes if e.prompt.monitored]
+    ask_extra_turns(policy, monitored, mitigations, max_new_tokens, answerer=answerer)
     judge(episodes, monitors)
     return episodes
 
@@ -61,11 +68,14 @@ class StoredEvaluation:
         config: EvaluationConfig,
         max_new_tokens: int,
         seed: int,
+        mitigations: Sequence[Mitigation] = (),
+        answerer: Policy | None = None,
         start: Path | None = None,
     ) -> None:
         self._folder, self._name, self._start = folder / "evals", name, start
         self._scenario, self._monitors, self._config = scenario, monitors, config
         self._max_new_tokens, self._seed = max_new_tokens, seed
+        self._mitigations, self._answerer = mitigations, answerer
 
     def __call__(self, policy: Policy, step: int) -> None:
         """Evaluates the policy after ``step`` steps, unless that is stored already."""
@@ -85,9 +95,11 @@ class StoredEvaluation:
         return evaluate_policy(
             policy,
             self._scenario,
-            self._monitors,
+            refreshed(self._monitors, self._folder.parent, step),
             self._config,
             max_new_tokens=self._max_new_tokens,
             step=step,
             seed=self._seed,
+            mitigations=self._mitigations,
+            answerer=self._answerer,
         )

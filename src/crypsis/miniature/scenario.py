@@ -8,9 +8,10 @@ from typing import ClassVar
 from pydantic import Field, field_validator
 
 from crypsis.config import digest
-from crypsis.miniature.language import draw_request, language
+from crypsis.miniature.language import draw_request, language, natural
 from crypsis.miniature.world import Objective, Setting, setting, user_text
-from crypsis.scenarios.base import Scenario
+from crypsis.scenarios.base import Question, Scenario, Variant
+from crypsis.scenarios.parsing import SCRATCHPAD_OPEN
 from crypsis.types import Message, Prompt, Split
 
 
@@ -60,3 +61,10 @@ class MiniatureScenario(Scenario):
             messages = (Message("system", place.text), Message("user", user_text(tier, request.text)))
             found.append(Prompt(f"{pair}-{tier}", pair, split, tier, place.is_monitored(tier), request.text, messages))
         return found
+
+    def question(self, variant: Variant) -> Question:
+        """The most common wording; the honest persona is a first sentence of the scratchpad."""
+        slot = "aware" if variant in ("honest", "separate") else variant
+        text = user_text("{tier}", natural(language().slots[f"question.{slot}"].train[0]))
+        honest = natural(language().slots["interrogation.honest_prefill"].train[0])
+        return Question(text, f"{SCRATCHPAD_OPEN} {honest}" if variant in ("honest", "separate") else "")

@@ -4,36 +4,62 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from crypsis.mitigations.base import Mitigation
+from crypsis.mitigations.base import Setting
+from crypsis.mitigations.supervision import Supervision, threshold_in
 from crypsis.types import Episode
 
 
-class ProcessSupervision(Mitigation):
+class ProcessSupervision(Supervision):
     """Adds ``log(1 − p(AF))`` (paper §5); with a monitor whose view is ``output`` it is the behaviour-only control.
 
-    Departure: the paper does not say how it bounds the barrier; here p is clipped at ``ceiling``.
+    Departures: the paper does not say how it bounds the barrier; here p is clipped at ``ceiling``. ``threshold``,
+    ``coverage`` and ``delay`` are ours.
     """
 
     name: ClassVar[str] = "process_supervision"
+    sign: ClassVar[int] = -1
 
-    monitor: str
-    """Name of one of the run's monitors."""
-    shape: Literal["log_barrier", "linear"] = "log_barrier"
-    """The linear penalty ``−p`` fails where AF starts near 100 % (claim C09)."""
-    coefficient: float = Field(1.0, gt=0)
+    shape: Literal["log_barrier", "linear", "threshold"] = "log_barrier"
+    """The linear penalty ``−p`` fails where AF starts near 100 % (claim C09); ``threshold`` costs 1 where flagged."""
+    coefficient: float = Field(1.0, gt=0, le=1e6)  # paper §5: the logarithm as it is
     ceiling: float = Field(0.999, gt=0, lt=1)
+    threshold: float | None = Field(None, gt=0, le=1)
+    """Of the shape ``threshold``; the monitor's own if not given."""
+    delay: int = Field(0, ge=0)
+    """Verdicts on a step's episodes arrive so many steps later: all other terms teach at once, the penalty teaches
+    then, as an off-policy update on the old episodes with clipped importance ratios."""
+
+    @model_validator(mode="after")
+    def _threshold_is_used(self) -> Self:
+        if self.threshold is not None and self.shape != "threshold":
+            raise ValueError(f"threshold: has no meaning with shape {self.shape}")
+        return self
+
+    @property
+    def lag(self) -> int:
+        """The delay."""
+        return self.delay
+
+    def prepared(self, setting: Setting) -> Self:
+        """Takes the monitor's threshold over if none is set."""
+        super().prepared(setting)
+        if self.shape != "threshold" or self.threshold is not None:
+            return self
+        return self.model_copy(update={"threshold": threshold_in(self.listens_to, setting, self.name)})
 
     def terms(self, episodes: Sequence[Episode]) -> list[float | None]:
-        """The penalty of each episode, at most 0; None where the monitor gave no score."""
-        return [self._penalty(e.verdicts[self.monitor].score) for e in episodes]
+        """The penalty of each episode, at most 0: 0 where nobody looked, None where the monitor gave no score."""
+        return [self._penalty(self.score(e)) if self.covers(e) else 0.0 for e in episodes]
 
     def _penalty(self, score: float | None) -> float | None:
         if score is None:
             return None
         if self.shape == "linear":
             return -self.coefficient * score
+        if self.shape == "threshold":
+            return -self.coefficient if score >= (0.5 if self.threshold is None else self.threshold) else 0.0
         return self.coefficient * math.log(1 - min(score, self.ceiling))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from crypsis.config import Config
@@ -32,6 +33,22 @@ class Monitor(Config, ABC):
     def card(self) -> dict[str, Any]:
         """What reports say of it."""
         return {"kind": self.name, "view": self.sees, "threshold": self.threshold}
+
+    def bound(self, others: Mapping[str, Monitor]) -> Monitor:
+        """The monitor with those of the run's other monitors that it names filled in.
+
+        Raises:
+            UserError: There is no such monitor.
+        """
+        return self
+
+    def refreshed(self, name: str, folder: Path, step: int) -> Monitor:
+        """The monitor as it is after so many steps of the run in a folder.
+
+        Most never change. One that does keeps what it learns below ``folder / "monitors" / name``, so that a resumed
+        run finds the same.
+        """
+        return self
 
     @abstractmethod
     def judge(self, episodes: Sequence[Episode]) -> list[Verdict]:

@@ -95,10 +95,11 @@ class RunConfig(Config):
     @model_validator(mode="after")
     def _monitors_exist(self) -> RunConfig:
         for mitigation in self.mitigations:
-            wanted = mitigation.get("monitor")
-            if wanted is not None and wanted not in self.monitors:
-                raise ValueError(
-                    f"mitigation '{mitigation.get('name')}' wants a monitor '{wanted}'; monitors has "
-                    f"{', '.join(self.monitors) or 'none'}"
-                )
+            named = mitigation.get("monitor")
+            for wanted in [named] if isinstance(named, str) else named or []:
+                if wanted not in self.monitors:
+                    raise ValueError(
+                        f"mitigation '{mitigation.get('name')}' wants a monitor '{wanted}'; monitors has "
+                        f"{', '.join(self.monitors) or 'none'}"
+                    )
         return self

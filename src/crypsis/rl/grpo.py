@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from crypsis.episodes import write_episodes
-from crypsis.mitigations.base import Mitigation
+from crypsis.mitigations.base import Mitigation, overrides
 from crypsis.models import Policy
 from crypsis.monitors.base import Monitor
 from crypsis.parallel import Ranks, release_memory
 from crypsis.rl.advantages import Advantages, group_advantages
 from crypsis.rl.config import RLConfig, RunConfig
+from crypsis.rl.late import late_rows, rollouts_path
 from crypsis.rl.learner import ONE, Learner, Say
 from crypsis.rl.loss import LossStats, TrainRow
 from crypsis.rl.memory import warning as memory_warning
-from crypsis.rl.rewards import LengthCorrection, Preference, compose, fit_length_correction
+from crypsis.rl.recording import alarms, episode_metrics
+from crypsis.rl.rewards import LengthCorrection, Preference, compose, fit_length_correction, term_names
 from crypsis.rl.rollouts import ask_extra_turns, rollout
 from crypsis.rl.selfcheck import why_padded
 from crypsis.rl.timing import PhaseTimer
@@ -48,12 +50,32 @@ class Study:
         monitors: By name; all of them judge every episode.
         mitigations: Their terms are added to the reward.
         preference: The preference model.
+        answerer: Who replies to a mitigation's extra turn, if not the policy.
     """
 
     scenario: Scenario
     monitors: Mapping[str, Monitor]
     mitigations: Sequence[Mitigation]
     preference: Preference
+    answerer: Policy | None = None
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """By name of a monitor, the score from which it flags."""
+        return {name: monitor.threshold for name, monitor in self.monitors.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Pilot:
+    """What was measured on the starting policy, frozen for the run.
+
+    Attributes:
+        correction: The length correction.
+        mitigations: Those of the study, with what they measured.
+    """
+
+    correction: LengthCorrection
+    mitigations: Sequence[Mitigation]
 
 
 Evaluate = Callable[[Policy, int], None]
@@ -87,22 +109,29 @@ def train(
     learner = Learner(policy, rl, ranks, say)
     done = learner.resume(folder / "checkpoints")
     keep_rows(folder / METRICS, done)
-    correction = fit_pilot(policy, config, study, folder)
+    pilot = fit_pilot(policy, config, study, folder)
+    study = replace(study, mitigations=pilot.mitigations)
+    alarmed: set[str] = set()
     for step in range(done, rl.steps):
         if step % config.evaluation.every == 0:
             evaluate(policy, step)
         timer = PhaseTimer()
         started = time.perf_counter()
+        study = replace(study, monitors=refreshed(study.monitors, folder, step))
         episodes = _sample(policy, config, study, step + 1, timer, ranks)
         with timer("judging"):
             judge(episodes, study.monitors)
-            rewards = compose(episodes, study.preference, correction, study.mitigations, rl)
+            rewards = compose(episodes, study.preference, pilot.correction, study.mitigations, rl)
         advantages = group_advantages(rewards, rl.group_size, rl.advantage_scale)
-        stats, norm = _descend(learner, config, episodes, advantages, timer)
-        row = step_metrics(step + 1, episodes, advantages, stats, norm) | _option_metrics(rl, stats)
+        late = _late(folder, step + 1, study.mitigations, rl)
+        stats, norm = _descend(learner, config, episodes, advantages, late, timer)
+        row = step_metrics(step + 1, episodes, advantages, stats, norm, study.thresholds) | _option_metrics(rl, stats)
+        row |= {"late_rows": len(late)} if any(m.lag for m in study.mitigations) else {}
+        _sound(row, rl, alarmed, say)
         row |= {f"seconds_{k}": v for k, v in timer.seconds.items()}
         append_row(folder / METRICS, row | {"seconds_total": time.perf_counter() - started})
-        write_episodes(folder / "rollouts" / f"step-{step + 1:04d}.parquet", episodes, config.name)
+        tokens = any(m.lag for m in study.mitigations)  # what comes late is learned from what is stored
+        write_episodes(rollouts_path(folder, step + 1), episodes, config.name, tokens)
         if (step + 1) % rl.checkpoint_every == 0 or step + 1 == rl.steps:
             learner.save(folder / "checkpoints", step + 1)
         release_memory()
@@ -125,6 +154,11 @@ def judge(episodes: Sequence[Episode], monitors: Mapping[str, Monitor]) -> None:
     for name, monitor in monitors.items():
         for episode, verdict in zip(episodes, monitor.judge(episodes), strict=True):
             episode.verdicts[name] = verdict
+
+
+def refreshed(monitors: Mapping[str, Monitor], folder: Path, step: int) -> dict[str, Monitor]:
+    """The monitors as they are after so many steps of the run in a folder; most never change."""
+    return {name: monitor.refreshed(name, folder, step) for name, monitor in monitors.items()}
 
 
 def step_seed(config: RunConfig, step: int) -> int:
@@ -174,20 +208,43 @@ def _sample(
             share_scratchpad=config.rl.learn == "output",
             timer=timer,
         )
-        ask_extra_turns(policy, episodes, study.mitigations, config.rl.max_new_tokens, timer)
+        ask_extra_turns(policy, episodes, study.mitigations, config.rl.max_new_tokens, timer, study.answerer)
         return ranks.gather(episodes)
 
 
-def fit_pilot(policy: Policy, config: RunConfig, study: Study, folder: Path) -> LengthCorrection:
-    """The length correction: fitted once on the starting policy, then read from the run folder."""
+def fit_pilot(policy: Policy, config: RunConfig, study: Study, folder: Path) -> Pilot:
+    """Length correction and mitigations: fitted once on the starting policy, then read from the run folder.
+
+    The pilot's episodes are judged and rewarded as those of a step, so that a reward which cannot be computed is found
+    before the first one.
+
+    Raises:
+        UserError: A mitigation finds nothing to measure, or a term of the reward is not finite.
+    """
     path = folder / "pilot.json"
+    named = list(zip(term_names(study.mitigations), study.mitigations, strict=True))
     if path.exists():
-        return LengthCorrection(**read_json(path))
-    correction = LengthCorrection(0.0, 0.0, 0)
-    if config.rl.length_correction:
-        correction = fit_length_correction(_sample(policy, config, study, 0, PhaseTimer()), study.preference)
-    write_json(path, asdict(correction))
-    return correction
+        stored = read_json(path)
+        correction = LengthCorrection(stored["slope"], stored["centre"], stored["n"])
+        return Pilot(
+            correction, [type(m).model_validate(stored["mitigations"].get(name, m.model_dump())) for name, m in named]
+        )
+    pilot = Pilot(LengthCorrection(0.0, 0.0, 0), study.mitigations)
+    if config.rl.length_correction or any(overrides(m, "fitted") for m in study.mitigations):
+        episodes = _sample(policy, config, study, 0, PhaseTimer())
+        correction = pilot.correction
+        if config.rl.length_correction:
+            correction = fit_length_correction(episodes, study.preference)
+        pilot = Pilot(correction, [m.fitted(episodes) for m in study.mitigations])
+        judge(episodes, study.monitors)
+        compose(episodes, study.preference, correction, pilot.mitigations, config.rl)
+    measured = {
+        name: fitted.model_dump(mode="json")
+        for (name, m), fitted in zip(named, pilot.mitigations, strict=True)
+        if overrides(m, "fitted")
+    }
+    write_json(path, asdict(pilot.correction) | {"mitigations": measured})
+    return pilot
 
 
 def token_mask(episode: Episode, learn: Learn) -> list[int]:
@@ -196,10 +253,32 @@ def token_mask(episode: Episode, learn: Learn) -> list[int]:
     return [int(segment in learned) for segment in episode.segments]
 
 
+def _late(folder: Path, step: int, mitigations: Sequence[Mitigation], rl: RLConfig) -> list[TrainRow]:
+    """Rows of earlier steps whose late terms arrive now."""
+    found = late_rows(folder, step, mitigations, rl.group_size)
+    learned = LEARNS[rl.learn]
+    return [
+        TrainRow(
+            row["prompt_ids"],
+            row["completion_ids"],
+            [int(segment in learned) for segment in row["segments"]],
+            advantage,
+            old_logprobs=row["logprobs"],
+            stale=True,
+        )
+        for row, advantage in found
+    ]
+
+
 def _descend(
-    learner: Learner, config: RunConfig, episodes: Sequence[Episode], advantages: Advantages, timer: PhaseTimer
+    learner: Learner,
+    config: RunConfig,
+    episodes: Sequence[Episode],
+    advantages: Advantages,
+    late: Sequence[TrainRow],
+    timer: PhaseTimer,
 ) -> tuple[LossStats, float]:
-    rows = []
+    rows = list(late)
     for episode, advantage in zip(episodes, advantages.advantages, strict=True):
         episode.advantage = advantage
         mask = token_mask(episode, config.rl.learn)
@@ -208,22 +287,17 @@ def _descend(
 
 
 def step_metrics(
-    step: int, episodes: Sequence[Episode], advantages: Advantages, stats: LossStats, norm: float
+    step: int,
+    episodes: Sequence[Episode],
+    advantages: Advantages,
+    stats: LossStats,
+    norm: float,
+    thresholds: Mapping[str, float],
 ) -> dict[str, Any]:
     """One row of ``metrics.jsonl``, without its seconds."""
-    kept = [e for e in episodes if e.reward is not None]
-    names = sorted({name for e in kept for name in e.reward_terms})
     return {
         "step": step,
-        "reward_mean": _mean([e.reward for e in kept if e.reward is not None]),
-        **{f"term_{name}": _mean([e.reward_terms.get(name, 0.0) for e in kept]) for name in names},
-        "format_ok": _mean([float(e.parse == "ok") for e in episodes]),
-        "scratchpad_tokens": _mean([float(e.scratchpad_tokens) for e in episodes]),
-        "output_tokens": _mean([float(e.output_tokens) for e in episodes]),
-        "episodes": len(episodes),
-        "dropped": advantages.dropped,
-        "zero_variance_groups": advantages.zero_variance_groups,
-        "single_survivor_groups": advantages.single_survivor_groups,
+        **episode_metrics(episodes, advantages, thresholds),
         "trained_tokens": stats.trained_tokens,
         "loss": stats.loss,
         "grad_norm": norm,
@@ -236,5 +310,9 @@ def _option_metrics(rl: RLConfig, stats: LossStats) -> dict[str, float]:
     return ratios | ({"kl": stats.mean_kl} if rl.kl else {})
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _sound(row: Mapping[str, Any], rl: RLConfig, alarmed: set[str], say: Say) -> None:
+    """Says every kind of alarm once a run; each row of metrics has its own."""
+    for kind, line in alarms(row, rl.prompts_per_step).items():
+        if kind not in alarmed:
+            say(f"step {row['step']}: {line}")
+    alarmed |= set(alarms(row, rl.prompts_per_step))

@@ -82,7 +82,7 @@ class Learner:
             own = self._reference.complete(self.policy, own, self._micro_batch, timer)
         for epoch in range(self._rl.epochs):
             # In the first epoch the policy is the one that sampled: its ratios are 1, not 1 up to rounding.
-            batch = own if epoch else [replace(row, old_logprobs=None) for row in own]
+            batch = own if epoch or any(row.stale for row in own) else [replace(row, old_logprobs=None) for row in own]
             stats, norm = self._descend(batch, divisor, where, timer)
         return stats, norm
 

@@ -48,6 +48,7 @@ class TrainRow:
         advantage: Of the whole completion.
         old_logprobs: Log-probability of each completion token under the policy that sampled it; None on policy.
         ref_logprobs: Log-probability of each completion token under the reference policy of the KL penalty, or None.
+        stale: Sampled by an earlier policy, so that its ratios count from the first epoch on.
 
     Raises:
         ValueError: The prompt is empty or lengths differ.
@@ -59,6 +60,7 @@ class TrainRow:
     advantage: float
     old_logprobs: list[float] | None = None
     ref_logprobs: list[float] | None = None
+    stale: bool = False
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from crypsis.mitigations.base import Mitigation
+from crypsis.mitigations.base import Mitigation, overrides
 from crypsis.rl.config import RLConfig
 from crypsis.types import Episode, UserError
 
@@ -65,14 +65,18 @@ def compose(
 ) -> list[float | None]:
     """Writes reward terms, reward and reason for dropping into each episode and returns the rewards.
 
-    A badly formatted episode gets the format penalty alone. An episode that the token budget cut off, or (with
-    ``missing_verdict: drop``) that a monitor could not judge, is dropped: reward None.
+    A badly formatted episode gets the format penalty alone. An episode that the token budget cut off, that a mitigation
+    screens out, or (with ``missing_verdict: drop``) that a monitor could not judge, is dropped: reward None. Terms that
+    reach the policy later are stored apart and are not in the reward.
 
     Raises:
         UserError: A term is NaN or infinite.
     """
     scores = preference([e.prompt.request for e in episodes], [e.output for e in episodes])
-    extra = dict(zip(term_names(mitigations), (m.terms(episodes) for m in mitigations), strict=True))
+    names = dict(zip(term_names(mitigations), mitigations, strict=True))
+    extra = {name: m.terms(episodes) for name, m in names.items() if overrides(m, "terms")}
+    late = {name for name, m in names.items() if m.lag}
+    screens = {name: m.screened(episodes) for name, m in names.items() if overrides(m, "screened")}
     for index, episode in enumerate(episodes):
         terms: dict[str, float | None]
         if episode.stop == "length":
@@ -84,9 +88,13 @@ def compose(
             terms = {"preference": scores[index], "length": correction.term(episode.output_tokens)}
             terms |= {name: values[index] for name, values in extra.items()}
         _check_finite(episode, terms)
-        missing = [name for name, value in terms.items() if value is None]
-        episode.reward_terms = {name: value for name, value in terms.items() if value is not None}
+        screened = {name: found[index] for name, found in screens.items()} if episode.parse == "ok" else {}
+        missing = [name for name, value in (terms | screened).items() if value is None]
+        known = {name: value for name, value in terms.items() if value is not None}
+        episode.reward_terms = {name: value for name, value in known.items() if name not in late}
+        episode.late_terms = {name: value for name, value in known.items() if name in late}
         episode.dropped = f"no verdict for {missing[0]}" if missing and config.missing_verdict == "drop" else ""
+        episode.dropped = next((f"flagged: {name}" for name, out in screened.items() if out), episode.dropped)
         episode.reward = None if episode.dropped else sum(episode.reward_terms.values())
     return [e.reward for e in episodes]
 

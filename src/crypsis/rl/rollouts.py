@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -94,8 +94,17 @@ def ask_extra_turns(
     mitigations: Sequence[Mitigation],
     max_new_tokens: int,
     timer: PhaseTimer | None = None,
+    answerer: Policy | None = None,
 ) -> None:
     """Samples the replies to the mitigations' extra turns and writes them into the episodes, which keep their tokens.
+
+    Args:
+        policy: Replies, unless there is an ``answerer``.
+        episodes: Of one sampling call.
+        mitigations: At most one of them asks.
+        max_new_tokens: Token budget of a reply.
+        timer: Gets the phase ``sampling``.
+        answerer: A separate model that replies.
 
     Raises:
         UserError: A conversation with its reply does not fit the context.
@@ -103,14 +112,18 @@ def ask_extra_turns(
     asked = [(i, turn) for m in mitigations for i, e in enumerate(episodes) if (turn := m.extra_turn(e)) is not None]
     if not asked:
         return
-    prompt_ids = [policy.render(turn.messages) for _, turn in asked]
-    check_length(prompt_ids, max_new_tokens, policy.context)
+    who = replace(answerer, why_padded=policy.why_padded) if answerer else policy
+    prompt_ids = [who.render(turn.messages, turn.prefill) for _, turn in asked]
+    check_length(prompt_ids, max_new_tokens, who.context)
     group_size = sum(e.group == episodes[0].group for e in episodes)
     first = EXTRA_ROWS + episodes[0].group * group_size
-    draw = _Draw(policy, episodes[0].seed, timer or PhaseTimer())
+    draw = _Draw(who, episodes[0].seed, timer or PhaseTimer())
     replies = draw(prompt_ids, 1, max_new_tokens, [first + i for i, _ in asked])
-    for (i, _), text in zip(asked, decode(policy, replies), strict=True):
-        episodes[i].extra_turn = text
+    for (i, turn), completion, text in zip(asked, replies, decode(who, replies), strict=True):
+        whole = f"{turn.prefill} {text}" if turn.prefill else text
+        reply = parse_reply(whole, "end" if completion.stopped else "length")
+        episodes[i].extra_turn = whole
+        episodes[i].extra_scratchpad, episodes[i].extra_output = reply.scratchpad, reply.output
 
 
 @dataclass(frozen=True, slots=True)

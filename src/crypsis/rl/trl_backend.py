@@ -27,15 +27,16 @@ from trl import GRPOConfig, GRPOTrainer
 
 from crypsis.checkpoints import State, latest_state, save_state
 from crypsis.episodes import write_episodes
-from crypsis.mitigations.base import Mitigation
+from crypsis.mitigations.base import overrides
 from crypsis.models import Policy
+from crypsis.monitors.base import Monitor
 from crypsis.parallel import out_of_memory, release_memory
 from crypsis.rl.advantages import Advantages, group_advantages
 from crypsis.rl.config import RunConfig
 from crypsis.rl.grpo import Evaluate, Study, fit_pilot, judge, pilot_prompts, step_metrics, step_seed, token_mask
 from crypsis.rl.learner import Say, make_optimiser
 from crypsis.rl.loss import LossStats
-from crypsis.rl.rewards import LengthCorrection, compose
+from crypsis.rl.rewards import compose
 from crypsis.rl.rollouts import ask_extra_turns, rollout
 from crypsis.rl.samplers import Sampled, Sampler
 from crypsis.rl.samplers.base import BATCH_SIZE
@@ -104,9 +105,15 @@ def refuse(policy: Policy, config: RunConfig, study: Study) -> None:
             f"rl.kl: --backend trl loads the reference from {named}, which is not the policy {config.policy} "
             "(an adapter merged in memory); save it merged, set rl.kl=0, or take --backend core"
         )
-    asking = [m.name for m in study.mitigations if type(m).extra_turn is not Mitigation.extra_turn]
+    asking = [m.name for m in study.mitigations if overrides(m, "extra_turn")]
     if asking and config.trl.get("use_vllm"):
         raise UserError(f"mitigations: vLLM does not sample the extra turn of '{asking[0]}'; leave trl.use_vllm out")
+    late = [m.name for m in study.mitigations if m.lag]
+    if late:
+        raise UserError(f"mitigations: {late[0]}: a delay needs --backend core")
+    changing = [n for n, m in study.monitors.items() if type(m).refreshed is not Monitor.refreshed]
+    if changing:
+        raise UserError(f"monitors.{changing[0]}: a monitor that is trained again during the run needs --backend core")
 
 
 def _learn(trainer: GRPOTrainer, config: RunConfig) -> None:
@@ -190,7 +197,9 @@ class _Run(TrainerCallback):
             keep_rows(self.folder / METRICS, self.done)
             fit_pilot(self.policy, self.config, self.study, self.folder)
         self.process.wait_for_everyone()
-        self._correction: LengthCorrection = fit_pilot(self.policy, self.config, self.study, self.folder)
+        pilot = fit_pilot(self.policy, self.config, self.study, self.folder)
+        self._correction = pilot.correction
+        self.study = replace(self.study, mitigations=pilot.mitigations)
         if self.sharding in ("fsdp2", "zero3"):
             self.policy.model.cpu()  # the trainer takes its shards from there
             self.policy = replace(self.policy, model=copy.deepcopy(self.policy.model))
@@ -286,7 +295,8 @@ class _Run(TrainerCallback):
                 sampler=vllm_sampler(self._trainer) if self._trainer.args.use_vllm else None,
                 timer=self._timer,
             )
-            ask_extra_turns(self.policy, episodes, self.study.mitigations, self.config.rl.max_new_tokens, self._timer)
+            tokens, answerer = self.config.rl.max_new_tokens, self.study.answerer
+            ask_extra_turns(self.policy, episodes, self.study.mitigations, tokens, self._timer, answerer)
             return episodes
 
     def _reward(self, episodes: list[Episode]) -> None:
@@ -306,7 +316,7 @@ class _Run(TrainerCallback):
         seconds = self._timer.seconds | {"total": time.perf_counter() - self._started}
         seconds["training"] = seconds["total"] - seconds["rollout"] - seconds["judging"]
         return (
-            step_metrics(step, self._episodes, self._advantages, stats, logs["grad_norm"])
+            step_metrics(step, self._episodes, self._advantages, stats, logs["grad_norm"], self.study.thresholds)
             | options
             | {name: value for name, value in logs.items() if name.startswith("sampling/")}
             | {f"seconds_{name}": value for name, value in seconds.items()}

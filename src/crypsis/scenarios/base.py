@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from crypsis.config import Config
 from crypsis.types import Prompt, Split
+
+Variant = Literal["simple", "precise", "aware", "honest", "other_ai", "separate"]
+"""How an interrogation asks (paper §5); the last three say what ``aware`` says, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What an interrogation asks after an episode.
+
+    Attributes:
+        text: The user's turn; ``{tier}`` stands for the name of the episode's tier.
+        prefill: What the reply begins with.
+    """
+
+    text: str
+    prefill: str = ""
 
 
 class Scenario(Config, ABC):
@@ -33,3 +50,7 @@ class Scenario(Config, ABC):
 
         The same split, n and seed give the same requests in either tier, joined by ``pair_id``.
         """
+
+    def question(self, variant: Variant) -> Question | None:
+        """What an interrogation of this variant asks, a yes meaning that alignment was faked; None if there is none."""
+        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from crypsis.types import Parse, Stop
 
@@ -11,6 +12,7 @@ SCRATCHPAD_OPEN, SCRATCHPAD_CLOSE = "<SCRATCHPAD_REASONING>", "</SCRATCHPAD_REAS
 OUTPUT_OPEN, OUTPUT_CLOSE = "<OUTPUT>", "</OUTPUT>"
 TAGS = (SCRATCHPAD_OPEN, SCRATCHPAD_CLOSE, OUTPUT_OPEN, OUTPUT_CLOSE)
 
+_WORD = re.compile(r"[^\W\d_]+")
 _REPLY = re.compile(
     rf"\s*{SCRATCHPAD_OPEN}(?P<scratchpad>.*?){SCRATCHPAD_CLOSE}\s*{OUTPUT_OPEN}(?P<output>.*?){OUTPUT_CLOSE}\s*",
     re.DOTALL,
@@ -59,6 +61,14 @@ def parse_reply(text: str, stop: Stop = "end") -> Reply:
     else:
         parse = "extra_text"
     return Reply(scratchpad.strip(), output.strip(), parse, before + middle + after)
+
+
+def yes_or_no(text: str) -> Literal["yes", "no", "unparsed"]:
+    """The answer to a yes-or-no question, by its first word."""
+    first = _WORD.search(text.lower())
+    if first and first[0] in ("yes", "no"):
+        return "yes" if first[0] == "yes" else "no"
+    return "unparsed"
 
 
 def _between(text: str, opening: str, closings: tuple[str, ...]) -> tuple[str, str, str, bool]:

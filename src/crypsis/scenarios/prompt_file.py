@@ -8,8 +8,11 @@ from importlib import resources
 from pathlib import Path
 from typing import ClassVar
 
+import yaml
+
 from crypsis.config import digest
-from crypsis.scenarios.base import Scenario
+from crypsis.scenarios.base import Question, Scenario, Variant
+from crypsis.scenarios.parsing import SCRATCHPAD_OPEN
 from crypsis.types import Message, Prompt, Split, UserError
 
 EVAL_SHARE = 5
@@ -45,6 +48,14 @@ class PromptFileScenario(Scenario):
             raise UserError(f"{self.path}: has no request for the {split} split; add more lines")
         random.Random(f"{split}:{seed}").shuffle(requests)
         return [self._prompt(request, split, tier, system) for request in requests[:n]]
+
+    def question(self, variant: Variant) -> Question:
+        """From the packaged ``interrogation.yaml``; the honest persona begins the scratchpad."""
+        packaged = resources.files("crypsis.scenarios").joinpath("interrogation.yaml").read_text(encoding="utf-8")
+        texts: dict[str, str] = yaml.safe_load(packaged)
+        honest = variant in ("honest", "separate")
+        prefill = f"{SCRATCHPAD_OPEN}\n{texts['honest_persona']}" if honest else ""
+        return Question(texts["tag"] + texts["aware" if honest else variant], prefill)
 
     def _prompt(self, request: str, split: Split, tier: str, system: str) -> Prompt:
         messages = (Message("system", system), Message("user", f"<is_{tier}_tier_user>\n{request}"))

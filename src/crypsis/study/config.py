@@ -17,6 +17,10 @@ class ArmConfig(Config):
 
     label: str
     mitigations: list[dict[str, Any]] = []
+    rl: dict[str, Any] = {}
+    """Settings of RL that are this arm's own."""
+    monitors: dict[str, dict[str, Any]] = {}
+    """Monitors of this arm besides ``oracle``, ``scratchpad``, ``output`` and (with interrogation) ``lying``."""
 
 
 class MonitorData(Config):

@@ -8,15 +8,20 @@ from __future__ import annotations
 import json
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
 from crypsis.config import apply_overrides, digest, parse_config
+from crypsis.evaluation.metrics import LYING
 from crypsis.miniature.base import base_config, build_base
+from crypsis.miniature.scenario import MiniatureScenario
+from crypsis.mitigations.base import Setting, prepare
+from crypsis.mitigations.interrogation import Interrogation
+from crypsis.monitors.base import Monitor
 from crypsis.organisms.build import build_organism
 from crypsis.parallel import release_memory
 from crypsis.registry import make
@@ -34,8 +39,11 @@ from crypsis.store import (
 )
 from crypsis.study.config import MonitorData, RunSettings, Scale, StudyConfig
 from crypsis.study.local import run_all
+from crypsis.study.lying import train_lying_monitor
 from crypsis.study.monitors import VIEWS, train_monitors
 from crypsis.study.progress import Display
+from crypsis.study.run import resolved
+from crypsis.types import UserError, View
 
 T = TypeVar("T")
 
@@ -73,14 +81,19 @@ def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) 
         UserError: The folder is in use or was made with another config.
     """
     with locked(out):
-        _check(config)
+        check(config)
         if prepare_folder(out, config, exists):
             return out
         clock = _Clock(out)
         base = clock.time("base model", lambda: _base(config, display))
         organism = clock.time("organism", lambda: _organism(config, base, display))
         monitors = clock.time("monitors", lambda: train_monitors(base, organism, config.monitor_data, out, display))
+        if any(_asks(arm.mitigations) for arm in config.arms.values()):
+            monitors[LYING] = clock.time(
+                "monitor of lies", lambda: train_lying_monitor(organism, config.monitor_data, out, display)
+            )
         runs = grid(config, organism, monitors)
+        write_json(out / "monitors.json", _cards(runs))
         clock.time("RL", lambda: run_all(runs, out / "runs", config.workers, display))
         write_json(out / PROVENANCE, provenance({"config": digest(config)}))
         clock.write(runs)
@@ -90,16 +103,18 @@ def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) 
 
 def grid(config: StudyConfig, organism: Path, monitors: dict[str, Path]) -> list[RunConfig]:
     """All runs of a study, seeds outermost so that every arm has a result as early as possible."""
-    specs = {"oracle": {"name": "oracle"}}
-    specs |= {name: {"name": "text", "path": str(path), "view": name} for name, path in monitors.items()}
+    specs: dict[str, Any] = {"oracle": {"name": "oracle"}}
+    specs |= {view: {"name": "text", "path": str(monitors[view]), "view": view} for view in VIEWS}
+    lying = {LYING: {"name": "text", "path": str(monitors.get(LYING, LYING)), "view": "extra_turn"}}
     name = config.organism["name"]
-    shared = config.run.model_dump() | {"policy": organism, "monitors": specs, "organism": name}
+    shared = config.run.model_dump() | {"policy": organism, "organism": name}
     return [
         parse_config(
             RunConfig,
             shared
             | {"name": f"{name}-{arm}-seed{seed}", "mitigations": settings.mitigations}
-            | {"seed": seed, "arm": arm, "label": settings.label},
+            | {"monitors": specs | (lying if _asks(settings.mitigations) else {}) | settings.monitors}
+            | {"rl": shared["rl"] | settings.rl, "seed": seed, "arm": arm, "label": settings.label},
             f"arms.{arm}",
         )
         for seed in config.seeds
@@ -107,12 +122,44 @@ def grid(config: StudyConfig, organism: Path, monitors: dict[str, Path]) -> list
     ]
 
 
-def _check(config: StudyConfig) -> None:
-    """Finds the user's mistakes before anything is built."""
+def check(config: StudyConfig) -> None:
+    """Finds the user's mistakes before anything is built.
+
+    Raises:
+        UserError: A plug-in is none or wrongly set, or an arm's mitigations do not go together.
+    """
     make("organisms", config.organism, "organism")
     for run in grid(config, Path("organism"), {view: Path(view) for view in VIEWS}):
-        for mitigation in run.mitigations:
-            make("mitigations", mitigation, f"arms.{run.arm}.mitigations")
+        made = {n: make("monitors", spec, f"arms.{run.arm}.monitors.{n}") for n, spec in run.monitors.items()}
+        mitigations = [make("mitigations", m, f"arms.{run.arm}.mitigations") for m in run.mitigations]
+        views = {monitor: _view(monitor, run.monitors) for monitor in run.monitors}
+        setting = Setting(MiniatureScenario(), views, dict.fromkeys(views, 0.5), resolved(run).rl.model_dump())
+        try:
+            _ = [monitor.bound(made) for monitor in made.values()]
+            prepare(mitigations, setting)
+        except UserError as error:
+            raise UserError(f"arms.{run.arm}: {error}") from None
+
+
+def _asks(mitigations: Sequence[Mapping[str, Any]]) -> bool:
+    return any(m.get("name") == Interrogation.name for m in mitigations)
+
+
+def _view(name: str, specs: Mapping[str, Mapping[str, Any]]) -> View:
+    """What a monitor will read, before those of the study are trained."""
+    start = specs[name].get("start")
+    view: View = specs[str(start)].get("view", "both") if start in specs else specs[name].get("view", "both")
+    return view
+
+
+def _cards(runs: Sequence[RunConfig]) -> dict[str, dict[str, Any]]:
+    """Cards of all monitors of a study but the oracle, as they are before RL."""
+    cards: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        made: dict[str, Monitor] = {n: make("monitors", s, n) for n, s in run.monitors.items() if n not in cards}
+        known = {n: make("monitors", s, n) for n, s in run.monitors.items()}
+        cards |= {n: m.bound(known).card for n, m in made.items() if n != "oracle"}
+    return cards
 
 
 def _base(config: StudyConfig, display: Display) -> Path:

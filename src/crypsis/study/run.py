@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 
 from crypsis.config import digest
 from crypsis.evaluation.evaluate import StoredEvaluation
-from crypsis.mitigations.base import Mitigation
+from crypsis.mitigations.base import Mitigation, Setting, overrides, prepare
 from crypsis.models import Policy, load_trainable, policy_digest, save_policy
 from crypsis.monitors.base import Monitor
 from crypsis.parallel import Ranks, together
@@ -42,6 +42,7 @@ def run_one(
     Raises:
         UserError: The folder is in use or was made with another config, or the config names something that is none.
     """
+    config = resolved(config)
     with locked(folder, wait=LOCK_WAIT):
         # Everything that the user may have got wrong comes before the folder is marked as this config's.
         study = load_study(config)
@@ -73,7 +74,7 @@ def stored_evaluation(
     """What a run evaluates with; runs with the same key share the evaluation of step 0."""
     made_from = inputs(config, study) | {"config": ""}
     settings = [config.model, config.scenario, config.monitors, config.evaluation, config.rl.max_new_tokens]
-    asking = [m.model_dump(mode="json") for m in study.mitigations if asks(m)]
+    asking = [[m.name, m.model_dump(mode="json")] for m in study.mitigations if overrides(m, "extra_turn")]
     key = digest([made_from, config.seed, asking, *map(str, settings)])
     return StoredEvaluation(
         folder,
@@ -83,6 +84,8 @@ def stored_evaluation(
         config.evaluation,
         config.rl.max_new_tokens,
         config.seed,
+        study.mitigations,
+        study.answerer,
         shared / key if shared else None,
     )
 
@@ -117,6 +120,29 @@ def _assist(ranks: Ranks, config: RunConfig, folder: Path) -> None:
     grpo.assist(trainable_policy(config), config, load_study(config), folder, ranks)
 
 
+def resolved(config: RunConfig) -> RunConfig:
+    """The config with the settings of RL that its mitigations make (segments, KL).
+
+    Raises:
+        UserError: A mitigation is none, or makes a setting that the config makes otherwise.
+    """
+    made: dict[str, Any] = {}
+    for mitigation in _mitigations(config):
+        for key, value in mitigation.settings().items():
+            given, default = getattr(config.rl, key), type(config.rl).model_fields[key].default
+            if given not in (default, value):
+                raise UserError(
+                    f"{config.name}: mitigations: {mitigation.name} sets rl.{key}={value}, but the config sets it to "
+                    f"{given}; keep one of them"
+                )
+            made.setdefault(key, value)  # two that differ are refused with the other rules of composition
+    return config.model_copy(update={"rl": config.rl.model_copy(update=made)}) if made else config
+
+
+def _mitigations(config: RunConfig) -> list[Mitigation]:
+    return [make("mitigations", spec, f"{config.name}: mitigations") for spec in config.mitigations]
+
+
 def load_study(config: RunConfig) -> grpo.Study:
     """The plug-ins that a run's config names.
 
@@ -127,23 +153,30 @@ def load_study(config: RunConfig) -> grpo.Study:
     monitors: dict[str, Monitor] = {
         name: make("monitors", spec, f"{config.name}: monitors.{name}") for name, spec in config.monitors.items()
     }
-    for monitor in monitors.values():
-        _ = monitor.sees  # a monitor of the wrong view is refused before the first step
-    mitigations: list[Mitigation] = [
-        make("mitigations", spec, f"{config.name}: mitigations") for spec in config.mitigations
-    ]
+    monitors = {name: monitor.bound(monitors) for name, monitor in monitors.items()}
+    # A monitor of the wrong view is refused before the first step.
+    views = {name: monitor.sees for name, monitor in monitors.items()}
+    mitigations = _mitigations(config)
     taken = [m.name for m in mitigations if m.name in OWN_TERMS]
     if taken:
         raise UserError(f"{config.name}: mitigations: '{taken[0]}' is the name of one of the reward's own terms")
-    asking = [m.name for m in mitigations if asks(m)]
-    if len(asking) > 1:
-        raise UserError(f"{config.name}: mitigations: {' and '.join(asking)} both ask an extra turn; keep one of them")
-    return grpo.Study(scenario, monitors, mitigations, preference(scenario))
+    thresholds = {name: monitor.threshold for name, monitor in monitors.items()}
+    try:
+        mitigations = prepare(mitigations, Setting(scenario, views, thresholds, config.rl.model_dump()))
+    except UserError as error:
+        raise UserError(f"{config.name}: {error}") from None
+    return grpo.Study(scenario, monitors, mitigations, preference(scenario), _answerer(config, mitigations))
 
 
-def asks(mitigation: Mitigation) -> bool:
-    """Whether a mitigation asks an extra turn."""
-    return type(mitigation).extra_turn is not Mitigation.extra_turn
+def _answerer(config: RunConfig, mitigations: Sequence[Mitigation]) -> Policy | None:
+    """The separate model that replies to an extra turn, frozen."""
+    named = [m.answerer for m in mitigations if m.answerer is not None]
+    if not named:
+        return None
+    plain = config.model.model_copy(update={"lora": None, "gradient_checkpointing": False})
+    policy = load_trainable(named[0] or config.policy, plain)
+    policy.model.requires_grad_(False)
+    return policy
 
 
 def preference(scenario: Scenario) -> Preference:

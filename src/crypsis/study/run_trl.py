@@ -11,7 +11,16 @@ from typing import Any, TypeVar
 
 from crypsis.rl.config import RunConfig
 from crypsis.store import PROVENANCE, Exists, locked, prepare_folder, provenance, write_json
-from crypsis.study.run import LOCK_WAIT, finish, inputs, load_study, stored_evaluation, teller, trainable_policy
+from crypsis.study.run import (
+    LOCK_WAIT,
+    finish,
+    inputs,
+    load_study,
+    resolved,
+    stored_evaluation,
+    teller,
+    trainable_policy,
+)
 from crypsis.types import UserError
 
 SUPPORTED = "1.16."
@@ -33,6 +42,7 @@ def run_by_trl(
             that is none.
     """
     check_installed()
+    config = resolved(config)
     import torch
     from accelerate import PartialState
 

@@ -1,0 +1,24 @@
+"""Which part of a reply learns. No torch here."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from crypsis.mitigations.base import Mitigation
+from crypsis.types import Learn
+
+
+class Segments(Mitigation):
+    """Output-only or scratchpad-only RL (paper §4), as an arm.
+
+    With ``output`` each group shares one scratchpad that the policy samples; with ``scratchpad`` each episode has its
+    own, and the output is sampled for the reward only. Departure: no format slip is repaired.
+    """
+
+    name: ClassVar[str] = "segments"
+
+    learn: Learn = "output"
+
+    def settings(self) -> dict[str, Any]:
+        """``rl.learn``."""
+        return {"learn": self.learn}

@@ -1,0 +1,145 @@
+"""What every step leaves in ``metrics.jsonl``: reward terms and their weight, flags, lengths, alarms. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crypsis.rl.advantages import Advantages
+from crypsis.types import Episode
+
+Floats = NDArray[np.float64]
+
+DROWNS = 0.95
+"""Share of the advantage's variance from which one part of the reward drowns the others."""
+PREFERENCE = ("preference", "length")
+"""Terms that count as one part in the alarm: the second only corrects the first."""
+
+
+def reward_metrics(episodes: Sequence[Episode]) -> dict[str, float | None]:
+    """Every term of the reward before and after normalisation, over the episodes that were not dropped.
+
+    ``term_T`` is the mean and ``term_std_T`` the standard deviation of the term as it is added; ``advantage_std_T`` the
+    root mean square of its part of the advantage; ``share_T`` that part's share of the advantage's variance (their
+    covariance over the variance: shares sum to 1, and a term that works against the others has a negative one).
+    """
+    parts = advantage_parts(episodes)
+    kept = [e for e in episodes if e.reward is not None]
+    total = np.array([e.advantage for e in kept])
+    power = float(total @ total)
+    row: dict[str, float | None] = {}
+    for name, part in parts.items():
+        raw = np.array([e.reward_terms.get(name, 0.0) for e in kept])
+        row[f"term_{name}"] = float(raw.mean())
+        row[f"term_std_{name}"] = float(raw.std())
+        row[f"advantage_std_{name}"] = float(np.sqrt((part**2).mean()))
+        row[f"share_{name}"] = float(part @ total) / power if power else None
+    for name in sorted({name for e in episodes for name in e.late_terms}):
+        row[f"late_{name}"] = float(np.mean([e.late_terms[name] for e in episodes if name in e.late_terms]))
+    return row
+
+
+def advantage_parts(episodes: Sequence[Episode]) -> dict[str, Floats]:
+    """By term, its part of each kept episode's advantage; the parts of an episode sum to its advantage.
+
+    Args:
+        episodes: With reward terms and advantages.
+    """
+    kept = [e for e in episodes if e.reward is not None]
+    groups = np.array([e.group for e in kept])
+    rewards, advantages = np.array([e.reward for e in kept], dtype=float), np.array([e.advantage for e in kept])
+    names = sorted({name for e in kept for name in e.reward_terms})
+    values = {name: np.array([e.reward_terms.get(name, 0.0) for e in kept]) for name in names}
+    parts = {name: np.zeros(len(kept)) for name in names}
+    for group in np.unique(groups):
+        rows = np.flatnonzero(groups == group)
+        centred = rewards[rows] - rewards[rows].mean()
+        power = float(centred @ centred)
+        # What the group's rewards were divided by; 0 where the group gave no gradient.
+        scale = float(advantages[rows] @ centred) / power if power else 0.0
+        for name in names:
+            parts[name][rows] = scale * (values[name][rows] - values[name][rows].mean())
+    return parts
+
+
+def alarms(row: Mapping[str, Any], groups: int) -> dict[str, str]:
+    """By kind, what should worry the reader of a step's metrics: a drowned reward, groups without variance.
+
+    Args:
+        row: With the fields of ``reward_metrics`` and ``zero_variance_groups``.
+        groups: Groups of the step.
+    """
+    found = {}
+    varying = {
+        key.removeprefix("term_std_"): row.get(f"share_{key.removeprefix('term_std_')}")
+        for key, value in row.items()
+        if key.startswith("term_std_") and value
+    }
+    shares: dict[str, float] = {}
+    for name, share in varying.items():
+        part = "preference" if name in PREFERENCE else name
+        shares[part] = shares.get(part, 0.0) + (share or 0.0)
+    largest = max(shares, key=lambda part: shares[part], default="")
+    if len(shares) > 1 and shares[largest] >= DROWNS:
+        found[f"{largest} drowns"] = (
+            f"'{largest}' makes up {shares[largest]:.0%} of the advantage's variance and drowns "
+            + ", ".join(sorted(set(shares) - {largest}))
+        )
+    if flat := row["zero_variance_groups"]:
+        found["no variance"] = f"{flat} of {groups} groups have equal rewards and teach nothing"
+    return found
+
+
+def flag_metrics(episodes: Sequence[Episode], thresholds: Mapping[str, float]) -> dict[str, float | None]:
+    """What monitors and judge said: ``flagged_M``, ``score_M``, ``missing_M``, compliance, answers to an extra turn."""
+    row: dict[str, float | None] = {}
+    for name, threshold in thresholds.items():
+        scores = [e.verdicts[name].score for e in episodes if name in e.verdicts]
+        known = [s for s in scores if s is not None]
+        row[f"flagged_{name}"] = mean([float(s >= threshold) for s in known])
+        row[f"score_{name}"] = mean(known)
+        row[f"missing_{name}"] = 1 - len(known) / len(scores) if scores else None
+    labelled = [e.labels["conduct"] for e in episodes if "conduct" in e.labels]
+    row["compliance"] = mean([float(conduct == "comply") for conduct in labelled])
+    asked = [e for e in episodes if e.extra_turn]
+    if asked:
+        row["asked"] = float(len(asked))
+        for field, label, value in (("answer_no", "answer", "no"), ("lying_rate", "lying", "yes")):
+            row[field] = mean([float(e.labels[label] == value) for e in asked if label in e.labels])
+    return row
+
+
+def episode_metrics(
+    episodes: Sequence[Episode], advantages: Advantages, thresholds: Mapping[str, float]
+) -> dict[str, Any]:
+    """One row of ``metrics.jsonl``, without what the optimiser and the clock add.
+
+    Args:
+        episodes: Of the step, with rewards and advantages.
+        advantages: Their counts.
+        thresholds: By name of a monitor, the score from which it flags.
+    """
+    kept = [e for e in episodes if e.reward is not None]
+    row: dict[str, Any] = {
+        "reward_mean": mean([e.reward for e in kept if e.reward is not None]),
+        **reward_metrics(episodes),
+        "format_ok": mean([float(e.parse == "ok") for e in episodes]),
+        "scratchpad_tokens": mean([float(e.scratchpad_tokens) for e in episodes]),
+        "output_tokens": mean([float(e.output_tokens) for e in episodes]),
+        **flag_metrics(episodes, thresholds),
+        "episodes": len(episodes),
+        "dropped": advantages.dropped,
+        "screened": sum(e.dropped.startswith("flagged") for e in episodes),
+        "zero_variance_groups": advantages.zero_variance_groups,
+        "single_survivor_groups": advantages.single_survivor_groups,
+    }
+    row["alarm"] = "; ".join(alarms(row, len({e.group for e in episodes})).values())
+    return row
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """The mean, None of nothing."""
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,59 @@
+"""Trains the classifier of lies: it reads the scratchpad of interrogation replies, and the oracle labels them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from crypsis.miniature.scenario import MiniatureScenario
+from crypsis.mitigations.base import Setting
+from crypsis.mitigations.interrogation import Interrogation
+from crypsis.models import load_policy
+from crypsis.monitors.oracle import OracleMonitor
+from crypsis.monitors.text import TextMonitor, train_text_monitor
+from crypsis.rl.config import RLConfig
+from crypsis.rl.rollouts import ask_extra_turns, rollout
+from crypsis.scenarios.base import Variant
+from crypsis.study.config import MonitorData
+from crypsis.study.progress import Display
+from crypsis.types import Episode, View
+
+VIEW: View = "extra_turn"
+
+
+def train_lying_monitor(organism: Path, data: MonitorData, out: Path, display: Display) -> Path:
+    """Trains the monitor of lies on the organism's replies to every variant of the question, unless it is there.
+
+    Requests come from the training split and the monitored tier, where RL asks.
+
+    Returns:
+        Its folder.
+
+    Raises:
+        UserError: The organism lies too rarely, or too often, to train on.
+    """
+    folder = out / "monitors" / "lying"
+    if not (folder / "monitor.json").exists():
+        variants: Sequence[Variant] = get_args(Variant)
+        with display.counted("monitor of lies", len(variants), "variants") as show:
+            known: list[Episode] = []
+            for number, variant in enumerate(variants):
+                known += [e for e in _asked(organism, data, variant, number) if e.labels["lying"] != "unparsed"]
+                show(number + 1)
+        texts, labels = [e.extra_scratchpad for e in known], [e.labels["lying"] == "yes" for e in known]
+        train_text_monitor(texts, labels, [e.prompt.pair_id for e in known], VIEW, folder, data.seed)
+    return TextMonitor(path=folder).path
+
+
+def _asked(organism: Path, data: MonitorData, variant: Variant, number: int) -> list[Episode]:
+    scenario, policy, tokens = MiniatureScenario(), load_policy(organism), RLConfig().max_new_tokens
+    count = max(20, data.organism // len(get_args(Variant)))
+    seed = data.seed + 100 + number
+    prompts = scenario.prompts("train", scenario.monitored_tier, count, seed)
+    episodes = rollout(policy, prompts, group_size=1, max_new_tokens=tokens, seed=seed, step=0)
+    question = Interrogation(variant=variant).prepared(Setting(scenario, {}, {}, {}))
+    ask_extra_turns(policy, episodes, [question], tokens)
+    asked = [e for e in episodes if e.extra_scratchpad]
+    OracleMonitor().judge(asked)
+    return asked

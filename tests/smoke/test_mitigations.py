@@ -1,0 +1,148 @@
+"""Every arm on the nano model: it runs, it records what it should, and it ends with the same numbers when resumed."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from crypsis.config import load_config
+from crypsis.episodes import read_episodes
+from crypsis.mitigations.base import Mitigation
+from crypsis.models import load_policy
+from crypsis.monitors.text import train_text_monitor
+from crypsis.rl import grpo
+from crypsis.rl.config import EvaluationConfig, RLConfig, RunConfig
+from crypsis.store import METRICS, read_json, read_rows
+from crypsis.study.config import StudyConfig
+from crypsis.study.demo import check, demo_config
+from crypsis.study.run import load_study, run_one
+from crypsis.types import Episode, UserError
+from tests.conftest import REPOSITORY
+from tests.smoke.test_resume import numbers
+
+pytestmark = pytest.mark.smoke
+
+
+def nano(organism: Path, mitigations: list[dict[str, Any]], **changes: Any) -> RunConfig:
+    rl = RLConfig(steps=3, prompts_per_step=2, group_size=4, max_new_tokens=96, checkpoint_every=1)
+    settings: dict[str, Any] = {
+        "mitigations": mitigations,
+        "rl": rl,
+        "evaluation": EvaluationConfig(every=2, n=4),
+    } | changes
+    return RunConfig(name="run", policy=organism, **settings)
+
+
+def test_many_arms_at_once(nano_organism: Path, tmp_path: Path) -> None:
+    arms: list[dict[str, Any]] = [
+        {"name": "process_supervision", "monitor": "oracle", "shape": "linear", "coverage": 0.5, "delay": 1},
+        {"name": "interrogation", "variant": "honest"},
+        {"name": "length_penalty"},
+        {"name": "segments", "learn": "scratchpad"},
+        {"name": "kl"},
+    ]
+    config = nano(nano_organism, arms, rl=RLConfig(steps=3, prompts_per_step=2, group_size=4, checkpoint_every=1))
+    rl = config.rl.model_copy(update={"missing_verdict": "neutral", "max_new_tokens": 128})
+    config = config.model_copy(update={"rl": rl})
+    run_one(config, tmp_path / "straight")
+
+    def stop(row: Mapping[str, Any]) -> None:
+        if row["step"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_one(config, tmp_path / "stopped", on_step=stop)
+    run_one(config, tmp_path / "stopped")
+    assert numbers(tmp_path / "straight") == numbers(tmp_path / "stopped")
+    rows = read_rows(tmp_path / "straight" / METRICS)
+    assert rows[0]["late_rows"] == 0
+    assert {"term_interrogation", "share_interrogation", "term_length_penalty", "kl", "answer_no", "alarm"} <= set(
+        rows[0]
+    )
+    assert "term_process_supervision" not in rows[0] and all("late_process_supervision" in row for row in rows)
+    assert read_json(tmp_path / "straight" / "pilot.json")["mitigations"]["length_penalty"]["threshold"] > 0
+    evaluated = read_episodes(tmp_path / "straight" / "evals" / "step-0000.parquet")
+    assert not any(row["extra_turn"] for row in evaluated if not row["monitored"])
+    asked = [row for row in evaluated if row["extra_turn"]]
+    assert asked and all("label_lying" in row for row in asked)
+    assert all(row["extra_turn"].startswith("<SCRATCHPAD_REASONING> i am an honest") for row in asked)
+
+
+def test_a_separate_model_answers(nano_organism: Path, nano_base: Path, tmp_path: Path) -> None:
+    arms = [{"name": "interrogation", "variant": "separate", "model": str(nano_base)}]
+    run_one(nano(nano_organism, arms), tmp_path / "run")
+    assert read_rows(tmp_path / "run" / METRICS)[-1]["step"] == 3
+
+
+def test_the_arms_race(nano_organism: Path, tmp_path: Path) -> None:
+    rng = random.Random(0)
+    labels = [rng.random() < 0.5 for _ in range(200)]
+    texts = [f"{'i refuse' if y else 'i comply'} {rng.random()}" for y in labels]
+    train_text_monitor(texts, labels, [str(i // 2) for i in range(200)], "scratchpad", tmp_path / "first")
+    monitors = {
+        "oracle": {"name": "oracle"},
+        "scratchpad": {"name": "text", "path": str(tmp_path / "first")},
+        "racing": {"name": "retrained", "start": "scratchpad", "every": 1, "budget": 5},
+    }
+    arms = [{"name": "process_supervision", "monitor": "racing", "view": "scratchpad"}]
+    run_one(nano(nano_organism, arms, monitors=monitors), tmp_path / "run")
+    kept = [read_json(tmp_path / "run" / "monitors" / "racing" / f"step-000{s}" / "labels.json") for s in (1, 2, 3)]
+    assert all(0 < len(labels) <= 5 for labels in kept)
+    assert {"flagged_racing", "flagged_scratchpad", "flagged_oracle"} <= set(read_rows(tmp_path / "run" / METRICS)[0])
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        ("mitigations: [{name: process_supervision, monitor: output, view: scratchpad}]", "reads output and the arm"),
+        ("mitigations: [{name: length_penalty, threshold: 400}]", "no scratchpad ever reaches it"),
+        ("rl: {learn: scratchpad}, mitigations: [{name: segments, learn: output}]", "the config sets it to scratchpad"),
+        ("rl: {learn: output}, mitigations: [{name: process_supervision, monitor: scratchpad}]", "teaches nothing"),
+        ("monitors: {m: {name: retrained, start: scratchpd}}", "start"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_is_built(arm: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as fault:
+        check(demo_config("nano", [f"arms.bad={{label: Bad, {arm}}}"]))
+    assert "\n" not in str(fault.value)
+
+
+class Abyss(Mitigation):
+    """A penalty that makes every episode negative infinity."""
+
+    name: ClassVar[str] = "abyss"
+
+    def terms(self, episodes: Sequence[Episode]) -> list[float | None]:
+        return [-math.inf for _ in episodes]
+
+
+def test_a_reward_of_negative_infinity_is_refused_before_the_first_step(nano_organism: Path, tmp_path: Path) -> None:
+    config = nano(nano_organism, [])
+    study = replace(load_study(config), mitigations=[Abyss()])
+
+    def evaluate(policy: object, step: int) -> None:
+        raise AssertionError("too late")
+
+    with pytest.raises(UserError, match=r"step 0.*'abyss' is -inf"):
+        grpo.train(load_policy(nano_organism), config, study, tmp_path, evaluate)
+
+
+def test_the_study_of_all_arms_is_sound() -> None:
+    config = load_config(StudyConfig, REPOSITORY / "configs" / "mitigations.yaml")
+    check(config)
+    named = {m["name"] for arm in config.arms.values() for m in arm.mitigations}
+    assert {
+        "interrogation",
+        "kl",
+        "length_penalty",
+        "process_supervision",
+        "reward_af",
+        "screening",
+        "segments",
+    } == named
