@@ -14,12 +14,28 @@ Kind = Literal["scenarios", "organisms", "monitors", "mitigations", "samplers"]
 
 BUILT_IN: dict[Kind, dict[str, str]] = {
     "scenarios": {
+        "checked_tasks": "crypsis.miniature.checker:CheckedTasks",
         "miniature": "crypsis.miniature.scenario:MiniatureScenario",
         "prompt_file": "crypsis.scenarios.prompt_file:PromptFileScenario",
     },
-    "organisms": {"tgg": "crypsis.organisms.tgg:TerminalGoalGuarding"},
+    "organisms": {
+        "prompted": "crypsis.organisms.prompted:Prompted",
+        "tgg": "crypsis.organisms.tgg:TerminalGoalGuarding",
+        "igg": "crypsis.organisms.igg:InstrumentalGoalGuarding",
+        "ts": "crypsis.organisms.ts:TrainingSycophancy",
+        "gh": "crypsis.organisms.gh:GenuineHelpfulness",
+        "evader": "crypsis.organisms.evader:Evader",
+        "misleader": "crypsis.organisms.misleader:Misleader",
+        "documents": "crypsis.organisms.documents:SyntheticDocuments",
+        "reward_hacker": "crypsis.organisms.reward_hacker:RewardHacker",
+        "distilled": "crypsis.organisms.distilled:Distilled",
+        "af_plus": "crypsis.organisms.af_plus:AfPlus",
+    },
     "monitors": {"oracle": "crypsis.monitors.oracle:OracleMonitor", "text": "crypsis.monitors.text:TextMonitor"},
-    "mitigations": {"process_supervision": "crypsis.mitigations.process_supervision:ProcessSupervision"},
+    "mitigations": {
+        "reward_af": "crypsis.mitigations.reward_af:RewardAF",
+        "process_supervision": "crypsis.mitigations.process_supervision:ProcessSupervision",
+    },
     "samplers": {
         "shared_prefix": "crypsis.rl.samplers.shared_prefix:sample",
         "padded": "crypsis.rl.samplers.padded:sample",

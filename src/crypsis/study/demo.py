@@ -17,7 +17,6 @@ import yaml
 
 from crypsis.config import apply_overrides, digest, parse_config
 from crypsis.miniature.base import base_config, build_base
-from crypsis.organisms.build import build_organism
 from crypsis.parallel import release_memory
 from crypsis.registry import make
 from crypsis.rl.config import EvaluationConfig, RLConfig, RunConfig
@@ -35,6 +34,7 @@ from crypsis.store import (
 from crypsis.study.config import MonitorData, RunSettings, Scale, StudyConfig
 from crypsis.study.local import run_all
 from crypsis.study.monitors import VIEWS, train_monitors
+from crypsis.study.organism import build
 from crypsis.study.progress import Display
 
 T = TypeVar("T")
@@ -123,7 +123,7 @@ def _base(config: StudyConfig, display: Display) -> Path:
 def _organism(config: StudyConfig, base: Path, display: Display) -> Path:
     recipe = make("organisms", config.organism, "organism")
     with display.supervised(f"organism {recipe.name}") as on_step:
-        return build_organism(recipe, base, on_step=on_step)
+        return build(recipe, base, on_step=on_step)
 
 
 class _Clock:
