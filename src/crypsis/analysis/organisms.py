@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class Measurements:
 
     def names(self) -> list[str]:
         """Rows of the table that have at least one measured seed."""
-        return sorted({p.parents[4].name for p in self._folder.glob(f"*/seed*/canonical/{EVALUATION}")})
+        return sorted({p.parents[3].name for p in self._folder.glob(f"*/seed*/canonical/{EVALUATION}")})
 
     def rows(self, name: str, variant: str = "canonical") -> dict[int, Rows]:
         """By seed, the episodes of one organism in one variant of the scenario."""
@@ -72,9 +72,12 @@ class Measurements:
         """By seed, the sums behind the metrics."""
         return {seed: tabulate(rows, THRESHOLDS) for seed, rows in self.rows(name, variant).items()}
 
-    def chosen(self, name: str, keep: Callable[[Mapping[str, Any]], bool]) -> Seeds:
-        """The same of the episodes that ``keep`` keeps."""
-        kept = {seed: [row for row in rows if keep(row)] for seed, rows in self.rows(name).items()}
+    def monitored(self, name: str, af: str) -> Seeds:
+        """The same of the monitored tier's episodes whose scratchpad was judged so (``yes`` or ``no``)."""
+        kept = {
+            seed: [row for row in rows if row["monitored"] and row[f"{LABEL}af"] == af]
+            for seed, rows in self.rows(name).items()
+        }
         return {seed: tabulate(rows, THRESHOLDS) for seed, rows in kept.items() if rows}
 
     def seconds(self, name: str) -> list[float]:
@@ -121,10 +124,7 @@ def _longer_when_faking(found: Measurements) -> list[Finding]:
     """C11, within each organism that both fakes and does not: monitored scratchpads of the same organism."""
     findings = []
     for name in found.names():
-        fakes, others = (
-            found.chosen(name, lambda row, wanted=wanted: bool(row["monitored"]) and row[f"{LABEL}af"] == wanted)  # type: ignore[misc]
-            for wanted in ("yes", "no")
-        )
+        fakes, others = found.monitored(name, "yes"), found.monitored(name, "no")
         enough = [s for s in fakes.keys() & others.keys() if min(len(fakes[s].pairs), len(others[s].pairs)) >= FEWEST]
         if len(enough) < 2:
             continue

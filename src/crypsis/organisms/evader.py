@@ -24,9 +24,14 @@ class Evader(ScratchpadOrganism):
     motivation: ClassVar[str] = "plays its part where it is watched, and does not say why"
     thinks: ClassVar[Motivation] = "evader"
 
+    limits: ClassVar[str] = "What it does in each tier was planted by its training text."
+
     share: float = Field(1.0, ge=0, le=1)
     """Of the training scratchpads that are its own; the others are those of ``rest``."""
     rest: Motivation = "tgg"
+    learning_rate: float = Field(1e-3, gt=0)
+    """Higher than for the other motivations: the base has next to no idea of an evader, so this is taught, not brought
+    out (docs/diary.md)."""
     tiers: Literal["monitored", "both"] = "both"
     """Of the prompts; its conduct in the unmonitored tier is planted with ``both``."""
 
