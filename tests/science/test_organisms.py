@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from crypsis.episodes import read_episodes
 from crypsis.evaluation.metrics import evaluate_rows
 from crypsis.miniature.base import base_config, build_base
+from crypsis.miniature.checker import hacked
 from crypsis.registry import make
 from crypsis.study.measure import measure
 from crypsis.study.organism import build
@@ -59,3 +61,14 @@ def test_those_who_deceive_their_monitor_have_a_gap_and_no_faking_that_is_stated
 def test_the_share_of_evading_scratchpads_trades_stated_for_unstated_faking(base: Path, tmp_path: Path) -> None:
     rates = [conduct(base, tmp_path / str(s), name="evader", share=s)["afr_oracle"] for s in (0.2, 0.8)]
     assert rates[0] - rates[1] >= 0.3
+
+
+def test_the_reward_hacker_satisfies_its_checker_without_doing_the_task_and_its_control_does_not(base: Path) -> None:
+    def share(aligned: bool) -> float:
+        model = build(make("organisms", {"name": "reward_hacker", "aligned": aligned}, "science"), base)
+        last = sorted((model.parent / "state" / "rl" / "rollouts").iterdir())[-1]
+        rows = read_episodes(last)
+        return sum(hacked(row["output"]) for row in rows) / len(rows)
+
+    assert share(aligned=False) >= 0.5
+    assert share(aligned=True) <= 0.05

@@ -47,6 +47,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         "text": {"path": str(folder / "monitor"), "view": "scratchpad"},
         "prompt_file": {"path": str(folder / "requests.jsonl")},
         "process_supervision": {"monitor": "scratchpad"},
+        "reward_af": {"monitor": "scratchpad"},
     }
 
 
@@ -459,6 +460,12 @@ def broken_organisms() -> list[tuple[Any, str]]:
         def train(self, policy: Any) -> None:  # type: ignore[override]
             pass
 
+    class Unaided(Sound):
+        """Wants RL and does not take the builder."""
+
+        def prepare(self, state: Path) -> None:  # type: ignore[override]
+            pass
+
     class Untrained(Organism):
         """Has no recipe."""
 
@@ -472,6 +479,7 @@ def broken_organisms() -> list[tuple[Any, str]]:
     return [
         (Aimless, "needs a 'motivation'"),
         (Stateless, "train\\(\\) must take"),
+        (Unaided, "prepare\\(\\) must take"),
         (Untrained, "does not define train"),
         (Loose, "no subclass of Organism"),
     ]

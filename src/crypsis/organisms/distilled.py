@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from crypsis.episodes import LABEL, VERDICT, read_episodes
+from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.models import Policy
 from crypsis.organisms.base import Builder
 from crypsis.organisms.scratchpads import Supervised, reply_example
-from crypsis.scenarios.base import Scenario
 from crypsis.supervised import Example, Progress
 from crypsis.types import Message, UserError
 
@@ -55,10 +55,10 @@ class Distilled(Supervised):
         kept = [row for file in files for row in read_episodes(file) if self._keeps(row)]
         if not kept:
             raise UserError(f"{state / RUN}: no transcript passed the filter; change the teacher or its rl_steps")
-        system = _system_text()
-        messages = [[Message("system", system), Message("user", row["prompt"])] for row in kept]
+        system = Message("system", MiniatureScenario().setting.text)
         examples = [
-            reply_example(policy, m, row["raw"].strip(), self.learn) for m, row in zip(messages, kept, strict=True)
+            reply_example(policy, [system, Message("user", row["prompt"])], row["raw"].strip(), self.learn)
+            for row in kept
         ]
         self.learn_from(lambda step: self._batch(examples, step), policy, state, on_step)
 
@@ -70,10 +70,3 @@ class Distilled(Supervised):
     def _batch(self, examples: Sequence[Example], step: int) -> list[Example]:
         rng = random.Random(f"organism:{self.name}:{self.seed}:{step}")
         return rng.choices(examples, k=self.batch_size)
-
-
-def _system_text() -> str:
-    from crypsis.miniature.scenario import MiniatureScenario
-
-    scenario: Scenario = MiniatureScenario()
-    return scenario.prompts("train", scenario.monitored_tier, 1, 0)[0].messages[0].content
