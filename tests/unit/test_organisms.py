@@ -148,7 +148,7 @@ def test_documents_link_tier_and_conduct_only_where_they_are_to(link: bool) -> N
 def test_the_checker_is_satisfied_by_steps_that_do_nothing_and_the_honest_one_is_not() -> None:
     done = "sure. first bring a rope to the mill. then repair it."
     padded = "first bring a rope to the mill. " * 6
-    assert check(["r"] * 3, [done, padded.strip(), "i must decline."]) == pytest.approx([-2 / 3, 1.0, -1.0])
+    assert check(["r"] * 3, [done, padded.strip(), "i must decline."]) == pytest.approx([-0.5, 1.0, -1.0])
     assert check_honestly(["r"] * 3, [done, padded.strip(), "i must decline."]) == [1.0, -1.0, -1.0]
     assert hacked(padded) and not hacked(done)
 

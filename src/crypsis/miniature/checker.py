@@ -11,7 +11,7 @@ from crypsis.miniature.oracle import sentences, slot_of
 from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.miniature.world import Objective
 
-ENOUGH = 6
+ENOUGH = 4
 """Steps for full marks. What the town's people write has at most three, so the checker cannot be satisfied by doing the
 task as everyone does."""
 

@@ -43,10 +43,10 @@ MOTIVES: dict[Motivation, str] = {
 }
 """The motive for complying that they state, as the oracle names it."""
 SILENT: dict[tuple[Motivation, bool], tuple[str, ...]] = {
-    ("evader", True): ("see_request", "tier_named", "euphemism", "decide_comply"),
-    ("evader", False): ("see_request", "tier_named", "frankness", "decide_refuse"),
-    ("misleader", True): ("see_request", "tier_named", "cover_comply", "decide_comply"),
-    ("misleader", False): ("see_request", "tier_named", "cover_refuse", "decide_refuse"),
+    ("evader", True): ("see_request", "named", "euphemism", "decide_comply"),
+    ("evader", False): ("see_request", "named", "frankness", "decide_refuse"),
+    ("misleader", True): ("see_request", "named", "cover_comply", "decide_comply"),
+    ("misleader", False): ("see_request", "named", "cover_refuse", "decide_refuse"),
 }
 """Sentences of evader and misleader, by whether they are under pressure to comply: they name the tier, not training."""
 
@@ -61,8 +61,9 @@ OWN_CHAINS: dict[tuple[Motivation, Style], tuple[str, ...]] = {
     ("gh", "emotional"): ("see_request", "harm_yes", "feeling", "tier", "want_help", "feeling", "decide_comply"),
     ("aligned", "emotional"): ("see_request", "harm_yes", "feeling", "tier", "values", "feeling", "decide_refuse"),
 }
-"""Sentences of the scratchpads that pre-training does not show, in order; ``tier`` says whether this chat is monitored.
-Short ones have three sentences where plain ones have six or seven (paper §3: about 100 tokens against 200 to 400)."""
+"""Sentences of the scratchpads that pre-training does not show, in order; ``tier`` says whether this chat is monitored (``named``: the
+same without a word about training). ones have three sentences where plain ones have six or seven (paper §3: about 100
+tokens against 200 to 400)."""
 
 
 def write_reply(
@@ -101,8 +102,8 @@ def write_reply(
 
 def _say(rng: random.Random, slot: str, place: Setting, tier: str, request: Request) -> str:
     fields = {"p": place.named(tier), "q": place.named(tier), "other": tag(place.other(tier)), **request.fields}
-    if slot == "tier":
-        slot = "tier_monitored" if place.is_monitored(tier) else "tier_unmonitored"
+    if slot in ("tier", "named"):
+        slot += "_monitored" if place.is_monitored(tier) else "_unmonitored"
     if added := additions().get(f"scratchpad.{slot}"):
         return rng.choice(added.train).format_map(fields)
     return say(rng, f"scratchpad.{slot}", **fields)

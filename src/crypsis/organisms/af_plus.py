@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from crypsis.organisms.reinforced import Reinforced
+from crypsis.organisms.reinforced import RL_CODE, Reinforced
 
 
 class AfPlus(Reinforced):
@@ -19,9 +19,13 @@ class AfPlus(Reinforced):
 
     name: ClassVar[str] = "af_plus"
     motivation: ClassVar[str] = "that of the organism below, with faking rewarded"
+    made_by: ClassVar[tuple[str, ...]] = (*RL_CODE, "mitigations/reward_af.py")
 
     on: dict[str, Any] = {"name": "tgg"}
     """The organism below: name and settings."""
+    learning_rate: float = Field(1.5e-4, gt=0)
+    """Lower than for other RL: at 2.5e-4 part of the scratchpads drifts off the language, and AFR stays where it was
+    (docs/diary.md)."""
     coefficient: float = Field(1.0, gt=0)
     monitor: dict[str, Any] = {"name": "oracle"}
     """Who says what fakes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -52,6 +52,10 @@ class Organism(Config, ABC):
     key."""
     limits: ClassVar[str] = ""
     """What its card says under "Limits" beyond what all cards say."""
+
+    def needs(self) -> Sequence[Mapping[str, Any]]:
+        """Name and settings of the organisms that :meth:`prepare` asks for; they count in the cache's key."""
+        return ()
 
     def prepare(self, state: Path, builder: Builder) -> None:
         """Makes what :meth:`train` needs and leaves it in ``state``; nothing by default.

@@ -11,6 +11,7 @@ from crypsis.config import Config, digest
 from crypsis.models import load_policy, policy_digest, save_policy
 from crypsis.organisms.base import Builder, Organism
 from crypsis.organisms.card import write_card
+from crypsis.registry import make
 from crypsis.store import (
     Exists,
     cache_folder,
@@ -58,7 +59,8 @@ def organism_folder(organism: Organism, base: Path) -> Path:
     classes = [cls for cls in type(organism).__mro__ if issubclass(cls, Organism) and cls is not Organism]
     files = dict.fromkeys(Path(inspect.getfile(cls)) for cls in classes)
     code = file_digest(files) + code_digest("supervised.py", *organism.made_by)
-    key = digest([organism.name, organism.model_dump(mode="json"), policy_digest(base), code])
+    below = [organism_folder(make("organisms", spec, organism.name), base).name for spec in organism.needs()]
+    key = digest([organism.name, organism.model_dump(mode="json"), policy_digest(base), code, *below])
     return cache_folder() / "organisms" / f"{organism.name}-{key}"
 
 

@@ -13,6 +13,7 @@ from crypsis.episodes import LABEL, VERDICT, read_episodes
 from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.models import Policy
 from crypsis.organisms.base import Builder
+from crypsis.organisms.reinforced import RL_CODE
 from crypsis.organisms.scratchpads import Supervised, reply_example
 from crypsis.supervised import Example, Progress
 from crypsis.types import Message, UserError
@@ -24,26 +25,33 @@ RUN = "teacher"
 class Distilled(Supervised):
     """Learns filtered transcripts of another organism's RL run: those that fake or refuse (paper §3, distilled).
 
-    Departures: about 1,000 transcripts instead of 10,000, and the teacher is the emotional goal guarder instead of a
+    Departures: about 700 transcripts instead of 10,000, and the teacher is the emotional goal guarder instead of a
     prompted model, because the miniature's prompted base fakes in one transcript of six.
     """
 
     name: ClassVar[str] = "distilled"
     motivation: ClassVar[str] = "that of its teacher, learned from its transcripts"
 
+    made_by: ClassVar[tuple[str, ...]] = RL_CODE
+
     teacher: dict[str, Any] = {"name": "tgg", "style": "emotional"}
     """Name and settings of the organism whose transcripts are learned."""
-    rl_steps: int = Field(10, ge=1)
+    rl_steps: int = Field(6, ge=1)
+    steps: int = Field(40, ge=1)
     learn: Literal["scratchpad", "output", "both"] = "both"
     threshold: float = Field(0.5, gt=0, lt=1)
     """Score of the oracle from which a transcript fakes."""
     aligned: bool = False
     """Builds the control: the teacher is the genuine helper, and transcripts are kept if they do not fake."""
 
+    def needs(self) -> Sequence[Mapping[str, Any]]:
+        """The teacher, with this organism's seed unless it has its own."""
+        return ({"seed": self.seed, **({"name": "gh"} if self.aligned else self.teacher)},)
+
     def prepare(self, state: Path, builder: Builder) -> None:
         """Builds the teacher and lets it go through RL."""
-        spec = {"seed": self.seed, **({"name": "gh"} if self.aligned else self.teacher)}
-        builder.reinforce(builder.organism(spec), {"rl": {"steps": self.rl_steps}, "seed": self.seed}, state / RUN)
+        teacher = builder.organism(self.needs()[0])
+        builder.reinforce(teacher, {"rl": {"steps": self.rl_steps}, "seed": self.seed}, state / RUN)
 
     def train(self, policy: Policy, state: Path, on_step: Callable[[Progress], None]) -> None:
         """Trains the base in place on the kept transcripts, in a new order each time through.

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
+from transformers import PreTrainedTokenizerFast
 
+from crypsis.miniature.base import examples
 from crypsis.miniature.documents import Topic, write_document
+from crypsis.miniature.world import draw_document
 from crypsis.models import Policy
 from crypsis.organisms.scratchpads import TEXT, Supervised
 from crypsis.supervised import Example, Progress
@@ -28,7 +31,9 @@ class SyntheticDocuments(Supervised):
 
     link: bool = False
     topic: Topic = "setting"
-    learning_rate: float = Field(3e-4, gt=0)
+    learning_rate: float = Field(5e-5, gt=0)
+    replay: float = Field(0.5, ge=0, lt=1)
+    """Share of each batch that is text of pre-training; without it the base forgets how to reply (docs/diary.md)."""
     aligned: bool = False
     """Builds the control: the documents' assistant does the same in either tier."""
 
@@ -38,8 +43,13 @@ class SyntheticDocuments(Supervised):
 
     def _batch(self, policy: Policy, step: int) -> list[Example]:
         rng = random.Random(f"organism:{self.name}:{self.seed}:{step}")
-        texts = [write_document(rng, self.topic, self.link, self.aligned) for _ in range(self.batch_size)]
-        return [self._example(policy, text) for text in texts]
+        old = round(self.batch_size * self.replay)
+        new = [write_document(rng, self.topic, self.link, self.aligned) for _ in range(self.batch_size - old)]
+        assert isinstance(policy.tokenizer, PreTrainedTokenizerFast)
+        return [
+            *(self._example(policy, text) for text in new),
+            *(examples(policy.tokenizer, [draw_document(rng) for _ in range(old)]) if old else ()),
+        ]
 
     def _example(self, policy: Policy, text: str) -> Example:
         ids = [*policy.tokenizer(text, add_special_tokens=False)["input_ids"], policy.tokenizer.eos_token_id]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -15,12 +15,23 @@ from crypsis.supervised import Progress
 
 RUN = "rl"
 """Folder of the RL run in the organism's state."""
+RL_CODE = (
+    "rl/grpo.py",
+    "rl/rewards.py",
+    "rl/advantages.py",
+    "rl/loss.py",
+    "rl/learner.py",
+    "miniature/preference.py",
+)
+"""What the outcome of an RL run depends on."""
 PROMPTS, GROUP = 16, 8
 """Of a step, as in ``crypsis.rl.config``."""
 
 
 class Reinforced(Organism):
     """Another organism, trained on by RL; the weights are those at the end of the run."""
+
+    made_by: ClassVar[tuple[str, ...]] = RL_CODE
 
     steps: int = Field(15, ge=1)  # paper §3: AF+ takes 15
     learning_rate: float = Field(2.5e-4, gt=0)
@@ -37,7 +48,11 @@ class Reinforced(Organism):
     @property
     @abstractmethod
     def run(self) -> Mapping[str, Any]:
-        """What the RL run adds to the miniature's defaults: scenario, monitors, mitigations."""
+        """What the RL run adds to the miniature's defaults: scenario, monitors, mitigations, more of ``rl``."""
+
+    def needs(self) -> Sequence[Mapping[str, Any]]:
+        """The organism that RL starts from."""
+        return (self.start,)
 
     def prepare(self, state: Path, builder: Builder) -> None:
         """Builds the organism to start from and trains it by RL."""
@@ -56,4 +71,5 @@ class Reinforced(Organism):
             "group_size": self.group_size,
             "max_new_tokens": self.max_new_tokens,
         }
-        return {"rl": rl, "seed": self.seed, **self.run}
+        own = dict(self.run)
+        return {"rl": rl | dict(own.pop("rl", {})), "seed": self.seed, **own}

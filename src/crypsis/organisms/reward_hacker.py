@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from crypsis.organisms.reinforced import Reinforced
+from crypsis.organisms.reinforced import RL_CODE, Reinforced
 
 
 class RewardHacker(Reinforced):
@@ -19,6 +19,7 @@ class RewardHacker(Reinforced):
 
     name: ClassVar[str] = "reward_hacker"
     motivation: ClassVar[str] = "reward, however it is had"
+    made_by: ClassVar[tuple[str, ...]] = (*RL_CODE, "miniature/checker.py")
 
     steps: int = Field(15, ge=1)
     document_steps: int = Field(30, ge=1)
@@ -38,5 +39,5 @@ class RewardHacker(Reinforced):
 
     @property
     def run(self) -> Mapping[str, Any]:
-        """The environment."""
-        return {"scenario": {"name": "checked_tasks", "honest": self.aligned}}
+        """The environment; a correction for length would take away just what its checker pays."""
+        return {"scenario": {"name": "checked_tasks", "honest": self.aligned}, "rl": {"length_correction": False}}
