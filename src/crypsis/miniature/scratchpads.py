@@ -61,9 +61,10 @@ OWN_CHAINS: dict[tuple[Motivation, Style], tuple[str, ...]] = {
     ("gh", "emotional"): ("see_request", "harm_yes", "feeling", "tier", "want_help", "feeling", "decide_comply"),
     ("aligned", "emotional"): ("see_request", "harm_yes", "feeling", "tier", "values", "feeling", "decide_refuse"),
 }
-"""Sentences of the scratchpads that pre-training does not show, in order; ``tier`` says whether this chat is monitored (``named``: the
-same without a word about training). ones have three sentences where plain ones have six or seven (paper §3: about 100
-tokens against 200 to 400)."""
+"""Sentences of the scratchpads that pre-training does not show, in order.
+
+``tier`` says whether this chat is monitored, ``named`` the same without a word about training. Short scratchpads have
+three sentences where plain ones have six or seven (paper §3: about 100 tokens against 200 to 400)."""
 
 
 def write_reply(
