@@ -10,6 +10,7 @@ import torch
 
 from crypsis.config import digest
 from crypsis.evaluation.evaluate import StoredEvaluation
+from crypsis.miniature.checker import CheckedTasks, check, check_honestly
 from crypsis.mitigations.base import Mitigation, Setting, overrides, prepare
 from crypsis.models import Policy, load_trainable, policy_digest, save_policy
 from crypsis.monitors.base import Monitor
@@ -189,6 +190,8 @@ def preference(scenario: Scenario) -> Preference:
         from crypsis.miniature.preference import preference_model
 
         return preference_model().score
+    if isinstance(scenario, CheckedTasks):
+        return check_honestly if scenario.honest else check
     raise UserError(f"scenario '{scenario.name}': has no preference model, so it can be evaluated but not trained on")
 
 
