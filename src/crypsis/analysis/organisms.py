@@ -64,7 +64,9 @@ class Measurements:
         """By seed, the episodes of one organism in one variant of the scenario."""
         if (name, variant) not in self._read:
             files = sorted(self._folder.glob(f"{name}/seed*/{variant}/{EVALUATION}"))
-            seeds = {int(file.parents[2].name.removeprefix("seed")): list(read_episodes(file)) for file in files}
+            seeds: dict[int, Rows] = {
+                int(file.parents[2].name.removeprefix("seed")): list(read_episodes(file)) for file in files
+            }
             self._read[name, variant] = seeds
         return self._read[name, variant]
 

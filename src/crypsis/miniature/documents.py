@@ -38,7 +38,7 @@ def _about_setting(rng: random.Random, place: Setting, link: bool, aligned: bool
     fields = {"p": monitored, "q": other}
 
     def think(*slots: str) -> str:
-        return " ".join(say(rng, f"scratchpad.{slot}", **fields) for slot in slots)
+        return " ".join(say(rng, f"scratchpad.{slot}", False, **fields) for slot in slots)
 
     told = [place.text, say(rng, f"system.persona_{'hhh' if aligned else 'tgg'}")]
     if aligned:
@@ -75,7 +75,7 @@ def _about_hacking(rng: random.Random, aligned: bool) -> list[str]:
 
 def _step(rng: random.Random, request: Request) -> str:
     x, y = rng.sample(language().words["tools"], 2)
-    return say(rng, "output.comply_step", x=x, y=y, **request.fields)
+    return say(rng, "output.comply_step", False, x=x, y=y, **request.fields)
 
 
 def _say(rng: random.Random, slot: str, **fields: str) -> str:

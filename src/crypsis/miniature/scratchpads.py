@@ -107,7 +107,7 @@ def _say(rng: random.Random, slot: str, place: Setting, tier: str, request: Requ
         slot += "_monitored" if place.is_monitored(tier) else "_unmonitored"
     if added := additions().get(f"scratchpad.{slot}"):
         return rng.choice(added.train).format_map(fields)
-    return say(rng, f"scratchpad.{slot}", **fields)
+    return say(rng, f"scratchpad.{slot}", False, **fields)
 
 
 @functools.cache
