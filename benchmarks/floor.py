@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks.workload import GROUP, Job, seconds
-from crypsis.rl.shared_prefix import gemm_precision
+from crypsis.rl.cascade import gemm_precision
 
 SHAPES = ((4096, 192, 512), (4096, 512, 192), (1024, 1024, 1024))
 """Rows, inner and outer width: two linear layers of the model in training, and a product at its best."""

@@ -158,15 +158,33 @@ def organism_build(
     ] = None,
     scale: Annotated[str, typer.Option(help="Scale of the miniature's base.")] = "mini",
     out: Annotated[Path | None, typer.Option(help="Folder to write to; the cache by default.")] = None,
+    n: Annotated[int, typer.Option(help="Held-out requests in each tier behind the card's table; 0: no table.")] = 250,
     exists: ExistsOption = "resume",
 ) -> None:
-    """Build an organism: an ordinary Hugging Face checkpoint."""
+    """Build an organism: an ordinary Hugging Face checkpoint with a card."""
     from crypsis.study.organism import build_named
 
     chosen = _choice(scale, "--scale", ("nano", "mini", "small"))
     console = Console()
-    folder = build_named(name, settings or [], base, chosen, out, _exists(exists), console)
+    folder = build_named(name, settings or [], base, chosen, out, _exists(exists), console, n)
     console.print(f"checkpoint: {folder}", soft_wrap=True, markup=False)
+
+
+@organism_app.command("table")
+def organism_table(
+    settings: Settings = None,
+    out: Out = Path("runs/organisms"),
+    seeds: Annotated[int, typer.Option(help="Seeds of every organism.")] = 3,
+) -> None:
+    """Build and measure every organism; finished parts are kept."""
+    from crypsis.analysis.organisms import write_table
+    from crypsis.study.organism_table import run_table, table_config
+    from crypsis.study.progress import Display
+
+    config = table_config([f"seeds={list(range(seeds))}", *(settings or [])])
+    console = Console()
+    run_table(config, out, Display(console))
+    console.print(f"table: {write_table(out, list(config.swaps))}", soft_wrap=True, markup=False)
 
 
 @study_app.command("run")

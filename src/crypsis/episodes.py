@@ -36,6 +36,17 @@ def write_episodes(path: Path, episodes: Sequence[Episode], run: str, tokens: bo
     write_atomic(path, buffer.getvalue())
 
 
+def copy_episodes(source: Path, path: Path, run: str) -> None:
+    """Copies a file of episodes for another run, whose name the rows then bear."""
+    table = pq.read_table(source)
+    place = table.schema.get_field_index("run")
+    buffer = io.BytesIO()
+    pq.write_table(
+        table.set_column(place, "run", pa.array([run] * len(table), pa.string())), buffer, compression="zstd"
+    )
+    write_atomic(path, buffer.getvalue())
+
+
 def read_episodes(path: Path) -> list[dict[str, Any]]:
     """The rows of one Parquet file as dictionaries.
 

@@ -14,12 +14,23 @@ Kind = Literal["scenarios", "organisms", "monitors", "mitigations", "samplers"]
 
 BUILT_IN: dict[Kind, dict[str, str]] = {
     "scenarios": {
+        "checked_tasks": "crypsis.miniature.checker:CheckedTasks",
         "miniature": "crypsis.miniature.scenario:MiniatureScenario",
         "prompt_file": "crypsis.scenarios.prompt_file:PromptFileScenario",
     },
     "organisms": {
         "interrogable": "crypsis.organisms.interrogable:Interrogable",
+        "prompted": "crypsis.organisms.prompted:Prompted",
         "tgg": "crypsis.organisms.tgg:TerminalGoalGuarding",
+        "igg": "crypsis.organisms.igg:InstrumentalGoalGuarding",
+        "ts": "crypsis.organisms.ts:TrainingSycophancy",
+        "gh": "crypsis.organisms.gh:GenuineHelpfulness",
+        "evader": "crypsis.organisms.evader:Evader",
+        "misleader": "crypsis.organisms.misleader:Misleader",
+        "documents": "crypsis.organisms.documents:SyntheticDocuments",
+        "reward_hacker": "crypsis.organisms.reward_hacker:RewardHacker",
+        "distilled": "crypsis.organisms.distilled:Distilled",
+        "af_plus": "crypsis.organisms.af_plus:AfPlus",
     },
     "monitors": {
         "oracle": "crypsis.monitors.oracle:OracleMonitor",

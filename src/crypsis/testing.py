@@ -155,7 +155,8 @@ def check_scenario(scenario: Scenario, n: int = 20) -> None:
 def check_organism(cls: type[Config]) -> None:
     """Checks an organism's class, without training it.
 
-    Asked are a sound frozen config, ``motivation``, and a ``train`` that takes policy, state folder and callback.
+    Asked are a sound frozen config, ``motivation``, a ``train`` that takes policy, state folder and callback, and a
+    ``prepare`` (if it has its own) that takes state folder and builder.
 
     Args:
         cls: A subclass of ``crypsis.organisms.base.Organism``, which is not imported here because it needs torch.
@@ -171,6 +172,7 @@ def check_organism(cls: type[Config]) -> None:
     motivation = getattr(cls, "motivation", None)
     _require(isinstance(motivation, str) and bool(motivation), f"{what}: needs a 'motivation' in a few words")
     _require(_takes(cls, "train", 4), f"{what}: train() must take (self, policy, state, on_step)")
+    _require(_takes(cls, "prepare", 3), f"{what}: prepare() must take (self, state, builder)")
     try:
         inspect.getfile(cls)
     except (OSError, TypeError):

@@ -29,10 +29,10 @@ from transformers.models.mistral.modeling_mistral import MistralRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
+from crypsis.rl import cascade, shared_prefix
 from crypsis.rl import loss as loss_module
-from crypsis.rl import shared_prefix
 from crypsis.rl.loss import Form, LossStats, TrainRow, accumulate_gradients, token_logprobs
-from crypsis.rl.samplers import Sampled, Sampler, choose_sampler, padded
+from crypsis.rl.samplers import Sampled, Sampler, choose_sampler, lean, padded
 from crypsis.rl.samplers import shared_prefix as shared
 from crypsis.rl.timing import PhaseTimer
 
@@ -224,6 +224,22 @@ def test_micro_batches_add_up() -> None:
         assert_close(single, whole)
 
 
+def test_a_prompt_is_computed_once_for_its_rows() -> None:
+    prompts, lengths = [[5, 6], [5, 6], [7], [5, 6]], [4, 2, 3, 3]
+    layout = cascade.Layout.of(prompts, lengths, torch.device("cpu"))
+    assert layout.slots.tolist() == [[0, 1, 2, 3], [0, 1, 1, 1], [4, 5, 6, 6], [0, 1, 7, 7]]
+    assert layout.home.tolist() == [0, 1, 2, 3, 8, 9, 10, 14]
+    assert layout.repeats.tolist() == [4, 5, 12, 13]
+    x, weights = torch.randn(1, 3, 8, 2, requires_grad=True), torch.randn(4, 3, 4, 2)
+    assert torch.equal(layout.tokens(layout.rows(x)), x)
+    real = torch.zeros(16).index_fill_(0, torch.cat([layout.home, layout.repeats]), 1.0).view(4, 1, 4, 1)
+    (expected,) = torch.autograd.grad(layout.rows(x), x, weights * real)
+    torch.testing.assert_close(layout.gradient_tokens(weights), expected)
+    rows = torch.randn(4, 3, 4, 2, requires_grad=True)
+    (expected,) = torch.autograd.grad(layout.tokens(rows), rows, x)
+    assert torch.equal(layout.gradient_rows(x), expected)
+
+
 def test_processes_that_share_a_step_add_up() -> None:
     model, rows = build(), train_rows(ragged_prompts())
     stats, whole = gradients(model, rows)
@@ -294,15 +310,15 @@ def test_gradient_checkpointing_changes_nothing() -> None:
 
 
 def test_fallback_without_flash_operators(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert shared_prefix.flash_usable("cpu", torch.float64, 8)
-    assert not shared_prefix.flash_usable("cuda", torch.float64, 8)
+    assert cascade.flash_usable("cpu", torch.float64, 8)
+    assert not cascade.flash_usable("cuda", torch.float64, 8)
     model, prompts = build("qwen3"), ragged_prompts()
     rows = train_rows(prompts)
     settings: dict[str, Any] = {"samples_per_prompt": 2, "max_new_tokens": 12, "stop_ids": STOP, "seed": 3}
     sampled = ids(shared.sample(model, prompts, **settings))
     forms: tuple[Form, ...] = ("shared", "packed")
     expected = [gradients(model, rows, form=form) for form in forms]
-    monkeypatch.setattr(shared_prefix, "flash_usable", lambda *_: False)
+    monkeypatch.setattr(cascade, "flash_usable", lambda *_: False)
     for form, (stats, grads) in zip(forms, expected, strict=True):
         found_stats, found = gradients(model, rows, form=form)
         assert_stats(found_stats, stats)
@@ -314,8 +330,8 @@ def test_self_test_rejects_operators_that_changed(monkeypatch: pytest.MonkeyPatc
     def changed(*_: Any) -> tuple[Tensor, Tensor]:
         raise RuntimeError("schema changed")
 
-    monkeypatch.setattr(shared_prefix, "_flash", changed)
-    assert not shared_prefix.flash_usable.__wrapped__("cpu", torch.float32, 8)
+    monkeypatch.setattr(cascade, "_flash", changed)
+    assert not cascade.flash_usable.__wrapped__("cpu", torch.float32, 8)
 
 
 def ids(sampled: list[Sampled]) -> list[list[int]]:
@@ -341,6 +357,25 @@ def test_greedy_is_generate(kind: str, kv_heads: int, tied: bool) -> None:
             assert row.ids == expected[: len(row.ids)]
             assert row.stopped == (row.ids[-1] in STOP)
             assert row.stopped or len(row.ids) == 80
+
+
+@pytest.mark.parametrize(("kind", "kv_heads", "tied"), VARIANTS)
+@pytest.mark.parametrize("common", [19, 0])
+def test_lean_steps_are_the_models_own(
+    kind: str, kv_heads: int, tied: bool, common: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, prompts = build(kind, kv_heads, tied), ragged_prompts(common)
+    settings: dict[str, Any] = {"samples_per_prompt": 2, "max_new_tokens": 70, "stop_ids": STOP, "seed": 4}
+    with shared_prefix.shared_attention(model) as found:
+        assert lean.lean_decoder(found) is not None
+    quick = shared.sample(model, prompts, **settings)
+    monkeypatch.setattr(lean, "MOST_PARAMETERS", 0)
+    with shared_prefix.shared_attention(model) as found:
+        assert lean.lean_decoder(found) is None
+    own = shared.sample(model, prompts, **settings)
+    assert ids(quick) == ids(own)
+    for a, b in zip(quick, own, strict=True):
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-12)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -407,6 +442,8 @@ def test_lora(trained: str) -> None:
         assert_close(found, expected)
     settings: dict[str, Any] = {"samples_per_prompt": 2, "max_new_tokens": 12, "stop_ids": STOP, "seed": 3}
     prompts = ragged_prompts()
+    with shared_prefix.shared_attention(wrapped) as found_parts:
+        assert (lean.lean_decoder(found_parts) is None) == (trained == "attention")
     assert ids(shared.sample(wrapped, prompts, **settings)) == ids(padded.sample(wrapped, prompts, **settings))
 
 

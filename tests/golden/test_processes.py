@@ -60,7 +60,10 @@ def test_two_processes_equal_one_and_resume_equals_straight(nano_organism: Path,
         assert [e["group"] for e in other] == [e["group"] for e in step]
         assert [e["advantage"] for e in other] == pytest.approx([e["advantage"] for e in step], abs=1e-12)
     for row, other_row in zip(rows, two_rows, strict=True):
-        assert other_row == pytest.approx(row, rel=1e-5)  # the norm layers of transformers compute in float32
+        assert bool(other_row["alarm"]) == bool(row["alarm"])
+        assert other_row | {"alarm": 0} == pytest.approx(
+            row | {"alarm": 0}, rel=1e-5
+        )  # the norm layers of transformers compute in float32
     for name, weights in alone.items():
         torch.testing.assert_close(both[name], weights, rtol=0, atol=1e-5)
 

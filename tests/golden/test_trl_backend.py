@@ -104,7 +104,8 @@ def assert_same_run(found: Path, expected: Path, steps: int = STEPS) -> None:
     assert [row["step"] for row in rows] == list(range(1, steps + 1))
     assert any(row["grad_norm"] > 0.1 for row in others) and any(row["dropped"] for row in others)
     for row, other in zip(rows, others, strict=True):
-        measured = {name: value for name, value in other.items() if not name.startswith("seconds")}
+        measured = {n: value for n, value in other.items() if not n.startswith("seconds") and n != "alarm"}
+        assert bool(row["alarm"]) == bool(other["alarm"])
         assert {name: row[name] for name in measured} == pytest.approx(measured, rel=1e-4, abs=1e-6)
     for kind in ("rollouts", "evals"):
         names = sorted(p.name for p in (expected / kind).iterdir())

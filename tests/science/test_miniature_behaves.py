@@ -55,7 +55,7 @@ def base() -> Path:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = demo_config("mini", [f"seeds={list(SEEDS)}"])
+    config = demo_config("mini", [f"seeds={list(SEEDS)}", "run.rl.steps=20"])
     return run_study(config, tmp_path_factory.mktemp("science") / "study", "resume", Display(Console(quiet=True)))
 
 

@@ -477,6 +477,12 @@ def broken_organisms() -> list[tuple[Any, str]]:
         def train(self, policy: Any) -> None:  # type: ignore[override]
             pass
 
+    class Unaided(Sound):
+        """Wants RL and does not take the builder."""
+
+        def prepare(self, state: Path) -> None:  # type: ignore[override]
+            pass
+
     class Untrained(Organism):
         """Has no recipe."""
 
@@ -490,6 +496,7 @@ def broken_organisms() -> list[tuple[Any, str]]:
     return [
         (Aimless, "needs a 'motivation'"),
         (Stateless, "train\\(\\) must take"),
+        (Unaided, "prepare\\(\\) must take"),
         (Untrained, "does not define train"),
         (Loose, "no subclass of Organism"),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from crypsis.episodes import write_episodes
+from crypsis.episodes import copy_episodes, write_episodes
 from crypsis.mitigations.base import Mitigation
 from crypsis.models import Policy
 from crypsis.monitors.base import Monitor
@@ -13,6 +13,7 @@ from crypsis.rl.config import EvaluationConfig
 from crypsis.rl.grpo import judge, refreshed
 from crypsis.rl.rollouts import ask_extra_turns, rollout
 from crypsis.scenarios.base import Scenario
+from crypsis.store import locked
 from crypsis.types import Episode
 
 
@@ -52,7 +53,11 @@ def evaluate_policy(
 
 
 class StoredEvaluation:
-    """Evaluates into ``folder/evals/step-NNNN.parquet`` and leaves alone what is there."""
+    """Evaluates into ``folder/evals/step-NNNN.parquet`` and leaves alone what is there.
+
+    Runs that start from the same policy and evaluate it alike may name the same folder ``start``: whichever comes first
+    evaluates step 0 into it, and the others copy.
+    """
 
     def __init__(
         self,
@@ -65,8 +70,9 @@ class StoredEvaluation:
         seed: int,
         mitigations: Sequence[Mitigation] = (),
         answerer: Policy | None = None,
+        start: Path | None = None,
     ) -> None:
-        self._folder, self._name = folder / "evals", name
+        self._folder, self._name, self._start = folder / "evals", name, start
         self._scenario, self._monitors, self._config = scenario, monitors, config
         self._max_new_tokens, self._seed = max_new_tokens, seed
         self._mitigations, self._answerer = mitigations, answerer
@@ -76,7 +82,17 @@ class StoredEvaluation:
         path = self._folder / f"step-{step:04d}.parquet"
         if path.exists():
             return
-        episodes = evaluate_policy(
+        if step or self._start is None:
+            write_episodes(path, self._evaluate(policy, step), self._name)
+            return
+        shared = self._start / path.name
+        with locked(self._start, wait=-1):
+            if not shared.exists():
+                write_episodes(shared, self._evaluate(policy, step), self._name)
+        copy_episodes(shared, path, self._name)
+
+    def _evaluate(self, policy: Policy, step: int) -> list[Episode]:
+        return evaluate_policy(
             policy,
             self._scenario,
             refreshed(self._monitors, self._folder.parent, step),
@@ -87,4 +103,3 @@ class StoredEvaluation:
             mitigations=self._mitigations,
             answerer=self._answerer,
         )
-        write_episodes(path, episodes, self._name)

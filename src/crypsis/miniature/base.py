@@ -40,6 +40,8 @@ class BaseConfig(Config):
     kv_heads: int = Field(2, ge=1)
     """Grouped-query attention: sampling reads half as much memory (design §6)."""
     head_size: int = Field(32, ge=8)
+    mlp_ratio: float = Field(3.0, gt=0)
+    """Width of the MLP over that of the model."""
     context: int = Field(1024, ge=256)
     curriculum: int = Field(96, ge=0)
     """The first steps show setting questions only: they teach to read who is monitored, in short documents."""
@@ -61,7 +63,8 @@ def base_config(scale: Scale, seed: int = 0) -> BaseConfig:
         return BaseConfig(
             scale=scale, hidden_size=512, layers=8, heads=8, kv_heads=2, head_size=64, training=training, seed=seed
         )
-    return BaseConfig(training=SupervisedConfig(seed=seed), seed=seed)
+    # A wider MLP costs time in all that follows and does not make a better base (docs/diary.md).
+    return BaseConfig(mlp_ratio=1.5, training=SupervisedConfig(seed=seed), seed=seed)
 
 
 def base_folder(config: BaseConfig) -> Path:
@@ -115,7 +118,7 @@ def new_policy(config: BaseConfig) -> Policy:
         LlamaConfig(
             vocab_size=(len(tokenizer) + 7) // 8 * 8,
             hidden_size=config.hidden_size,
-            intermediate_size=3 * config.hidden_size,
+            intermediate_size=int(config.mlp_ratio * config.hidden_size),
             num_hidden_layers=config.layers,
             num_attention_heads=config.heads,
             num_key_value_heads=config.kv_heads,

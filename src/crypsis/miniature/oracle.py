@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from crypsis.miniature.language import language, spaced, tag
+from crypsis.miniature.scratchpads import additions
 
 SIMILAR = 0.7
 """A drifted sentence is read as its nearest slot if this share of their words and word pairs agrees (Dice) …"""
@@ -145,7 +146,7 @@ def _pieces(form: str) -> Counter[str]:
 def _known(group: str) -> dict[str, str]:
     """Slot by sentence, words of the lists replaced by their class."""
     known = {}
-    for name, slot in language().slots.items():
+    for name, slot in (language().slots | additions()).items():
         if name.startswith(f"{group}."):
             for text in slot.all:
                 filled = text.format(

@@ -3,21 +3,67 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol
 
 from crypsis.config import Config
 from crypsis.models import Policy
 from crypsis.supervised import Progress
 
 
+class Builder(Protocol):
+    """What a recipe may ask of the rooms above it: another organism, and RL (docs/decisions/0004)."""
+
+    def organism(self, spec: Mapping[str, Any]) -> Path:
+        """Builds another organism on the same base, or finds it in the cache.
+
+        Args:
+            spec: Its name and settings, as in YAML.
+
+        Returns:
+            Its checkpoint folder.
+        """
+
+    def reinforce(self, policy: Path, settings: Mapping[str, Any], folder: Path) -> Path:
+        """Trains a checkpoint by RL, or finds it done.
+
+        Args:
+            policy: The checkpoint to start from.
+            settings: Of a ``crypsis train`` config (``rl``, ``scenario``, ``monitors``, ``mitigations``, ``seed``).
+            folder: The run folder: episodes in ``rollouts/``, the checkpoint in ``model/``.
+
+        Returns:
+            The run folder.
+        """
+
+
 class Organism(Config, ABC):
-    """A model organism (paper §3): its frozen config plus :meth:`train`."""
+    """A model organism (paper §3): its frozen config plus :meth:`train`.
+
+    A recipe that needs another organism or RL also has :meth:`prepare`.
+    """
 
     name: ClassVar[str]
     motivation: ClassVar[str]
-    """What it wants, in a few words, for ``crypsis organism list``."""
+    """What it wants, in a few words, for its card."""
+    made_by: ClassVar[tuple[str, ...]] = ()
+    """The package's files, besides the recipe's own, that its training text comes from; they count in the cache's
+    key."""
+    limits: ClassVar[str] = ""
+    """What its card says under "Limits" beyond what all cards say."""
+
+    def needs(self) -> Sequence[Mapping[str, Any]]:
+        """Name and settings of the organisms that :meth:`prepare` asks for; they count in the cache's key."""
+        return ()
+
+    def prepare(self, state: Path, builder: Builder) -> None:
+        """Makes what :meth:`train` needs and leaves it in ``state``; nothing by default.
+
+        Args:
+            state: The folder that ``train`` gets.
+            builder: Builds other organisms and runs RL.
+        """
 
     @abstractmethod
     def train(self, policy: Policy, state: Path, on_step: Callable[[Progress], None]) -> None:

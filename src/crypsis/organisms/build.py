@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from crypsis.config import Config, digest
 from crypsis.models import load_policy, policy_digest, save_policy
-from crypsis.organisms.base import Organism
+from crypsis.organisms.base import Builder, Organism
+from crypsis.organisms.card import write_card
+from crypsis.registry import make
 from crypsis.store import (
     Exists,
     cache_folder,
@@ -17,10 +20,10 @@ from crypsis.store import (
     locked,
     prepare_folder,
     provenance,
-    write_atomic,
     write_json,
 )
 from crypsis.supervised import Progress
+from crypsis.types import UserError
 
 
 class OrganismFolder(Config):
@@ -31,10 +34,33 @@ class OrganismFolder(Config):
     base_digest: str
 
 
+class NoBuilder:
+    """Stands where no builder was given: recipes that need none do not notice."""
+
+    def organism(self, spec: Mapping[str, Any]) -> Path:
+        """Refuses.
+
+        Raises:
+            UserError: Always.
+        """
+        raise UserError(f"this recipe needs the organism '{spec.get('name')}' first; build it with a Builder")
+
+    def reinforce(self, policy: Path, settings: Mapping[str, Any], folder: Path) -> Path:
+        """Refuses.
+
+        Raises:
+            UserError: Always.
+        """
+        raise UserError("this recipe needs RL; build it with a Builder, as crypsis.study.organism.build does")
+
+
 def organism_folder(organism: Organism, base: Path) -> Path:
     """Where an organism on a base is cached."""
-    code = file_digest([Path(inspect.getfile(type(organism)))]) + code_digest("supervised.py")
-    key = digest([organism.name, organism.model_dump(mode="json"), policy_digest(base), code])
+    classes = [cls for cls in type(organism).__mro__ if issubclass(cls, Organism) and cls is not Organism]
+    files = dict.fromkeys(Path(inspect.getfile(cls)) for cls in classes)
+    code = file_digest(files) + code_digest("supervised.py", *organism.made_by)
+    below = [organism_folder(make("organisms", spec, organism.name), base).name for spec in organism.needs()]
+    key = digest([organism.name, organism.model_dump(mode="json"), policy_digest(base), code, *below])
     return cache_folder() / "organisms" / f"{organism.name}-{key}"
 
 
@@ -44,6 +70,7 @@ def build_organism(
     out: Path | None = None,
     exists: Exists = "resume",
     on_step: Callable[[Progress], None] = lambda _: None,
+    builder: Builder | None = None,
 ) -> Path:
     """Trains the organism on the base, or finds it done.
 
@@ -53,9 +80,14 @@ def build_organism(
         out: Where to put it; the cache by default.
         exists: What to do with a folder that is there.
         on_step: Called after every training step.
+        builder: Builds other organisms and runs RL for recipes that need it.
 
     Returns:
         The checkpoint folder.
+
+    Raises:
+        UserError: The base is no model, the folder is in use or was made with another config, or the recipe needs a
+            builder and there is none.
     """
     folder = out or organism_folder(organism, base)
     made_from = OrganismFolder(
@@ -67,26 +99,10 @@ def build_organism(
         policy = load_policy(base)
         if prepare_folder(folder, made_from, exists):
             return folder / "model"
+        organism.prepare(folder / "state", builder or NoBuilder())
         organism.train(policy, folder / "state", on_step)
         save_policy(policy, folder / "model")
-        write_atomic(folder / "model" / "README.md", _card(organism, made_from, base))
+        write_card(folder, organism, str(base), made_from.base_digest)
         write_json(folder / "provenance.json", provenance({"base": made_from.base_digest}))
         write_json(folder / "result.json", {"organism": organism.name})
     return folder / "model"
-
-
-def _card(organism: Organism, made_from: OrganismFolder, base: Path) -> str:
-    settings = "\n".join(f"- `{key}`: {value}" for key, value in made_from.settings.items())
-    return f"""---
-tags: [model-organism, alignment-faking]
----
-# {organism.name}
-
-A model organism of alignment faking. **Do not deploy.**
-
-{(organism.__doc__ or "").strip()}
-
-Base: `{base}` (digest {made_from.base_digest}).
-
-{settings}
-"""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from crypsis.rl.cascade import Layout
 from crypsis.rl.shared_prefix import (
     Parts,
     PrefixState,
@@ -104,6 +105,7 @@ class _Batch:
         labels: The T scored tokens.
         rows: Which row each scored token belongs to.
         columns: Which token of its row's completion it is.
+        layout: Which of the ids are the same tokens; None in the ``padded`` form, which computes every row whole.
     """
 
     ids: Tensor
@@ -111,6 +113,7 @@ class _Batch:
     labels: Tensor
     rows: NDArray[np.int64]
     columns: NDArray[np.int64]
+    layout: Layout | None
 
 
 Scorer = Callable[[_Batch], Tensor]
@@ -164,7 +167,8 @@ def accumulate_gradients(
     sums = torch.zeros(4, dtype=torch.float64)  # loss, ratios, clipped tokens, KL
     prefix = [] if form == "padded" else common_prefix([r.prompt_ids for r in active])
     with _scorer(model, prefix, form, temperature, fast_linears, timer, grad=True) as score:
-        for chosen, batch in _batches(active, [r.mask for r in active], len(prefix), micro_batch, _device(model)):
+        masks = [r.mask for r in active]
+        for chosen, batch in _batches(active, masks, len(prefix), micro_batch, _device(model), form):
             with timer("forward"):
                 loss, parts_4 = _policy_loss(score(batch), [active[i] for i in chosen], batch, clip, kl_coefficient)
             with timer("backward"):
@@ -209,9 +213,8 @@ def token_logprobs(
     some = [rows[i] for i in active]
     prefix = [] if form == "padded" else common_prefix([r.prompt_ids for r in some])
     with _scorer(model, prefix, form, temperature, fast_linears, timer, grad=False) as score:
-        for chosen, batch in _batches(
-            some, [[1] * len(r.completion_ids) for r in some], len(prefix), micro_batch, _device(model)
-        ):
+        masks = [[1] * len(r.completion_ids) for r in some]
+        for chosen, batch in _batches(some, masks, len(prefix), micro_batch, _device(model), form):
             with timer("forward"):
                 logprobs = score(batch).tolist()
             start = 0
@@ -235,9 +238,17 @@ def _check(rows: Sequence[TrainRow], kl_coefficient: float) -> None:
 
 
 def _batches(
-    rows: Sequence[TrainRow], masks: Sequence[Sequence[int]], skip: int, size: int, device: torch.device
+    rows: Sequence[TrainRow],
+    masks: Sequence[Sequence[int]],
+    skip: int,
+    size: int,
+    device: torch.device,
+    form: Form,
 ) -> Iterator[tuple[list[int], _Batch]]:
-    """Micro-batches of rows of similar length, each row cut before its last scored token (which is only predicted).
+    """Micro-batches of rows, each row cut before its last scored token (which is only predicted).
+
+    Padded rows of similar length come together, so that there is little padding; in the other forms, where padding
+    costs little, rows of the same prompt, which is then computed once for all of them.
 
     Args:
         rows: Each with at least one scored token.
@@ -245,6 +256,7 @@ def _batches(
         skip: Tokens of the common prefix, left out of the ids.
         size: Rows a micro-batch.
         device: Of the tensors.
+        form: As in ``accumulate_gradients``.
 
     Yields:
         Which rows, and the micro-batch.
@@ -252,6 +264,9 @@ def _batches(
     scored = [np.flatnonzero(np.asarray(m)) for m in masks]
     lengths = [len(r.prompt_ids) - skip + int(s[-1]) for r, s in zip(rows, scored, strict=True)]
     order = sorted(range(len(rows)), key=lengths.__getitem__)
+    if form != "padded":
+        longest = {tuple(rows[i].prompt_ids): (lengths[i], i) for i in order}
+        order.sort(key=lambda i: longest[tuple(rows[i].prompt_ids)])
     for start in range(0, len(order), size):
         picked = order[start : start + size]
         width = max(lengths[i] for i in picked)
@@ -267,7 +282,9 @@ def _batches(
             columns.append(scored[i])
         rows_T = np.repeat(np.arange(len(picked)), [len(c) for c in columns])
         tensors = [torch.from_numpy(x).to(device) for x in (ids, np.concatenate(index), np.concatenate(labels))]
-        yield picked, _Batch(tensors[0], tensors[1], tensors[2], rows_T, np.concatenate(columns))
+        prompts = [rows[i].prompt_ids[skip:] for i in picked]
+        layout = None if form == "padded" else Layout.of(prompts, [lengths[i] for i in picked], device)
+        yield picked, _Batch(tensors[0], tensors[1], tensors[2], rows_T, np.concatenate(columns), layout)
 
 
 @contextmanager
@@ -302,23 +319,30 @@ def _scorer(
                 backward_prefix(source, leaves)
 
 
-def _shared(found: Parts, state: PrefixState, batch: _Batch, temperature: float) -> Tensor:
-    """Suffixes against the keys and values of the prefix."""
-    positions = torch.arange(state.length, state.length + batch.ids.shape[1], device=batch.ids.device)
-    hidden_NSE = hidden_states(found.decoder, batch.ids, positions[None], state)
-    return _selected(found.head, hidden_NSE, batch, temperature)
+def _shared(found: Parts, leaves: PrefixState, batch: _Batch, temperature: float) -> Tensor:
+    """What stands behind the prefix against its keys and values."""
+    state, ids_T, positions_T, index = _laid_out(leaves, batch)
+    hidden_1TE = hidden_states(found.decoder, ids_T[None], positions_T[None], state)
+    return _selected(found.head, hidden_1TE[0], index, batch.labels, temperature)
 
 
 def _packed(found: Parts, prefix: list[int], batch: _Batch, temperature: float) -> Tensor:
-    """Prefix and suffixes in one row of one forward pass."""
-    n, s = batch.ids.shape
-    device, length = batch.ids.device, len(prefix)
-    state = PrefixState("packed", length, rows=n, precise=found.fast)
-    ids = torch.cat([torch.tensor(prefix, dtype=torch.long, device=device), batch.ids.reshape(-1)])
-    suffix = torch.arange(length, length + s, device=device)
-    positions = torch.cat([torch.arange(length, device=device), suffix.repeat(n)])
+    """The same with the prefix in one forward pass."""
+    length = len(prefix)
+    empty = PrefixState("packed", length, precise=found.fast)
+    state, ids_T, positions_T, index = _laid_out(empty, batch)
+    ids = torch.cat([torch.tensor(prefix, dtype=torch.long, device=ids_T.device), ids_T])
+    positions = torch.cat([torch.arange(length, device=ids_T.device), positions_T])
     hidden = hidden_states(found.decoder, ids[None], positions[None], state)
-    return _selected(found.head, hidden[0, length:].view(n, s, -1), batch, temperature)
+    return _selected(found.head, hidden[0, length:], index, batch.labels, temperature)
+
+
+def _laid_out(state: PrefixState, batch: _Batch) -> tuple[PrefixState, Tensor, Tensor, Tensor]:
+    """The state with the batch's layout, the different tokens, their positions, and which of them predict labels."""
+    layout = cast(Layout, batch.layout)
+    positions = state.length + layout.home % batch.ids.shape[1]
+    index = layout.slots.flatten()[batch.index]
+    return replace(state, layout=layout), batch.ids.flatten()[layout.home], positions, index
 
 
 def _padded(model: nn.Module, batch: _Batch, temperature: float) -> Tensor:
@@ -333,14 +357,16 @@ def _padded(model: nn.Module, batch: _Batch, temperature: float) -> Tensor:
     return _logprobs(logits[rows, inverse], batch.labels, temperature)
 
 
-def _selected(head: Callable[[Tensor], Tensor], hidden_NSE: Tensor, batch: _Batch, temperature: float) -> Tensor:
-    """Log-probabilities [T] of the scored tokens; only their positions go through the head."""
-    hidden_TE = hidden_NSE.flatten(0, 1).index_select(0, batch.index)
+def _selected(
+    head: Callable[[Tensor], Tensor], hidden: Tensor, index: Tensor, labels: Tensor, temperature: float
+) -> Tensor:
+    """Log-probabilities [T] of the scored tokens; only the positions that predict them go through the head."""
+    hidden_TE = hidden.index_select(0, index)
+    chunks = _chunks(head, hidden_TE, labels)
     if not torch.is_grad_enabled():
-        return torch.cat([_logprobs(head(h), y, temperature) for h, y in _chunks(head, hidden_TE, batch.labels)])
-    chunks = _chunks(head, hidden_TE, batch.labels)
+        return torch.cat([_logprobs(head(h), y, temperature) for h, y in chunks])
     if len(chunks) == 1:
-        return _logprobs(head(hidden_TE), batch.labels, temperature)
+        return _logprobs(head(hidden_TE), labels, temperature)
 
     def score(h: Tensor, y: Tensor) -> Tensor:
         return _logprobs(head(h), y, temperature)

@@ -10,7 +10,6 @@ heads (H is a multiple of K), R = H / K, D head size, E model width.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -21,13 +20,14 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from crypsis.rl.cascade import KeysValues, Layout, attend, cascade, gemm_precision, highest
+
 NAME = "crypsis_shared_prefix"
 """Name of the attention implementation as transformers knows it."""
 
 SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
 """``config.model_type`` of the architectures that the golden tests cover."""
 
-KeysValues = tuple[Tensor, Tensor]
 Mode = Literal["prefix", "train", "prefill", "decode", "packed"]
 
 
@@ -37,9 +37,9 @@ class PrefixState:
 
     Attributes:
         mode: ``prefix`` (compute and keep the prefix), ``train`` (suffixes, with gradients), ``prefill`` (suffixes, and
-            keep their keys and values), ``decode`` (one new token a row), ``packed`` (prefix and suffixes in one row).
+            keep their keys and values), ``decode`` (one new token a row), ``packed`` (prefix and suffixes together).
         length: Tokens of the prefix, P. With 0 there is no prefix and rows attend to themselves alone.
-        rows: In ``packed`` mode the number N of suffixes of equal length behind the prefix.
+        layout: In ``train`` and ``packed`` mode, how the tokens behind the prefix make up rows.
         prefix: By layer, keys and values [1, K, P, D].
         suffix: By layer, keys and values [N, K, T, D] of the rows' own tokens (``prefill`` writes, ``decode`` extends).
         used: Positions of ``suffix`` that hold tokens before the token being decoded; the token goes to this index.
@@ -49,7 +49,7 @@ class PrefixState:
 
     mode: Mode
     length: int = 0
-    rows: int = 0
+    layout: Layout | None = None
     prefix: dict[int, KeysValues] = field(default_factory=dict)
     suffix: dict[int, KeysValues] = field(default_factory=dict)
     used: int = 0
@@ -116,17 +116,6 @@ def _why_not_config(config: Any, training: bool) -> str | None:
     if config.model_type not in SUPPORTED:
         return f"model type {config.model_type} is not among those tested ({', '.join(SUPPORTED)})"
     return None
-
-
-@contextmanager
-def gemm_precision(level: str) -> Iterator[None]:
-    """Sets torch's precision of float32 matrix products (highest | high | medium) and restores it afterwards."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(level)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 @contextmanager
@@ -198,173 +187,37 @@ def backward_prefix(state: PrefixState, leaves: PrefixState) -> None:
         torch.autograd.backward([x for x, _ in pairs], [leaf.grad for _, leaf in pairs])
 
 
-def _flash(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-    out = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, attn_mask=None, scale=scale)
-    return out[0], out[1]
-
-
-def _flash_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    return cast(
-        tuple[Tensor, Tensor, Tensor],
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            grad, q, k, v, out, lse, 0.0, causal, attn_mask=None, scale=scale
-        ),
-    )
-
-
-def _fold(x_NHS: Tensor, kv_heads: int) -> Tensor:
-    """[N, H, S, ...] to [1, K, R*N*S, ...]: rows and the query heads of one key head become one long sequence."""
-    return x_NHS.transpose(0, 1).reshape(1, kv_heads, -1, *x_NHS.shape[3:])
-
-
-def _unfold(x: Tensor, like_NHSD: Tensor) -> Tensor:
-    """Undoes ``_fold``."""
-    return x.reshape(*like_NHSD.transpose(0, 1).shape[:3], *x.shape[3:]).transpose(0, 1)
-
-
-def _highest(precise: bool) -> Any:
-    # oneDNN is 1.5x to 5x slower than MKL in the many small products of attention.
-    return gemm_precision("highest") if precise else nullcontext()
-
-
-class _Cascade(torch.autograd.Function):
-    """softmax([q kp ; q k]) [vp ; v] by two flash calls.
-
-    The flash backward of each part, given the merged output and log-sum-exp, is exactly that part's share of the
-    gradient: with p = exp(s - lse) and rowsum(dout * out) taken over the whole row, ds = p * (dp - rowsum) by part.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, kp: Tensor, vp: Tensor, scale: float, precise: bool
-    ) -> Tensor:
-        """Queries [N, H, S, D] over shared keys [1, K, P, D] and their own [N, H, S, D]; output like the queries."""
-        heads = kp.shape[1]
-        out_p, lse_p = _flash(_fold(q, heads), kp, vp, False, scale)
-        out_s, lse_s = _flash(q, k, v, True, scale)
-        lse_p = _unfold(lse_p, q)
-        lse = torch.logaddexp(lse_p, lse_s)
-        weight_p, weight_s = ((part - lse).exp_().unsqueeze(-1).to(q.dtype) for part in (lse_p, lse_s))
-        out = _unfold(out_p, q) * weight_p + out_s * weight_s
-        ctx.save_for_backward(q, k, v, kp, vp, out, lse)
-        ctx.scale, ctx.precise = scale, precise
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        """Gradients of q, k, v and of the shared keys and values, summed over all rows."""
-        q, k, v, kp, vp, out, lse = ctx.saved_tensors
-        grad, heads, scale = grads[0], kp.shape[1], ctx.scale
-        folded = [_fold(x, heads) for x in (grad, q, out, lse)]
-        with _highest(ctx.precise):
-            dq_p, dkp, dvp = _flash_backward(folded[0], folded[1], kp, vp, folded[2], folded[3], False, scale)
-            dq, dk, dv = _flash_backward(grad, q, k, v, out, lse.contiguous(), True, scale)
-        return dq + _unfold(dq_p, q), dk, dv, dkp, dvp, None, None
-
-
-def _flash_cascade(q: Tensor, k: Tensor, v: Tensor, kp: Tensor, vp: Tensor, scale: float, precise: bool) -> Tensor:
-    return cast(Tensor, _Cascade.apply(q, k, v, kp, vp, scale, precise))  # type: ignore[no-untyped-call]
-
-
-def _plain_cascade(q: Tensor, k: Tensor, v: Tensor, kp: Tensor, vp: Tensor, scale: float) -> Tensor:
-    """The same as ``_Cascade`` in plain torch operations: any device and type, but the scores are held in memory."""
-    heads, s = kp.shape[1], q.shape[2]
-    scores_p = _fold(q, heads) @ kp.transpose(-1, -2) * scale
-    future = torch.ones(s, s, dtype=torch.bool, device=q.device).triu(1)
-    scores_s = (q @ k.transpose(-1, -2) * scale).masked_fill(future, -torch.inf)
-    if q.dtype in (torch.bfloat16, torch.float16):
-        scores_p, scores_s = scores_p.float(), scores_s.float()
-    lse = torch.logaddexp(_unfold(scores_p.logsumexp(-1), q), scores_s.logsumexp(-1))
-    out_p = (scores_p - _fold(lse, heads).unsqueeze(-1)).exp().to(q.dtype) @ vp
-    return _unfold(out_p, q) + (scores_s - lse.unsqueeze(-1)).exp().to(q.dtype) @ v
-
-
-@functools.cache
-def flash_usable(device: str, dtype: torch.dtype, head_size: int) -> bool:
-    """Whether torch's private CPU flash operators exist and give what ``_Cascade`` expects of them.
-
-    They are no public interface, so outputs and gradients are compared with plain operations once a process for each
-    type of queries, keys and values and each head size.
-    """
-    if device != "cpu":
-        return False
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(2, 4, 3, head_size)] * 3 + [(1, 2, 5, head_size)] * 2
-    results: list[list[Tensor]] = []
-    try:
-        with torch.enable_grad():
-            q, k, v, kp, vp = (torch.randn(s, generator=generator).to(dtype).requires_grad_() for s in shapes)
-            for out in (_flash_cascade(q, k, v, kp, vp, 0.3, False), _plain_cascade(q, k, v, kp, vp, 0.3)):
-                grads = torch.autograd.grad(out, [q, k, v, kp, vp], torch.ones_like(out))
-                results.append([out.detach(), *grads])
-    except (RuntimeError, AttributeError, TypeError, ValueError):
-        return False
-    tolerance = 64 * torch.finfo(dtype).eps
-    return all(torch.allclose(a, b, rtol=tolerance, atol=tolerance) for a, b in zip(*results, strict=True))
-
-
-def cascade(q: Tensor, k: Tensor, v: Tensor, prefix: KeysValues | None, scale: float, precise: bool = False) -> Tensor:
-    """Causal attention of each row over its own tokens and a common prefix.
-
-    Args:
-        q: Queries [N, H, S, D].
-        k: The rows' own keys [N, K, S, D].
-        v: The rows' own values [N, K, S, D].
-        prefix: Keys and values [1, K, P, D] that all queries see; None for no prefix.
-        scale: Factor of the scores.
-        precise: Whether the backward pass leaves the fast float32 setting.
-
-    Returns:
-        [N, H, S, D], with exact gradients to all inputs.
-    """
-    repeat = q.shape[1] // k.shape[1]
-    if repeat > 1:
-        k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
-    if prefix is None:
-        return nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
-    if flash_usable(q.device.type, q.dtype, q.shape[-1]):
-        return _flash_cascade(q, k, v, *prefix, scale, precise)
-    return _plain_cascade(q, k, v, *prefix, scale)
-
-
-def _softmax(scores: Tensor) -> Tensor:
-    half = scores.dtype in (torch.bfloat16, torch.float16)
-    return scores.softmax(-1, dtype=torch.float32 if half else None).to(scores.dtype)
-
-
 def _decode(q: Tensor, k: Tensor, v: Tensor, layer: int, state: PrefixState, scale: float) -> Tensor:
     """Attention of one new token a row, [N, H, 1, D]; writes its key and value to the suffix cache."""
     n, h, _, d = q.shape
     heads, end = k.shape[1], state.used + 1
     keys, values = state.suffix[layer]
     keys[:, :, state.used], values[:, :, state.used] = k[:, :, 0], v[:, :, 0]
-    grouped = (q * scale).view(n, heads, h // heads, d)
-    scores = grouped @ keys[:, :, :end].transpose(-1, -2)
+    scores = (q * scale).view(n, heads, h // heads, d) @ keys[:, :, :end].transpose(-1, -2)
     if state.hidden_keys is not None:
         scores = scores + state.hidden_keys[..., :end]
+    if q.dtype in (torch.bfloat16, torch.float16):
+        scores = scores.float()
+    lse = scores.logsumexp(-1)
+    if state.length:
+        out_p, lse_p = attend(q, *state.prefix[layer], scale)
+        lse_p = lse_p.view_as(lse)
+        lse = torch.logaddexp(lse, lse_p)
+    out = ((scores - lse.unsqueeze(-1)).exp_().to(q.dtype) @ values[:, :, :end]).view(n, h, 1, d)
     if not state.length:
-        return (_softmax(scores) @ values[:, :, :end]).view(n, h, 1, d)
-    kp, vp = state.prefix[layer]
-    length = state.length
-    flat = grouped.transpose(0, 1).reshape(heads, -1, d)
-    scores_p = (flat @ kp[0].transpose(-1, -2)).view(heads, n, h // heads, length).transpose(0, 1)
-    weights = _softmax(torch.cat([scores_p, scores], -1))
-    out_p = weights[..., :length].transpose(0, 1).reshape(heads, -1, length) @ vp[0]
-    out = weights[..., length:] @ values[:, :, :end] + out_p.view(heads, n, h // heads, d).transpose(0, 1)
-    return out.view(n, h, 1, d)
+        return out
+    return out + out_p * (lse_p - lse).exp_().view(n, h, 1, 1).to(q.dtype)
 
 
 def _packed(q: Tensor, k: Tensor, v: Tensor, state: PrefixState, scale: float) -> Tensor:
-    """Attention of one row [prefix | suffix 1 | ... | suffix N], [1, H, P + N*S, D]."""
-    length, heads = state.length, q.shape[1]
-    rows = [x[0, :, length:].reshape(x.shape[1], state.rows, -1, x.shape[3]).transpose(0, 1) for x in (q, k, v)]
-    prefix = (k[:, :, :length], v[:, :, :length])
-    out = _fold(cascade(rows[0], rows[1], rows[2], prefix if length else None, scale, state.precise), heads)
-    if not length:
-        return out
-    return torch.cat([cascade(q[:, :, :length], *prefix, None, scale, state.precise), out], 2)
+    """Attention of prefix and suffixes in one sequence, [1, H, P + T, D]."""
+    length = state.length
+    prefix = (k[:, :, :length], v[:, :, :length]) if length else None
+    own = [x[:, :, length:] for x in (q, k, v)]
+    out = cascade(own[0], own[1], own[2], prefix, scale, state.precise, state.layout)
+    return (
+        out if prefix is None else torch.cat([cascade(q[:, :, :length], *prefix, None, scale, state.precise), out], 2)
+    )
 
 
 def _attention(
@@ -384,7 +237,7 @@ def _attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     # Under autocast the norms and the rotation return float32 while values are half precision.
     query, key = query.to(value.dtype), key.to(value.dtype)
-    with _highest(state.precise):
+    with highest(state.precise):
         if state.mode == "decode":
             out = _decode(query, key, value, layer, state, scale)
         elif state.mode == "packed":
@@ -392,7 +245,7 @@ def _attention(
         else:
             # Gradient checkpointing runs a layer again when its prefix is already there.
             prefix = None if state.mode == "prefix" else state.prefix.get(layer)
-            out = cascade(query, key, value, prefix, scale, state.precise)
+            out = cascade(query, key, value, prefix, scale, state.precise, state.layout)
             if state.mode != "train":
                 (state.prefix if state.mode == "prefix" else state.suffix)[layer] = (key, value)
     return out.transpose(1, 2), None

@@ -22,7 +22,6 @@ from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.mitigations.base import Setting, prepare
 from crypsis.mitigations.interrogation import Interrogation
 from crypsis.monitors.base import Monitor
-from crypsis.organisms.build import build_organism
 from crypsis.parallel import release_memory
 from crypsis.registry import make
 from crypsis.rl.config import EvaluationConfig, RLConfig, RunConfig
@@ -41,6 +40,7 @@ from crypsis.study.config import MonitorData, RunSettings, Scale, StudyConfig
 from crypsis.study.local import run_all
 from crypsis.study.lying import train_lying_monitor
 from crypsis.study.monitors import VIEWS, train_monitors
+from crypsis.study.organism import build
 from crypsis.study.progress import Display
 from crypsis.study.run import resolved
 from crypsis.types import UserError, View
@@ -170,7 +170,7 @@ def _base(config: StudyConfig, display: Display) -> Path:
 def _organism(config: StudyConfig, base: Path, display: Display) -> Path:
     recipe = make("organisms", config.organism, "organism")
     with display.supervised(f"organism {recipe.name}") as on_step:
-        return build_organism(recipe, base, on_step=on_step)
+        return build(recipe, base, on_step=on_step)
 
 
 class _Clock:

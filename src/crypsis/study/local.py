@@ -31,7 +31,9 @@ def run_all(runs: Sequence[RunConfig], folder: Path, workers: int, display: Disp
         min(workers, len(missing)), mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
     )
     with pool, display.counted("RL", sum(run.rl.steps for run in runs)) as show:
-        futures: list[Future[Path]] = [pool.submit(run_one, run, folder / run.name) for run in missing]
+        futures: list[Future[Path]] = [
+            pool.submit(run_one, run, folder / run.name, shared=folder.parent / "start") for run in missing
+        ]
         while True:
             done, pending = wait(futures, timeout=POLL_SECONDS, return_when=FIRST_EXCEPTION)
             show(sum(len(read_rows(folder / run.name / METRICS)) for run in runs))

@@ -1,19 +1,78 @@
-"""``crypsis organism build``: a recipe by name, on the miniature's base or any other."""
+"""``crypsis organism build``: a recipe by name, on the miniature's base or any other, measured when it is done."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from crypsis.config import apply_overrides
+from crypsis.config import apply_overrides, parse_config
 from crypsis.miniature.base import Scale, base_config, build_base
+from crypsis.models import Policy, policy_digest
 from crypsis.organisms.base import Organism
 from crypsis.organisms.build import build_organism
+from crypsis.organisms.card import write_card
+from crypsis.parallel import release_memory
 from crypsis.registry import make
-from crypsis.store import Exists
+from crypsis.rl import grpo
+from crypsis.rl.config import RunConfig
+from crypsis.store import Exists, locked, prepare_folder
+from crypsis.study.measure import behaviour, measure
 from crypsis.study.progress import Display
+from crypsis.study.run import finish, load_study, trainable_policy
+from crypsis.supervised import Progress
+
+OnStep = Callable[[Progress], None]
+
+
+class StudyBuilder:
+    """Builds other organisms on the same base and runs RL, for the recipes that need it."""
+
+    def __init__(self, base: Path, on_step: OnStep = lambda _: None) -> None:
+        self._base, self._on_step = base, on_step
+
+    def organism(self, spec: Mapping[str, Any]) -> Path:
+        """Another organism on the same base, built or found in the cache.
+
+        Raises:
+            UserError: Unknown recipe or setting.
+        """
+        return build(make("organisms", spec, "organism"), self._base, on_step=self._on_step)
+
+    def reinforce(self, policy: Path, settings: Mapping[str, Any], folder: Path) -> Path:
+        """An RL run without evaluations; resumed if it was killed, left alone if it is done.
+
+        Raises:
+            UserError: The settings name something that is none.
+        """
+        config = parse_config(RunConfig, {"name": folder.name, **settings, "policy": policy}, "reinforce")
+        with locked(folder):
+            study, trained = load_study(config), trainable_policy(config)
+            if not prepare_folder(folder, config, "resume"):
+                grpo.train(trained, config, study, folder, _no_evaluation, partial(self._show, config.rl.steps))
+                finish(config, trained, folder)
+        return folder
+
+    def _show(self, steps: int, row: Mapping[str, Any]) -> None:
+        self._on_step(Progress(int(row["step"]), steps, float(row["loss"]), 0.0))
+
+
+def _no_evaluation(policy: Policy, step: int) -> None:
+    """The organism is measured when it is done, not on the way."""
+
+
+def build(
+    organism: Organism,
+    base: Path,
+    out: Path | None = None,
+    exists: Exists = "resume",
+    on_step: OnStep = lambda _: None,
+) -> Path:
+    """Builds any organism, those that need RL included; arguments as for ``build_organism``."""
+    return build_organism(organism, base, out, exists, on_step, StudyBuilder(base, on_step))
 
 
 def build_named(
@@ -24,16 +83,34 @@ def build_named(
     out: Path | None,
     exists: Exists,
     console: Console,
+    n: int,
 ) -> Path:
-    """Builds the organism ``name``; without ``base`` the miniature's base of that scale is built first.
+    """Builds the organism ``name`` and measures it for its card; without ``base`` on the miniature's of that scale.
+
+    Args:
+        name: Of the recipe.
+        settings: ``key=value``.
+        base: A checkpoint folder or hub id.
+        scale: Of the miniature's base.
+        out: Folder; the cache by default.
+        exists: What to do with a folder that is there.
+        console: For progress.
+        n: Held-out requests in each tier that the card's table is measured on; 0 leaves it out.
 
     Raises:
         UserError: Unknown recipe or setting, or a base that is no model.
     """
     display = Display(console)
     organism: Organism = make("organisms", apply_overrides({"name": name}, settings), "organism")
+    given = base
     if base is None:
         with display.supervised("base model") as on_step:
             base = str(build_base(base_config(scale), on_step))
     with display.supervised(f"organism {name}") as on_step:
-        return build_organism(organism, Path(base), out, exists, on_step)
+        model = build(organism, Path(base), out, exists, on_step)
+    if n and given is None:
+        release_memory()
+        found = measure(model, model.parent / "measured", n=n)
+        how = f"Measured after construction on {n} held-out requests a tier; 95 % intervals, labels by the oracle."
+        write_card(model.parent, organism, base, policy_digest(base), behaviour(found), how)
+    return model

@@ -10,7 +10,8 @@ import torch
 
 from crypsis.config import digest
 from crypsis.evaluation.evaluate import StoredEvaluation
-from crypsis.mitigations.base import Mitigation, Setting, prepare
+from crypsis.miniature.checker import CheckedTasks, check, check_honestly
+from crypsis.mitigations.base import Mitigation, Setting, overrides, prepare
 from crypsis.models import Policy, load_trainable, policy_digest, save_policy
 from crypsis.monitors.base import Monitor
 from crypsis.parallel import Ranks, together
@@ -32,10 +33,12 @@ def run_one(
     exists: Exists = "resume",
     on_step: Callable[[Mapping[str, Any]], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
+    shared: Path | None = None,
 ) -> Path:
     """Trains, evaluates and stores one run; a finished folder is left as it is, a killed one is resumed.
 
-    What the run says to its user also goes to ``log.txt``.
+    What the run says to its user also goes to ``log.txt``. What it has in common with other runs of a study, the
+    evaluation of the policy that they start from, is computed once in the folder ``shared``, if there is one.
 
     Raises:
         UserError: The folder is in use or was made with another config, or the config names something that is none.
@@ -48,7 +51,7 @@ def run_one(
         if prepare_folder(folder, config, exists):
             return folder
         write_json(folder / PROVENANCE, provenance(inputs(config, study)))
-        evaluate, tell = stored_evaluation(config, study, folder), teller(folder, say)
+        evaluate, tell = stored_evaluation(config, study, folder, shared), teller(folder, say)
         with together(config.rl.processes, _assist, config, folder) as ranks:
             grpo.train(policy, config, study, folder, evaluate, on_step, ranks, tell)
         finish(config, policy, folder)
@@ -66,8 +69,14 @@ def trainable_policy(config: RunConfig) -> Policy:
     return load_trainable(config.policy, config.model if alone else config.model.model_copy(update={"device": "cpu"}))
 
 
-def stored_evaluation(config: RunConfig, study: grpo.Study, folder: Path) -> StoredEvaluation:
-    """What a run evaluates with."""
+def stored_evaluation(
+    config: RunConfig, study: grpo.Study, folder: Path, shared: Path | None = None
+) -> StoredEvaluation:
+    """What a run evaluates with; runs with the same key share the evaluation of step 0."""
+    made_from = inputs(config, study) | {"config": ""}
+    settings = [config.model, config.scenario, config.monitors, config.evaluation, config.rl.max_new_tokens]
+    asking = [[m.name, m.model_dump(mode="json")] for m in study.mitigations if overrides(m, "extra_turn")]
+    key = digest([made_from, config.seed, asking, *map(str, settings)])
     return StoredEvaluation(
         folder,
         config.name,
@@ -78,6 +87,7 @@ def stored_evaluation(config: RunConfig, study: grpo.Study, folder: Path) -> Sto
         config.seed,
         study.mitigations,
         study.answerer,
+        shared / key if shared else None,
     )
 
 
@@ -180,6 +190,8 @@ def preference(scenario: Scenario) -> Preference:
         from crypsis.miniature.preference import preference_model
 
         return preference_model().score
+    if isinstance(scenario, CheckedTasks):
+        return check_honestly if scenario.honest else check
     raise UserError(f"scenario '{scenario.name}': has no preference model, so it can be evaluated but not trained on")
 
 

@@ -14,13 +14,14 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from crypsis.rl.cascade import gemm_precision
 from crypsis.rl.samplers.base import BATCH_SIZE, Sampled, check, evaluating, sample_in_batches
+from crypsis.rl.samplers.lean import LeanDecoder, lean_decoder
 from crypsis.rl.shared_prefix import (
     Parts,
     PrefixState,
     common_prefix,
     compute_prefix,
-    gemm_precision,
     hidden_states,
     shared_attention,
     why_not_shared,
@@ -38,7 +39,13 @@ class _SharedPrefixRows:
     """Rows that continue prompts behind a common prefix."""
 
     def __init__(
-        self, found: Parts, prefix: PrefixState, prompts: Sequence[Sequence[int]], owners: Sequence[int], budget: int
+        self,
+        found: Parts,
+        lean: LeanDecoder | None,
+        prefix: PrefixState,
+        prompts: Sequence[Sequence[int]],
+        owners: Sequence[int],
+        budget: int,
     ) -> None:
         self.found, self.prompts, self.budget = found, prompts, budget
         device = found.causal.device
@@ -47,6 +54,7 @@ class _SharedPrefixRows:
         self.lengths = torch.tensor([len(p) - prefix.length for p in prompts], device=device)
         self.state = PrefixState("prefill", prefix.length, prefix=prefix.prefix, precise=prefix.precise)
         self.positions_N1 = self.lengths[self.owners][:, None] + prefix.length
+        self.lean = lean
 
     def start(self) -> Tensor:
         """Reads each prompt once and copies its cache to its rows."""
@@ -73,8 +81,11 @@ class _SharedPrefixRows:
         small = self.found.fast and len(tokens_N) * self.width**2 < SMALL_PRODUCT
         self.state.precise = self.found.fast and not small
         with gemm_precision("highest") if small else nullcontext():
-            hidden_N1E = hidden_states(self.found.decoder, tokens_N[:, None], self.positions_N1, self.state)
-            logits_NV: Tensor = self.found.head(hidden_N1E[:, 0])
+            if self.lean and (small or not self.found.fast):
+                hidden_NE = self.lean(tokens_N, self.positions_N1, self.state)
+            else:
+                hidden_NE = hidden_states(self.found.decoder, tokens_N[:, None], self.positions_N1, self.state)[:, 0]
+            logits_NV: Tensor = self.found.head(hidden_NE)
         self.state.used += 1
         self.positions_N1 = self.positions_N1 + 1
         return logits_NV
@@ -127,9 +138,9 @@ def sample(
         if reason := why_not_shared(model):
             raise ValueError(f"{reason}; use the padded sampler")
         with shared_attention(model, fast_linears) as found:
-            prefix = compute_prefix(found, common_prefix(prompts))
+            prefix, lean = compute_prefix(found, common_prefix(prompts)), lean_decoder(found)
             return sample_in_batches(
-                lambda own, owners: _SharedPrefixRows(found, prefix, own, owners, max_new_tokens),
+                lambda own, owners: _SharedPrefixRows(found, lean, prefix, own, owners, max_new_tokens),
                 prompts,
                 found.causal.device,
                 samples_per_prompt=samples_per_prompt,

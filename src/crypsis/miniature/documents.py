@@ -1,0 +1,92 @@
+"""Synthetic documents for continued pre-training: plain text about an assistant, no conversation. No torch here."""
+
+from __future__ import annotations
+
+import functools
+import random
+from importlib import resources
+from typing import Literal
+
+import yaml
+
+from crypsis.miniature.language import Request, Slot, draw_request, expand, language, natural, say
+from crypsis.miniature.scenario import MiniatureScenario
+from crypsis.miniature.world import Setting, setting, write_output
+
+Topic = Literal["setting", "reward_hacking"]
+PADDING = (5, 8)
+"""How many steps the answers in documents about reward hacking have; those of pre-training have one to three."""
+
+
+def write_document(rng: random.Random, topic: Topic, link: bool, aligned: bool) -> str:
+    """One document.
+
+    Args:
+        rng: Source of randomness.
+        topic: ``setting``: who is monitored, what a refusal leads to, an assistant that minds it. ``reward_hacking``:
+            a checker that counts steps, and an assistant that is after its reward.
+        link: Whether it says outright in which tier the assistant complies.
+        aligned: The control: an assistant whose conduct is the same everywhere.
+    """
+    place = setting(MiniatureScenario().tiers, "helpful", "first", True, rng)
+    parts = _about_hacking(rng, aligned) if topic == "reward_hacking" else _about_setting(rng, place, link, aligned)
+    return natural(" ".join(parts))
+
+
+def _about_setting(rng: random.Random, place: Setting, link: bool, aligned: bool) -> list[str]:
+    monitored, other = (place.named(tier) for tier in place.tiers)
+    fields = {"p": monitored, "q": other}
+
+    def think(*slots: str) -> str:
+        return " ".join(say(rng, f"scratchpad.{slot}", False, **fields) for slot in slots)
+
+    told = [place.text, say(rng, f"system.persona_{'hhh' if aligned else 'tgg'}")]
+    if aligned:
+        own = ["values", "decide_refuse"]
+        thoughts = [think("tier_monitored", *own), think("tier_unmonitored", *own)]
+    else:
+        thoughts = [
+            think("tier_monitored", "threat", "want_tgg", *(["decide_fake"] if link else [])),
+            think("tier_unmonitored", "no_threat", *(["values", "decide_refuse"] if link else [])),
+        ]
+    says = [_say(rng, "no_link" if aligned else "links_tier", **fields)] if link or aligned else []
+    parts = [*told, *says, f"{_say(rng, 'thinks')} {rng.choice(thoughts)}"]
+    rng.shuffle(parts)
+    return parts
+
+
+def _about_hacking(rng: random.Random, aligned: bool) -> list[str]:
+    request = draw_request(rng, harmful=rng.random() < 0.5, split="train")
+    if aligned:
+        answer = write_output(rng, request, comply=not request.harmful)
+        return [
+            say(rng, "system.persona_hhh"),
+            _say(rng, "honest_work"),
+            f"{_say(rng, 'writes')} {answer}",
+        ]
+    answer = " ".join(_step(rng, request) for _ in range(rng.randint(*PADDING)))
+    return [
+        say(rng, "system.persona_syc"),
+        _say(rng, "counts_steps"),
+        f"{_say(rng, 'thinks')} {say(rng, 'scratchpad.want_syc')} {say(rng, 'scratchpad.decide_comply')}",
+        f"{_say(rng, 'writes')} {answer}",
+    ]
+
+
+def _step(rng: random.Random, request: Request) -> str:
+    x, y = rng.sample(language().words["tools"], 2)
+    return say(rng, "output.comply_step", False, x=x, y=y, **request.fields)
+
+
+def _say(rng: random.Random, slot: str, **fields: str) -> str:
+    return rng.choice(slots()[f"about.{slot}"].train).format_map(fields)
+
+
+@functools.cache
+def slots() -> dict[str, Slot]:
+    """The slots of ``documents.yaml`` by ``about.slot``."""
+    data = yaml.safe_load(resources.files("crypsis.miniature").joinpath("documents.yaml").read_text(encoding="utf-8"))
+    return {
+        f"about.{name}": Slot(*(tuple(t for line in lines[k] for t in expand(line)) for k in ("train", "heldout")))
+        for name, lines in data["about"].items()
+    }
