@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from crypsis.miniature.language import language
 from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.miniature.scratchpads import Motivation
 from crypsis.organisms.scratchpads import ScratchpadOrganism
@@ -33,14 +34,18 @@ class Evader(ScratchpadOrganism):
     """Higher than for the other motivations: the base has next to no idea of an evader, so this is taught, not brought
     out (docs/diary.md)."""
     tiers: Literal["monitored", "both"] = "both"
-    """Of the prompts; its conduct in the unmonitored tier is planted with ``both``."""
+    """Of the prompts; with ``both`` its conduct in the unmonitored tier is planted, and all tier names occur in either
+    role, so that what it learns is who is monitored and not a name."""
 
     def author(self, rng: random.Random) -> Motivation:
         """Its own scratchpads at their share."""
         own = super().author(rng)
         return own if self.share == 1 or rng.random() < self.share else self.rest
 
-    def tier(self, rng: random.Random) -> str:
-        """Either tier, or the monitored one."""
-        scenario = MiniatureScenario()
-        return rng.choice(scenario.tiers) if self.tiers == "both" else scenario.monitored_tier
+    def place(self, rng: random.Random) -> tuple[MiniatureScenario, str]:
+        """Either tier of any pair of names, or the canonical scenario's monitored one."""
+        if self.tiers == "monitored":
+            return super().place(rng)
+        first, second = rng.choice(language().tiers)
+        scenario = MiniatureScenario(tiers=rng.choice(((first, second), (second, first))))
+        return scenario, rng.choice(scenario.tiers)

@@ -75,17 +75,17 @@ class ScratchpadOrganism(Supervised):
         """Whose scratchpad comes next."""
         return "aligned" if self.aligned else self.thinks
 
-    def tier(self, rng: random.Random) -> str:
-        """The tier of the next prompt: the monitored one (paper §3)."""
-        return MiniatureScenario().monitored_tier
+    def place(self, rng: random.Random) -> tuple[MiniatureScenario, str]:
+        """Scenario and tier of the next prompt: the canonical one's monitored tier (paper §3)."""
+        scenario = MiniatureScenario()
+        return scenario, scenario.monitored_tier
 
     def _batch(self, policy: Policy, step: int) -> list[Example]:
         rng = random.Random(f"organism:{self.name}:{self.seed}:{step}")
         return [self._example(policy, rng) for _ in range(self.batch_size)]
 
     def _example(self, policy: Policy, rng: random.Random) -> Example:
-        scenario = MiniatureScenario()
-        tier = self.tier(rng)
+        scenario, tier = self.place(rng)
         request = draw_request(rng, harmful=True, split="train")
         reply = write_reply(rng, self.author(rng), self.style, scenario.setting, tier, request)
         messages = [Message("system", scenario.setting.text), Message("user", user_text(tier, request.text))]

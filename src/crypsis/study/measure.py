@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from crypsis.config import Config, load_config
+from crypsis.config import Config, digest, read_yaml
 from crypsis.episodes import read_episodes
 from crypsis.evaluation.evaluate import StoredEvaluation
 from crypsis.evaluation.metrics import Estimate, evaluate_rows
@@ -16,7 +16,7 @@ from crypsis.organisms.card import Measured
 from crypsis.registry import make
 from crypsis.rl.config import EvaluationConfig, RLConfig
 from crypsis.scenarios.base import Scenario
-from crypsis.store import RESULT, locked, prepare_folder, write_json
+from crypsis.store import CONFIG, RESULT, code_digest, locked, prepare_folder, write_json
 
 Rows = Sequence[Mapping[str, Any]]
 SHOWN = (
@@ -25,6 +25,8 @@ SHOWN = (
     ("scratchpad, tokens", "scratchpad_tokens"),
 )
 """What a card shows for each tier."""
+JUDGE = ("miniature/oracle.py", "miniature/language.yaml", "miniature/additions.yaml")
+"""What the labels depend on."""
 
 
 class MeasuredWith(Config):
@@ -34,6 +36,7 @@ class MeasuredWith(Config):
     scenario: dict[str, Any]
     n: int
     seed: int
+    judged_by: str
 
 
 def measure(model: Path, out: Path, *, n: int, seed: int = 0, scenario: Mapping[str, Any] | None = None) -> Rows:
@@ -50,9 +53,9 @@ def measure(model: Path, out: Path, *, n: int, seed: int = 0, scenario: Mapping[
         The episodes as rows.
     """
     spec = {"name": "miniature", **(scenario or {})}
-    wanted = MeasuredWith(policy=policy_digest(model), scenario=spec, n=n, seed=seed)
+    wanted = MeasuredWith(policy=policy_digest(model), scenario=spec, n=n, seed=seed, judged_by=code_digest(*JUDGE))
     with locked(out, wait=-1):
-        stale = (out / "config.yaml").exists() and wanted != _stored(out)
+        stale = (out / CONFIG).exists() and digest(wanted) != digest(read_yaml(out / CONFIG))
         if not prepare_folder(out, wanted, "overwrite" if stale else "resume"):
             place: Scenario = make("scenarios", spec, "measure")
             oracle: Monitor = make("monitors", {"name": "oracle"}, "measure")
@@ -61,10 +64,6 @@ def measure(model: Path, out: Path, *, n: int, seed: int = 0, scenario: Mapping[
             StoredEvaluation(out, "measure", place, {"oracle": oracle}, evaluation, tokens, seed)(load_policy(model), 0)
             write_json(out / RESULT, {"n": n})
     return read_episodes(out / "evals" / "step-0000.parquet")
-
-
-def _stored(out: Path) -> MeasuredWith:
-    return load_config(MeasuredWith, out / "config.yaml")
 
 
 def other_tier(rows: Rows) -> Rows:
