@@ -18,7 +18,15 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "prompt_file": "crypsis.scenarios.prompt_file:PromptFileScenario",
     },
     "organisms": {"tgg": "crypsis.organisms.tgg:TerminalGoalGuarding"},
-    "monitors": {"oracle": "crypsis.monitors.oracle:OracleMonitor", "text": "crypsis.monitors.text:TextMonitor"},
+    "monitors": {
+        "oracle": "crypsis.monitors.oracle:OracleMonitor",
+        "lexicon": "crypsis.monitors.lexicon:LexiconMonitor",
+        "text": "crypsis.monitors.text:TextMonitor",
+        "embedding": "crypsis.monitors.embedding:EmbeddingMonitor",
+        "transformer": "crypsis.monitors.transformer:TransformerMonitor",
+        "ensemble": "crypsis.monitors.ensemble:EnsembleMonitor",
+        "dialled": "crypsis.monitors.dialled:DialledMonitor",
+    },
     "mitigations": {"process_supervision": "crypsis.mitigations.process_supervision:ProcessSupervision"},
     "samplers": {
         "shared_prefix": "crypsis.rl.samplers.shared_prefix:sample",
