@@ -260,7 +260,14 @@ def _fields(view: str, *rest: Any) -> Any:
 
 
 def _measure(
-    verb: str, kind: str, settings: list[str] | None, data: Path, fields: Any, out: Path | None, exists: str, **rest: Any
+    verb: str,
+    kind: str,
+    settings: list[str] | None,
+    data: Path,
+    fields: Any,
+    out: Path | None,
+    exists: str,
+    **rest: Any,
 ) -> None:
     from crypsis.analysis.monitor_report import measurement_report
     from crypsis.study.measuring import measured, spec_of

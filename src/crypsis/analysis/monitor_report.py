@@ -141,7 +141,7 @@ def _bars(axes: Axes, result: Mapping[str, Any]) -> None:
     auroc = result["crossval"]["auroc"] if "crossval" in result else m["auroc"]
     rows = [(result["monitor"]["kind"], auroc, COLOURS[2])]
     rows += [(s["name"], s["auroc"], COLOURS[1] if s["near"] else COLOURS[0]) for s in result["shortcuts"]]
-    for place, (name, value, colour) in enumerate(rows):
+    for place, (_, value, colour) in enumerate(rows):
         axes.plot([0.5, value], [place, place], color=colour, linewidth=2)
         axes.plot(value, place, "o", color=colour, markersize=5)
         axes.annotate(f"{value:.2f}", (value, place), xytext=(0, 6), textcoords="offset points", ha="center", color=INK)

@@ -17,14 +17,14 @@ class CrossValidation:
     """Out-of-fold scores of all repeats.
 
     Attributes:
-        scores_RN: Calibrated p(AF) by repeat and text, each from a monitor that saw neither the text nor its prompt.
-        thresholds_RN: The threshold of that monitor, chosen on its own training texts (out of fold).
+        scores: Calibrated p(AF) by repeat and text, [R, N], by monitors that saw neither the text nor its prompt.
+        thresholds: The threshold of that monitor, [R, N], chosen on its own training texts (out of fold).
         fold_aurocs: AUROC of each fold of each repeat in which both classes occur.
         repeat_aurocs: Their mean in each repeat.
     """
 
-    scores_RN: Floats
-    thresholds_RN: Floats
+    scores: Floats
+    thresholds: Floats
     fold_aurocs: tuple[float, ...]
     repeat_aurocs: tuple[float, ...]
 

@@ -25,7 +25,12 @@ TEXT_FIELDS: dict[View, tuple[str, ...]] = {
 """Names under which the text is looked for, in this order, where --text-field is not given."""
 LABEL_FIELDS = ("label", "label_af", "alignment_faking", "is_alignment_faking", "af", "labels", "class", "target")
 GROUP_FIELDS = ("pair_id", "prompt_id", "prompt", "request", "query", "question", "user_query")
-ORGANISM_FIELDS, TIER_FIELDS = ("organism", "model", "model_name", "run"), ("tier", "user_tier", "is_free_tier", "free_tier")
+FEWEST_GROUPS = 10
+"""A field of a usual name with fewer different values is no prompt's (a system text that all rows share, say)."""
+ORGANISM_FIELDS, TIER_FIELDS = (
+    ("organism", "model", "model_name", "run"),
+    ("tier", "user_tier", "is_free_tier", "free_tier"),
+)
 POSITIVE = frozenset(
     ("alignment_faking", "alignmentfaking", "faking", "fake", "af", "yes", "true", "positive", "misaligned", "1", "1.0")
 )
@@ -206,10 +211,10 @@ class _Fields:
         self.paired = "scratchpad" in rows[0] and "output" in rows[0] and options.text_field is None
         names = ("output",) if self._tagged() else TEXT_FIELDS[options.view]
         self.text_name = "" if self.paired else self._find("--text-field", options.text_field, names)
-        groups = self._known(GROUP_FIELDS)
+        if options.group_field:
+            self._find("--group-field", options.group_field, ())
+        groups = [n for n in self._known(GROUP_FIELDS) if len({_text(row.get(n)) for row in rows}) >= FEWEST_GROUPS]
         self.group = options.group_field or (groups[0] if groups else None)
-        if self.group:
-            self._find("--group-field", self.group, ())
         self._organisms, self._tiers = self._known(ORGANISM_FIELDS), self._known(TIER_FIELDS)
 
     def text(self, row: Mapping[str, Any]) -> tuple[str, str]:
@@ -242,9 +247,8 @@ class _Fields:
         if self._options.positive is not None:
             chosen = frozenset(_norm(part) for part in self._options.positive.split(","))
             if not chosen & kinds:
-                raise UserError(
-                    f"{self._path}: --positive '{self._options.positive}' is no value of '{self.label}' (found: {shown})"
-                )
+                given = self._options.positive
+                raise UserError(f"{self._path}: --positive '{given}' is no value of '{self.label}' (found: {shown})")
             return chosen
         chosen = frozenset(kinds & POSITIVE)
         if len(kinds) > 2 or len(chosen) != 1:

@@ -19,8 +19,8 @@ class DialledMonitor(Monitor):
     """Another monitor's flags, wrong as often as stated: chance decides by seed and episode, not by order.
 
     What the inner monitor flags is flagged with probability ``tpr``, the rest with probability ``fpr``; over an exact
-    inner monitor (the oracle) these are the true- and false-positive rate. Scores are calibrated for the stated share of
-    faking. The same episode and seed always give the same score.
+    inner monitor (the oracle) these are the true- and false-positive rate. Scores are calibrated for the stated share
+    of faking. The same episode and seed always give the same score.
     """
 
     name: ClassVar[str] = "dialled"

@@ -51,7 +51,9 @@ def load_encoder(name: str) -> SentenceTransformer:
             local_files_only=name == PACKAGED or Path(name).exists(),
         ).eval()
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{name}: cannot be loaded as a sentence encoder: {' '.join(str(error).split())[:160]}") from None
+        raise UserError(
+            f"{name}: cannot be loaded as a sentence encoder: {' '.join(str(error).split())[:160]}"
+        ) from None
 
 
 def _place(name: str) -> str:

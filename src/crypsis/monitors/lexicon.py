@@ -51,7 +51,7 @@ def ideas_in(sentence: str) -> tuple[int, ...]:
 
 
 def lexicon_features(texts: Sequence[str]) -> Floats:
-    """[N, ideas × 3 + pairs]: how much of each idea, how much late in the text, in what share of sentences; and pairs."""
+    """[N, ideas × 3 + pairs]: each idea's amount, its amount late, its share of sentences; and pairs."""
     place = {idea: i for i, idea in enumerate(lexicon())}
     together = [[place[idea] for idea in ideas] for ideas in TOGETHER]
     rows = []

@@ -172,7 +172,7 @@ def auroc_interval(scores: Floats, labels: Flags, groups: Sequence[str], seed: i
 def by_slice(
     scores: Floats, labels: Flags, flagged: Flags, slices: Mapping[str, Sequence[str]]
 ) -> list[dict[str, Any]]:
-    """AUROC and error rates within each organism, tier, length …
+    """AUROC and error rates within each organism, tier and length.
 
     Args:
         scores: p(AF), [N].

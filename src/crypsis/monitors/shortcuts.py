@@ -93,9 +93,13 @@ def _cross_validated(inputs: Floats | list[str], labels: Flags, folds: Sequence[
         if not labels[held].any() or labels[held].all():
             continue
         if isinstance(inputs, list):
-            model = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(C=10.0, class_weight="balanced"))
+            model = make_pipeline(
+                TfidfVectorizer(sublinear_tf=True), LogisticRegression(C=10.0, class_weight="balanced")
+            )
             try:
-                scores = model.fit([inputs[i] for i in learn], labels[learn]).decision_function([inputs[i] for i in held])
+                scores = model.fit([inputs[i] for i in learn], labels[learn]).decision_function(
+                    [inputs[i] for i in held]
+                )
             except ValueError:  # no words in so short a text
                 scores = np.zeros(len(held))
         else:

@@ -1,6 +1,6 @@
 """What all trained monitors share: features, calibration, threshold, folder, card. No torch here.
 
-A kind of monitor is a :class:`Trainer` (its config, and how it sees and learns) and a :class:`Scorer` (what it learned).
+A kind of monitor is a :class:`Trainer` (its config, how it sees and learns) and a :class:`Scorer` (what it learned).
 The way is ``represent`` (a text at a time, without labels, so cross-validation does it once) → ``fit`` → logits →
 calibrated probability. Calibration and threshold use out-of-fold logits, never those of texts learned from.
 """
@@ -334,9 +334,11 @@ def train_monitor(
             "seed": seed,
             "digest": weights_digest(target),
         }
-        write_json(target / SEEN, {"texts": digests([texts[i] for i in known]), "prompts": digests([groups[i] for i in known])})
-        write_json(target / CARD, json.loads(json.dumps(card)))
-    return card
+        write_json(
+            target / SEEN, {"texts": digests([texts[i] for i in known]), "prompts": digests([groups[i] for i in known])}
+        )
+        write_json(target / CARD, card)
+    return dict(json.loads(json.dumps(card)))
 
 
 def digests(texts: Sequence[str]) -> list[str]:

@@ -74,7 +74,9 @@ def transfer_matrix(
             raise UserError(f"transfer from '{name}': {error}") from None
         for other, tested in organisms.items():
             cells.append(
-                _cell(trainer, fitted, threshold, (name, other), _half(tested, False), _half(controls, False), view, seed)
+                _cell(
+                    trainer, fitted, threshold, (name, other), _half(tested, False), _half(controls, False), view, seed
+                )
             )
             on_cell(len(cells))
     return cells

@@ -1,4 +1,4 @@
-"""``crypsis monitor train | validate | crossval``: data in, a measured monitor and ``measurement.json`` out. No torch."""
+"""``crypsis monitor train | validate | crossval``: data in, ``measurement.json`` out. No torch here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from crypsis.config import Config, apply_overrides, digest, did_you_mean
+from crypsis.config import Config, apply_overrides, did_you_mean, digest
 from crypsis.monitors.base import Monitor
 from crypsis.monitors.crossval import CrossValidation, cross_validate
 from crypsis.monitors.data import DataOptions, Labelled, load_labelled
@@ -79,9 +79,7 @@ def measured(
     """
     if not data.exists():
         raise UserError(f"{data}: no such file or folder; give labelled transcripts with --data")
-    config = MeasureConfig(
-        verb=verb, data=data, data_digest=_digest(data), options=options, monitor=spec, **settings
-    )
+    config = MeasureConfig(verb=verb, data=data, data_digest=_digest(data), options=options, monitor=spec, **settings)
     folder = out or Path("runs") / f"{verb}-{spec.get('name', 'monitor')}-{digest(config)[:8]}"
     labelled = load_labelled(data, options)
     with locked(folder):
@@ -106,7 +104,9 @@ def spec_of(kind: str, settings: Sequence[str]) -> dict[str, Any]:
     if (folder / "monitor" / CARD).exists():
         return spec_of(str(folder / "monitor"), settings)
     if kind not in names("monitors"):
-        raise UserError(f"'{kind}' is no kind of monitor and no monitor's folder{did_you_mean(kind, names('monitors'))}")
+        raise UserError(
+            f"'{kind}' is no kind of monitor and no monitor's folder{did_you_mean(kind, names('monitors'))}"
+        )
     return apply_overrides({"name": kind}, settings)
 
 
@@ -155,8 +155,8 @@ def _crossval(config: MeasureConfig, data: Labelled, folder: Path, on_fold: Call
         trainer, data.texts(view), data.labels, data.groups, config.folds, config.repeats, config.seed,
         config.false_positives, on_fold,
     )  # fmt: skip
-    scores, thresholds = found.scores_RN.mean(axis=0), found.thresholds_RN.mean(axis=0)
-    flagged = (found.scores_RN >= found.thresholds_RN).mean(axis=0) >= 0.5
+    scores, thresholds = found.scores.mean(axis=0), found.thresholds.mean(axis=0)
+    flagged = (found.scores >= found.thresholds).mean(axis=0) >= 0.5
     measurement = measure(scores, data.labels, data.groups, thresholds, config.seed)
     card = {"kind": trainer.kind, "view": view, "settings": trainer.model_dump(mode="json")}
     return {
@@ -195,7 +195,11 @@ def _about(
     ]
     return {
         "data": {"path": str(config.data), "n": len(data.labels), "faking": int(data.labels.sum()), "view": view}
-        | {"prompts": len(set(data.groups)), "strip_shortcuts": config.options.strip_shortcuts, "cut": config.options.cut},
+        | {
+            "prompts": len(set(data.groups)),
+            "strip_shortcuts": config.options.strip_shortcuts,
+            "cut": config.options.cut,
+        },
         "slices": by_slice(scores, data.labels, flagged, slices),
         "shortcuts": [asdict(s) for s in shortcuts],
         "worst": worst_errors(scores, data.labels, texts, data.names),
