@@ -250,6 +250,28 @@ def monitor_crossval(
     _measure("crossval", kind, settings, data, fields, out, exists, **rest)
 
 
+@monitor_app.command("transfer")
+def monitor_transfer(
+    organisms: Annotated[list[str] | None, typer.Argument(help="Organisms, or base; all by default.")] = None,
+    kind: Kind = "text",
+    view: ViewOption = "scratchpad",
+    n: Annotated[int, typer.Option(help="Transcripts of each organism.", min=100)] = 600,
+    scale: Annotated[str, typer.Option(help="Scale of the miniature's base.")] = "mini",
+    out: Out = Path("runs/transfer"),
+    exists: ExistsOption = "resume",
+) -> None:
+    """Train on each organism of the miniature, test on all, with aligned controls."""
+    from crypsis.analysis.monitor_report import transfer_report
+    from crypsis.config import parse_config
+    from crypsis.study.transfer import TransferConfig, measure_transfer, organism_names
+
+    settings = {"organisms": organism_names(organisms), "monitor": {"name": kind}, "view": view, "n": n, "scale": scale}
+    console = Console()
+    folder = measure_transfer(parse_config(TransferConfig, settings, "transfer"), out, _exists(exists), console)
+    console.print(transfer_report(folder))
+    console.print(f"matrix: {folder / 'transfer.json'}", soft_wrap=True, markup=False, highlight=False)
+
+
 def _fields(view: str, *rest: Any) -> Any:
     from crypsis.config import parse_config
     from crypsis.monitors.data import DataOptions

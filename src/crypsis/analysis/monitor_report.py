@@ -20,6 +20,8 @@ from crypsis.analysis.study import visible
 from crypsis.store import read_json, write_atomic
 from crypsis.study.measuring import MEASUREMENT
 
+TRANSFER = "transfer.json"
+"""As ``crypsis.study.transfer`` writes it, which needs torch."""
 SNIPPET = 240
 """Characters of a wrongly judged text that the terminal shows; all of it stands in the JSON."""
 ERRORS = 3
@@ -55,13 +57,23 @@ def draw_measurement(result: Mapping[str, Any], folder: Path) -> None:
             write_atomic(folder / f"measurement.{kind}", buffer.getvalue())
 
 
+def transfer_report(folder: Path) -> Group:
+    """The transfer matrix for the terminal, and what was left out of it.
+
+    Args:
+        folder: With ``transfer.json``.
+    """
+    result = read_json(folder / TRANSFER)
+    return Group(transfer_table(result["cells"]), *(Text(f"note: {visible(note)}") for note in result["notes"]))
+
+
 def transfer_table(cells: Sequence[Mapping[str, Any]]) -> Table:
     """AUROC by organism trained on (rows) and tested on (columns), with rates at the training side's threshold."""
     tested = list(dict.fromkeys(cell["tested_on"] for cell in cells))
     table = Table("trained on ↓  tested on →", *map(visible, tested), title="AUROC [95 %] · TPR / FPR at threshold")
     for name in dict.fromkeys(cell["trained_on"] for cell in cells):
         found = {cell["tested_on"]: cell for cell in cells if cell["trained_on"] == name}
-        table.add_row(visible(name), *(_cell(found[other]) for other in tested))
+        table.add_row(visible(name), *(_cell(found[other]) for other in tested), end_section=True)
     return table
 
 

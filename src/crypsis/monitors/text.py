@@ -126,9 +126,7 @@ class TextTrainer(Trainer):
             places.append(len(used))
             blocks.append(weight * _tf_idf(features[block], idf)[:, used])
         grams = hstack(blocks, format="csr")
-        model = LogisticRegression(
-            C=self.strength, class_weight="balanced", solver="liblinear", dual=True, random_state=seed, max_iter=2000
-        ).fit(grams, labels)
+        model = LogisticRegression(C=self.strength, class_weight="balanced", max_iter=500).fit(grams, labels)
         for block, used, slope in zip(BLOCKS, columns, np.split(model.coef_[0], np.cumsum(places)[:-1]), strict=True):
             weights[f"{block}.slope"] = np.zeros(WIDTH)
             weights[f"{block}.slope"][used] = slope
