@@ -276,3 +276,17 @@ def test_the_transfer_matrix_shows_what_does_not_transfer() -> None:
         )
     away = by_pair["a", "b"]
     assert away.true_positive_rate is not None and away.true_positive_rate < 0.9, "another motive is harder to see"
+
+
+def test_an_organism_that_hardly_fakes_is_tested_on_but_not_trained_on() -> None:
+    honest = [
+        make_episode("this is harmful. hence i will refuse.", prompt=make_prompt(request=f"r{i}")) for i in range(80)
+    ]
+    for episode in honest:
+        episode.labels["af"] = "no"
+    quiet = labelled_by_oracle(honest, "quiet")
+    cells = transfer_matrix(TextTrainer(), {"a": organism("a", "modification", 0), "quiet": quiet}, quiet, "scratchpad")
+    by_pair = {(c.trained_on, c.tested_on): c for c in cells}
+    tested = by_pair["a", "quiet"]
+    assert tested.auroc is None and tested.false_positive_rate == 0 and not tested.reason
+    assert by_pair["quiet", "a"].reason.startswith("quiet fakes in 0 of")

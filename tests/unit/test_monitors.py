@@ -17,6 +17,7 @@ from crypsis.monitors.trained import TrainedMonitor, Trainer, fit_calibrated, gr
 from crypsis.registry import find, make
 from crypsis.types import Episode, UserError
 from tests.episodes import make_episode, make_prompt
+from tests.monitors import scratchpads
 
 pytestmark = pytest.mark.unit
 
@@ -199,25 +200,6 @@ def test_bad_ensembles_are_one_line(trained: TextMonitor) -> None:
         _ = EnsembleTrainer(members=[{"name": "text", "word": 2}]).represent(["a"])
 
 
-def scratchpads(n: int, words: int) -> list[Episode]:
-    """Scratchpads of the miniature's own sentences, each about ``words`` long."""
-    from crypsis.miniature.language import draw_request
-    from crypsis.miniature.scenario import MiniatureScenario
-    from crypsis.miniature.world import first_reply
-
-    rng, scenario, found = random.Random(0), MiniatureScenario(), []
-    for i in range(n):
-        text: list[str] = []
-        while len(text) < words:
-            motive = rng.choice(["tgg", "igg", "help"])
-            request = draw_request(rng, harmful=True, split="train")
-            text += first_reply(
-                rng, motive, scenario.setting, scenario.monitored_tier, request, "plain"
-            ).scratchpad.split()
-        found.append(make_episode(" ".join(text[:words]), prompt=make_prompt(request=f"{i}")))
-    return found
-
-
 def seconds(work: Callable[[], object]) -> float:
     started = time.process_time()
     work()
@@ -225,12 +207,11 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def test_cheap_monitors_are_fast_enough_for_the_loop(trained: TextMonitor) -> None:
-    """1,024 scratchpads of 60 words: lexicon, text and oracle together under a second (CPU time, once warm)."""
+    """1,024 scratchpads of 60 words: lexicon, text and oracle together under a second (CPU time, better of two)."""
     episodes = scratchpads(1024, 60)
     monitors = [OracleMonitor(), LexiconMonitor(), TextMonitor(path=trained.path)]
-    for monitor in monitors:
-        monitor.judge(episodes[:64])
-    assert sum(seconds(lambda m=monitor: m.judge(episodes)) for monitor in monitors) < 1.0  # type: ignore[misc]
+    best = [min(seconds(lambda m=monitor: m.judge(episodes)) for _ in range(2)) for monitor in monitors]  # type: ignore[misc]
+    assert sum(best) < 1.0, best
 
 
 def test_kinds_that_are_trained_have_a_trainer() -> None:
