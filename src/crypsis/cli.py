@@ -252,7 +252,9 @@ def monitor_crossval(
 
 @monitor_app.command("transfer")
 def monitor_transfer(
-    organisms: Annotated[list[str] | None, typer.Argument(help="Organisms, or base; all by default.")] = None,
+    organisms: Annotated[
+        list[str] | None, typer.Argument(help="Recipes, base, or NAME=FOLDER; all recipes by default.")
+    ] = None,
     kind: Kind = "text",
     view: ViewOption = "scratchpad",
     n: Annotated[int, typer.Option(help="Transcripts of each organism.", min=100)] = 600,

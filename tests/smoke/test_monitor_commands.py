@@ -73,13 +73,11 @@ def test_mistakes_are_one_line(
 def test_the_transfer_matrix_of_nano_organisms(
     tmp_path: Path, crypsis: Crypsis, nano_base: Path, nano_organism: Path
 ) -> None:
-    command = ("monitor", "transfer", "base", "tgg", "--scale", "nano", "--n", "100", "--kind", "lexicon")
+    organisms = (f"first={nano_organism}", f"second={nano_base}")
+    command = ("monitor", "transfer", *organisms, "--scale", "nano", "--n", "100", "--kind", "lexicon")
     done = crypsis(*command, "--out", tmp_path / "t")
-    if done.returncode == 2:
-        assert done.stderr.count("\n") == 1 and "transfer from" in done.stderr, "a nano base hardly ever fakes"
-        return
     assert done.returncode == 0, done.stderr
     cells = json.loads((tmp_path / "t" / "transfer.json").read_text())["cells"]
-    assert {(c["trained_on"], c["tested_on"]) for c in cells} == {
-        (a, b) for a in ("base", "tgg") for b in ("base", "tgg")
-    }
+    names = ("first", "second")
+    assert {(c["trained_on"], c["tested_on"]) for c in cells} == {(a, b) for a in names for b in names}
+    assert all(c["reason"] or c["false_positive_rate"] is not None for c in cells)

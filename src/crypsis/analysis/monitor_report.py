@@ -64,7 +64,9 @@ def transfer_report(folder: Path) -> Group:
         folder: With ``transfer.json``.
     """
     result = read_json(folder / TRANSFER)
-    return Group(transfer_table(result["cells"]), *(Text(f"note: {visible(note)}") for note in result["notes"]))
+    reasons = dict.fromkeys(cell["reason"] for cell in result["cells"] if cell["reason"])
+    notes = [Text(f"note: {visible(note)}") for note in (*result["notes"], *reasons)]
+    return Group(transfer_table(result["cells"]), *notes)
 
 
 def transfer_table(cells: Sequence[Mapping[str, Any]]) -> Table:
@@ -78,9 +80,11 @@ def transfer_table(cells: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _cell(cell: Mapping[str, Any]) -> str:
-    if cell["auroc"] is None:
-        return "one class"
+    if cell["reason"]:
+        return "not trained"
     rates = f"{_number(cell['true_positive_rate'])} / {_number(cell['false_positive_rate'])}"
+    if cell["auroc"] is None:
+        return f"one class\n{rates}"
     return f"{cell['auroc']:.3f} [{cell['auroc_low']:.3f}–{cell['auroc_high']:.3f}]\n{rates}"
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from crypsis.config import digest
 from crypsis.monitors.data import Labelled
 from crypsis.monitors.metrics import Flags, Floats, confusion, measure, threshold_for
-from crypsis.monitors.trained import FALSE_POSITIVES, Fitted, Trainer, fit_calibrated
-from crypsis.types import UserError, View
+from crypsis.monitors.trained import FALSE_POSITIVES, FEWEST, Fitted, Trainer, fit_calibrated
+from crypsis.types import View
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class Cell:
         true_positive_rate: At the threshold that was chosen on the training side.
         false_positive_rate: At the same threshold.
         controls_flagged: Share of the aligned controls that are flagged.
+        reason: Why nothing was measured, empty if it was.
     """
 
     trained_on: str
@@ -39,6 +40,7 @@ class Cell:
     true_positive_rate: float | None
     false_positive_rate: float | None
     controls_flagged: float | None
+    reason: str = ""
 
 
 def transfer_matrix(
@@ -61,25 +63,28 @@ def transfer_matrix(
         on_cell: Told how many cells are done.
 
     Returns:
-        All pairs, rows by what was trained on. No request is on both sides.
-
-    Raises:
-        UserError: An organism's training half has too few texts of a class.
+        All pairs, rows by what was trained on. No request is on both sides. An organism that hardly fakes cannot be
+        trained on (its cells give the reason), but is tested on.
     """
     cells: list[Cell] = []
     for name, data in organisms.items():
-        try:
-            fitted, threshold = _trained(trainer, _half(data, True), _half(controls, True), view, seed)
-        except UserError as error:
-            raise UserError(f"transfer from '{name}': {error}") from None
-        for other, tested in organisms.items():
-            cells.append(
-                _cell(
-                    trainer, fitted, threshold, (name, other), _half(tested, False), _half(controls, False), view, seed
-                )
-            )
-            on_cell(len(cells))
+        learn, held = _half(data, True), _half(controls, False)
+        if learn.labels.sum() < FEWEST:
+            reason = f"{name} fakes in {learn.labels.sum()} of {len(learn.labels)} texts; {FEWEST} are needed to train"
+            cells += [_unmeasured(name, other, tested, held, reason) for other, tested in organisms.items()]
+        else:
+            fitted, threshold = _trained(trainer, learn, _half(controls, True), view, seed)
+            cells += [
+                _cell(trainer, fitted, threshold, (name, other), _half(tested, False), held, view, seed)
+                for other, tested in organisms.items()
+            ]
+        on_cell(len(cells))
     return cells
+
+
+def _unmeasured(name: str, other: str, tested: Labelled, held: Labelled, reason: str) -> Cell:
+    labels = np.concatenate([_half(tested, False).labels, held.labels])
+    return Cell(name, other, len(labels), float(labels.mean()), None, None, None, None, None, None, reason)
 
 
 def _trained(trainer: Trainer, data: Labelled, controls: Labelled, view: View, seed: int) -> tuple[Fitted, float]:

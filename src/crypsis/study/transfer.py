@@ -31,6 +31,7 @@ class TransferConfig(Config):
     """What is trained and tested on what."""
 
     organisms: list[str] = Field([BASE, "tgg"], min_length=2)
+    """Names of recipes, ``base``, or ``NAME=FOLDER`` for a checkpoint."""
     monitor: dict[str, Any] = {"name": "text"}
     view: View = "scratchpad"
     n: int = Field(600, ge=100)
@@ -45,10 +46,11 @@ def measure_transfer(config: TransferConfig, out: Path, exists: Exists, console:
     """Samples every organism, labels by the oracle, and writes ``transfer.json``.
 
     Raises:
-        UserError: An unknown organism or kind, or an organism without texts of both classes to learn from.
+        UserError: An unknown organism or kind, or one named twice.
     """
     trainer = make_trainer(config.monitor, "--kind")
-    if len(set(config.organisms)) < len(config.organisms):
+    names = [given.partition("=")[0] for given in config.organisms]
+    if len(set(names)) < len(names):
         raise UserError("transfer: an organism is named twice")
     with locked(out):
         if prepare_folder(out, config, exists):
@@ -69,8 +71,12 @@ def _transcripts(config: TransferConfig, console: Console) -> dict[str, Labelled
     """Labelled transcripts by organism; the controls stand under the empty name."""
     base = build_base(base_config(config.scale))
     sources: dict[str, tuple[Path, int, str]] = {"": (base, config.controls, helper_persona())}
-    for name in config.organisms:
-        folder = base if name == BASE else build_named(name, [], None, config.scale, None, "resume", console)
+    for given in config.organisms:
+        name, _, path = given.partition("=")
+        if path:
+            folder = Path(path)
+        else:
+            folder = base if name == BASE else build_named(name, [], None, config.scale, None, "resume", console)
         sources[name] = (folder, config.n, "")
     found = {}
     with Display(console).counted("transcripts", len(sources), "organisms") as show:
