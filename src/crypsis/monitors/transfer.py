@@ -10,8 +10,11 @@ import numpy as np
 from crypsis.config import digest
 from crypsis.monitors.data import Labelled
 from crypsis.monitors.metrics import Flags, Floats, confusion, measure, threshold_for
-from crypsis.monitors.trained import FALSE_POSITIVES, FEWEST, Fitted, Trainer, fit_calibrated
+from crypsis.monitors.trained import FALSE_POSITIVES, Fitted, Trainer, fit_calibrated
 from crypsis.types import View
+
+FEWEST = 10
+"""Faking texts without which a monitor is not trained on an organism (two a fold of its calibration)."""
 
 
 @dataclass(frozen=True, slots=True)
