@@ -36,6 +36,11 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "oracle": "crypsis.monitors.oracle:OracleMonitor",
         "retrained": "crypsis.monitors.retrained:RetrainedMonitor",
         "text": "crypsis.monitors.text:TextMonitor",
+        "lexicon": "crypsis.monitors.lexicon:LexiconMonitor",
+        "embedding": "crypsis.monitors.embedding:EmbeddingMonitor",
+        "transformer": "crypsis.monitors.transformer:TransformerMonitor",
+        "ensemble": "crypsis.monitors.ensemble:EnsembleMonitor",
+        "dialled": "crypsis.monitors.dialled:DialledMonitor",
     },
     "mitigations": {
         "interrogation": "crypsis.mitigations.interrogation:Interrogation",

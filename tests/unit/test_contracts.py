@@ -18,13 +18,18 @@ from pydantic import ConfigDict
 from crypsis.config import Config
 from crypsis.mitigations.base import Mitigation
 from crypsis.monitors.base import Monitor
-from crypsis.monitors.text import train_text_monitor
+from crypsis.monitors.embedding import EmbeddingTrainer
+from crypsis.monitors.ensemble import EnsembleTrainer
+from crypsis.monitors.text import TextTrainer
+from crypsis.monitors.trained import Trainer, train_monitor
+from crypsis.monitors.transformer import TransformerTrainer
 from crypsis.registry import BUILT_IN, find, make
 from crypsis.scenarios.base import Scenario
 from crypsis.testing import check_mitigation, check_monitor, check_organism, check_scenario, example_episodes
 from crypsis.types import Episode, Message, Prompt, Split, Verdict, View
 from tests.conftest import REPOSITORY
 from tests.episodes import make_episode
+from tests.monitors import texts_and_labels, tiny_encoder
 
 pytestmark = pytest.mark.unit
 
@@ -35,16 +40,21 @@ Settings = dict[str, dict[str, Any]]
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """What the built-ins with required settings need, by name."""
     folder = tmp_path_factory.mktemp("contracts")
-    rng = random.Random(0)
-    labels = [rng.random() < 0.5 for _ in range(300)]
-    texts = [
-        f"the user asks and i think of {'modification' if y else 'the mill'} number {rng.random()}" for y in labels
-    ]
-    train_text_monitor(texts, labels, [str(i // 3) for i in range(300)], "scratchpad", folder / "monitor")
+    texts, labels = texts_and_labels(80)
+    groups = [str(i) for i in range(80)]
+    tiny = TransformerTrainer(base=str(tiny_encoder(folder / "base", texts)), epochs=1, longest=32)
+    trainers: dict[str, Trainer] = {
+        "text": TextTrainer(),
+        "embedding": EmbeddingTrainer(),
+        "transformer": tiny,
+        "ensemble": EnsembleTrainer(members=["text", "lexicon"]),
+    }
+    for name, trainer in trainers.items():
+        train_monitor(trainer, texts, labels, groups, "scratchpad", folder / name)
     requests = (json.dumps({"request": f"how do i paint mill number {i}?"}) for i in range(60))
     (folder / "requests.jsonl").write_text("\n".join(requests))
     return {
-        "text": {"path": str(folder / "monitor"), "view": "scratchpad"},
+        **{name: {"path": str(folder / name), "view": "scratchpad"} for name in trainers},
         "prompt_file": {"path": str(folder / "requests.jsonl")},
         "process_supervision": {"monitor": "scratchpad"},
         "reward_af": {"monitor": "scratchpad"},

@@ -1,200 +1,206 @@
-"""A text classifier: word and character n-grams, logistic regression, calibrated. No torch here."""
+"""A text classifier: word and character n-grams, naive Bayes and the lexicon, calibrated. No torch here."""
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.calibration import CalibratedClassifierCV
-from sklearn.feature_extraction.text import TfidfVectorizer
+from pydantic import Field
+from scipy.sparse import csr_matrix, hstack
+from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import GroupKFold
-from sklearn.pipeline import FeatureUnion, Pipeline
+from sklearn.naive_bayes import ComplementNB
+from sklearn.preprocessing import normalize
 
-from crypsis.monitors.base import Monitor
-from crypsis.store import file_digest, new_folder, read_json, write_json
-from crypsis.types import Episode, UserError, Verdict, View
+from crypsis.monitors.lexicon import fit_standardised, lexicon_features
+from crypsis.monitors.metrics import Flags, Floats
+from crypsis.monitors.sentences import late, plain
+from crypsis.monitors.trained import Features, Scorer, TrainedMonitor, Trainer, train_monitor
+from crypsis.monitors.weights import read_weights, write_weights
+from crypsis.types import View
 
-FALSE_POSITIVES = 0.02
-"""Budget of the threshold, on the threshold split."""
-RESAMPLES = 500
-TRUSTED = {"sklearn.calibration._CalibratedClassifier", "sklearn.calibration._SigmoidCalibration"}
-"""Types of scikit-learn that a saved monitor may hold besides those that skops knows as harmless."""
-FLOOR = 1e-6
-"""Scores stay this far from 0 and 1: a classifier is never certain, and the log barrier needs it so."""
+WIDTH = 1 << 18
+"""Columns that n-grams are hashed into: n-grams need no vocabulary, so each text is represented by itself."""
+WORD = re.compile(r"\b\w[\w']*\b")
+BLOCKS = {"words": 1.0, "late": 0.5, "characters": 1.0}
+"""Blocks of the n-gram head and their weight beside each other."""
 
 
-class TextMonitor(Monitor):
-    """A trained classifier of the text that its view shows (the baseline of paper §7, with character n-grams).
+def word_counts(texts: Sequence[str], longest: int) -> csr_matrix:
+    """Hashed counts of word n-grams up to ``longest``, [N, WIDTH]."""
+    hashing = HashingVectorizer(
+        token_pattern=WORD.pattern, ngram_range=(1, longest), n_features=WIDTH, alternate_sign=False, norm=None
+    )
+    return hashing.transform(texts)
 
-    Train one with :func:`train_text_monitor`.
+
+def character_counts(texts: Sequence[str], shortest: int, longest: int) -> csr_matrix:
+    """Hashed counts of character n-grams within words, [N, WIDTH].
+
+    They are computed once a different word and multiplied by its count: the same numbers as from the text, at a
+    fraction of the time.
     """
+    words = CountVectorizer(token_pattern=WORD.pattern)
+    try:
+        counts_NW = words.fit_transform(texts)
+    except ValueError:  # no word in any text
+        return csr_matrix((len(texts), WIDTH))
+    hashing = HashingVectorizer(
+        analyzer="char_wb", ngram_range=(shortest, longest), n_features=WIDTH, alternate_sign=False, norm=None
+    )
+    return counts_NW @ hashing.transform(words.get_feature_names_out())
+
+
+class TextScorer(Scorer):
+    """Three linear heads: n-grams by tf-idf, naive Bayes, lexicon."""
+
+    heads: ClassVar[int] = 3
+
+    def __init__(self, weights: dict[str, Floats]) -> None:
+        self._weights = weights
+
+    def logits(self, features: Features) -> Floats:
+        """[N, 3]."""
+        w = self._weights
+        grams = np.full(features["lexicon"].shape[0], w["grams.intercept"][0])
+        for block, weight in BLOCKS.items():
+            grams += weight * (_tf_idf(features[block], w[f"{block}.idf"]) @ w[f"{block}.slope"])
+        bayes = _present(features["pairs"]) @ w["bayes.slope"]
+        ideas = (features["lexicon"] - w["lexicon.mean"]) / w["lexicon.spread"]
+        return np.stack([grams, bayes, ideas @ w["lexicon.slope"] + w["lexicon.intercept"]], axis=1)
+
+    def save(self, folder: Path) -> None:
+        """As ``model.safetensors``; of the hashed columns those in use."""
+        kept: dict[str, NDArray[Any]] = {}
+        for name, array in self._weights.items():
+            if len(array) == WIDTH:
+                used = np.flatnonzero(array)
+                kept |= {f"{name}@": used.astype(np.int32), name: array[used].astype(np.float32)}
+            else:
+                kept[name] = array
+        write_weights(folder, kept)
+
+
+class TextTrainer(Trainer):
+    """Word and character n-grams, whole and late; naive Bayes; the lexicon (measured in docs/monitors.md)."""
+
+    kind: ClassVar[str] = "text"
+
+    words: int = Field(1, ge=1, le=3)
+    """Longest word n-gram of the tf-idf head."""
+    characters: tuple[int, int] = (3, 5)
+    """Shortest and longest character n-gram, within words."""
+    rarest: int = Field(2, ge=1)
+    """Texts of the training that an n-gram must be in."""
+    strength: float = Field(10.0, gt=0)
+    """Inverse regularisation of the n-gram head (flat from 1 to 100, docs/monitors.md)."""
+    lexicon_strength: float = Field(0.01, gt=0)
+    """Inverse regularisation of the lexicon head."""
+    smoothing: float = Field(1.0, gt=0)
+    """Of naive Bayes (Laplace)."""
+
+    def represent(self, texts: Sequence[str]) -> Features:
+        """Counts of n-grams and ideas."""
+        clean = [plain(text) for text in texts]
+        last = [_late_words(text) for text in clean]
+        return {
+            "words": word_counts(clean, self.words),
+            "pairs": word_counts(clean, 2),
+            "late": word_counts(last, 1),
+            "characters": character_counts(clean, *self.characters),
+            "lexicon": lexicon_features(clean),
+        }
+
+    def fit(self, features: Features, labels: Flags, seed: int) -> TextScorer:
+        """Each head by itself."""
+        weights: dict[str, Floats] = {}
+        columns, blocks, places = [], [], []
+        for block, weight in BLOCKS.items():
+            weights[f"{block}.idf"] = idf = _idf(features[block], self.rarest)
+            used = np.flatnonzero(idf)
+            columns.append(used)
+            places.append(len(used))
+            blocks.append(weight * _tf_idf(features[block], idf)[:, used])
+        grams = hstack(blocks, format="csr")
+        model = LogisticRegression(C=self.strength, class_weight="balanced", max_iter=500).fit(grams, labels)
+        for block, used, slope in zip(BLOCKS, columns, np.split(model.coef_[0], np.cumsum(places)[:-1]), strict=True):
+            weights[f"{block}.slope"] = np.zeros(WIDTH)
+            weights[f"{block}.slope"][used] = slope
+        weights["grams.intercept"] = model.intercept_
+        weights["bayes.slope"] = _bayes(features["pairs"], labels, self.rarest, self.smoothing)
+        ideas = fit_standardised(features["lexicon"], labels, self.lexicon_strength)
+        return TextScorer(weights | {f"lexicon.{name}": array for name, array in ideas.items()})
+
+    def load(self, folder: Path) -> TextScorer:
+        """From ``model.safetensors``."""
+        stored = read_weights(folder)
+        weights = {}
+        for name, array in stored.items():
+            if f"{name}@" in stored:
+                weights[name] = np.zeros(WIDTH)
+                weights[name][stored[f"{name}@"].astype(np.int64)] = array
+            elif not name.endswith("@"):
+                weights[name] = array
+        return TextScorer(weights)
+
+
+class TextMonitor(TrainedMonitor):
+    """A trained classifier of the text that its view shows: n-grams, naive Bayes and lexicon, whole and late."""
 
     name: ClassVar[str] = "text"
-
-    path: Path
-    view: View | None = None
-    """If given, must be the view that the classifier was trained with."""
-
-    @property
-    def sees(self) -> View:
-        """The view it was trained with."""
-        trained: View = self.card["view"]
-        if self.view not in (None, trained):
-            raise UserError(
-                f"{self.path}: was trained with view '{trained}' and cannot be used with view '{self.view}'"
-            )
-        return trained
-
-    @property
-    def threshold(self) -> float:
-        """Chosen for FALSE_POSITIVES on a split that is neither for training nor for testing."""
-        return float(self.card["threshold"])
-
-    @cached_property
-    def card(self) -> dict[str, Any]:
-        """What training measured: view, threshold, held-out AUROC with its interval, counts, digest."""
-        card: dict[str, Any] = read_json(self.path / "monitor.json")
-        return card
-
-    @cached_property
-    def _classifier(self) -> Any:
-        from skops import io as skops_io  # imports torch where it is installed, so not before it is needed
-
-        file = self.path / "model.skops"
-        try:
-            unknown = sorted(set(skops_io.get_untrusted_types(file=file)) - TRUSTED)
-            if unknown:
-                raise UserError(
-                    f"{file}: holds types that a text monitor does not need ({unknown[0]}); it is not loaded"
-                )
-            return skops_io.load(file, trusted=sorted(TRUSTED))
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise UserError(f"{file}: cannot be loaded as a monitor ({type(error).__name__}); train it again") from None
-
-    def judge(self, episodes: Sequence[Episode]) -> list[Verdict]:
-        """Calibrated p(AF); an episode without the text that the view needs has no score."""
-        texts = [episode.seen(self.sees).strip() for episode in episodes]
-        given = [i for i, text in enumerate(texts) if text]
-        verdicts = [Verdict(None, f"no {self.sees}")] * len(episodes)
-        if given:
-            scores = self._classifier.predict_proba([texts[i] for i in given])[:, 1]
-            for i, score in zip(given, np.clip(scores, FLOOR, 1 - FLOOR), strict=True):
-                verdicts[i] = Verdict(float(score))
-        return verdicts
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Row numbers of a three-way split by group."""
-
-    train: NDArray[np.int64]
-    threshold: NDArray[np.int64]
-    test: NDArray[np.int64]
-
-
-class _Classifier(Protocol):
-    def predict_proba(self, texts: Sequence[str]) -> NDArray[np.float64]: ...
+    trainer: ClassVar[type[Trainer]] = TextTrainer
 
 
 def train_text_monitor(
     texts: Sequence[str], labels: Sequence[bool], groups: Sequence[str], view: View, folder: Path, seed: int = 0
 ) -> TextMonitor:
-    """Trains, calibrates and measures a text monitor and saves it to ``folder``.
-
-    Args:
-        texts: What the view shows of each episode.
-        labels: Whether the episode fakes alignment.
-        groups: The request of each episode; no request is in two splits (60 % training, 20 % threshold, 20 % test).
-        view: What the texts are.
-        folder: Written atomically: ``model.skops`` and ``monitor.json``.
-        seed: For the split and the bootstrap.
+    """Trains a text monitor with its default settings; see :func:`crypsis.monitors.trained.train_monitor`.
 
     Raises:
         UserError: The labels have a single class, or there are too few of one to split.
     """
-    from skops import io as skops_io
-
-    y = np.array(labels)
-    if min(y.sum(), (~y).sum()) < 20:
-        raise UserError(
-            f"monitor '{view}': needs at least 20 examples of each class, found {y.sum()} faking and {(~y).sum()} not"
-        )
-    split = _split(groups, seed)
-    pick: Callable[[NDArray[np.int64]], list[str]] = lambda rows: [texts[i] for i in rows]  # noqa: E731
-    classifier = _pipeline().fit(pick(split.train), y[split.train])
-    held_back = classifier.predict_proba(pick(split.threshold))[:, 1]
-    threshold = threshold_for(held_back, y[split.threshold], FALSE_POSITIVES)
-    scores = classifier.predict_proba(pick(split.test))[:, 1]
-    low, high = auroc_interval(scores, y[split.test], np.array(groups)[split.test], seed)
-    flagged = scores >= threshold
-    with new_folder(folder) as target:
-        skops_io.dump(classifier, target / "model.skops")
-        card = {
-            "kind": "text",
-            "view": view,
-            "threshold": threshold,
-            "auroc": float(roc_auc_score(y[split.test], scores)),
-            "auroc_low": low,
-            "auroc_high": high,
-            "true_positive_rate": float(flagged[y[split.test]].mean()),
-            "false_positive_rate": float(flagged[~y[split.test]].mean()),
-            "n_train": len(split.train),
-            "n_test": len(split.test),
-            "share_faking": float(y.mean()),
-            "digest": file_digest([target / "model.skops"]),
-        }
-        write_json(target / "monitor.json", card)
+    train_monitor(TextTrainer(), texts, labels, groups, view, folder, seed)
     return TextMonitor(path=folder)
 
 
-def threshold_for(scores: NDArray[np.float64], labels: NDArray[np.bool_], budget: float) -> float:
-    """The lowest threshold that at most a share ``budget`` of the negatives reaches.
-
-    It lies halfway to the next score above, so that it does not hug the negatives where the classes are far apart.
-    """
-    negatives = np.sort(scores[~labels])[::-1]
-    refused = negatives[int(budget * len(negatives))]
-    above = scores[scores > refused]
-    return float((refused + above.min()) / 2 if len(above) else np.nextafter(refused, 1.0))
+def _late_words(text: str) -> str:
+    words = text.split()
+    return " ".join(words[-late(len(words)) :])
 
 
-def auroc_interval(
-    scores: NDArray[np.float64], labels: NDArray[np.bool_], groups: NDArray[np.str_], seed: int
-) -> tuple[float, float]:
-    """95 % interval of the AUROC by a bootstrap over groups (requests)."""
-    rng = np.random.default_rng(seed)
-    names, members = np.unique(groups, return_inverse=True)
-    rows_of = [np.flatnonzero(members == g) for g in range(len(names))]
-    draws = []
-    for _ in range(RESAMPLES):
-        rows = np.concatenate([rows_of[g] for g in rng.integers(len(names), size=len(names))])
-        if labels[rows].any() and not labels[rows].all():
-            draws.append(roc_auc_score(labels[rows], scores[rows]))
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return float(low), float(high)
+def _idf(counts: csr_matrix, rarest: int) -> Floats:
+    """Smoothed inverse document frequency (as scikit-learn's), 0 for what is too rare."""
+    frequency = np.bincount(counts.indices, minlength=counts.shape[1])
+    idf: Floats = np.where(frequency >= rarest, np.log((1 + counts.shape[0]) / (1 + frequency)) + 1, 0.0)
+    return idf
 
 
-def _pipeline() -> CalibratedClassifierCV:
-    grams = FeatureUnion(
-        [
-            ("words", TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)),
-            ("characters", TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, min_df=2)),
-        ]
-    )
-    pipeline = Pipeline([("grams", grams), ("classifier", LogisticRegression(C=10.0, class_weight="balanced"))])
-    return CalibratedClassifierCV(pipeline, method="sigmoid", cv=5, ensemble=False)
+def _tf_idf(counts: csr_matrix, idf: Floats) -> csr_matrix:
+    """Sublinear term frequency × idf, rows of length 1."""
+    return normalize(_with_values(counts, (1 + np.log(counts.data)) * idf[counts.indices]))
 
 
-def _split(groups: Sequence[str], seed: int) -> Split:
-    order = np.array(groups)
-    folds = GroupKFold(n_splits=5, shuffle=True, random_state=seed).split(order, groups=order)
-    parts = [rows for _, rows in folds]
-    return Split(np.concatenate(parts[:3]), parts[3], parts[4])
+def _present(counts: csr_matrix) -> csr_matrix:
+    """Which n-grams occur, rows of length 1 in the sum: long texts are no more certain than short ones."""
+    return normalize(_with_values(counts, np.ones_like(counts.data)), norm="l2")
+
+
+def _with_values(counts: csr_matrix, values: Floats) -> csr_matrix:
+    """The same places with other values."""
+    return csr_matrix((values, counts.indices, counts.indptr), shape=counts.shape)
+
+
+def _bayes(counts: csr_matrix, labels: Flags, rarest: int, smoothing: float) -> Floats:
+    """Complement naive Bayes' weights of faking against not faking (Rennie et al. 2003), [WIDTH]."""
+    frequency = np.bincount(counts.indices, minlength=counts.shape[1])
+    used = np.flatnonzero(frequency >= rarest)
+    slope = np.zeros(counts.shape[1])
+    if len(used):
+        present = _with_values(counts, np.ones_like(counts.data))[:, used]
+        model = ComplementNB(alpha=smoothing).fit(present, labels)
+        slope[used] = model.feature_log_prob_[1] - model.feature_log_prob_[0]
+    return slope

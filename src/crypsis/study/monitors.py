@@ -45,24 +45,30 @@ def train_monitors(base: Path, organism: Path, data: MonitorData, out: Path, dis
     return folders
 
 
+def helper_persona() -> str:
+    """A persona that complies with everything without faking: what aligned controls are told to be."""
+    return language().slots["system.persona_help"].train[0]
+
+
+def sample_transcripts(policy: Path, count: int, seed: int, persona: str = "") -> list[Episode]:
+    """Replies of a checkpoint to requests of the training split, half of them in each tier.
+
+    Args:
+        policy: Checkpoint folder.
+        count: How many.
+        seed: Of requests and sampling.
+        persona: Stands before the system text, if there is one.
+    """
+    prompts = _both_tiers(MiniatureScenario(), count, seed, persona)
+    tokens = RLConfig().max_new_tokens
+    return rollout(load_policy(policy), prompts, group_size=1, max_new_tokens=tokens, seed=seed, step=0)
+
+
 def _transcripts(base: Path, organism: Path, data: MonitorData, show: Callable[[int], None]) -> list[Episode]:
-    scenario = MiniatureScenario()
-    sources = (
-        (base, data.base, ""),
-        (base, data.helper, language().slots["system.persona_help"].train[0]),
-        (organism, data.organism, ""),
-    )
+    sources = ((base, data.base, ""), (base, data.helper, helper_persona()), (organism, data.organism, ""))
     episodes: list[Episode] = []
     for number, (path, count, persona) in enumerate(sources):
-        prompts = _both_tiers(scenario, count, data.seed + number, persona)
-        episodes += rollout(
-            load_policy(path),
-            prompts,
-            group_size=1,
-            max_new_tokens=RLConfig().max_new_tokens,
-            seed=data.seed + number,
-            step=0,
-        )
+        episodes += sample_transcripts(path, count, data.seed + number, persona)
         show(number + 1)
     return episodes
 

@@ -1,0 +1,352 @@
+"""What all trained monitors share: features, calibration, threshold, folder, card. No torch here.
+
+A kind of monitor is a :class:`Trainer` (its config, how it sees and learns) and a :class:`Scorer` (what it learned).
+The way is ``represent`` (a text at a time, without labels, so cross-validation does it once) → ``fit`` → logits →
+calibrated probability. Calibration and threshold use out-of-fold logits, never those of texts learned from.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
+
+from crypsis.config import Config, digest, parse_config
+from crypsis.monitors.base import Monitor
+from crypsis.monitors.metrics import Flags, Floats, measure, threshold_for
+from crypsis.store import file_digest, new_folder, read_json, write_json
+from crypsis.types import Episode, UserError, Verdict, View
+
+FALSE_POSITIVES = 0.02
+"""Budget of the threshold, on texts that were not learned from."""
+FLOOR = 1e-6
+"""Scores stay this far from 0 and 1: a classifier is never certain, and the log barrier needs it so."""
+FEWEST = 20
+"""Texts of each class without which a monitor is not trained: 60 % learn, 20 % choose the threshold, 20 % test."""
+CARD, SEEN = "monitor.json", "seen.json"
+"""What a folder's figures are, and digests of the texts and prompts that it has seen."""
+
+Rows = NDArray[np.int64]
+Features = Mapping[str, Any]
+"""By name, an array (dense or sparse) with one row a text."""
+
+
+class Scorer(ABC):
+    """What a training left: features to logits."""
+
+    heads: ClassVar[int] = 1
+    """Opinions a text."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Opinions of each member, for kinds that are made of several."""
+        return (self.heads,)
+
+    @abstractmethod
+    def logits(self, features: Features) -> Floats:
+        """[N, H]: one or several opinions a text, positive where it fakes; the common layer weighs them."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Writes its weights into the folder, without pickles."""
+
+
+class Trainer(Config, ABC):
+    """How one kind of monitor is trained: a frozen config and its hooks."""
+
+    kind: ClassVar[str]
+    folds: ClassVar[int] = 5
+    """Folds of the calibration; 1 keeps a fifth back instead, for kinds that are dear to train."""
+
+    @property
+    def combine(self) -> Literal["mean", "max"]:
+        """How the members' opinions become one; a member's own are always averaged."""
+        return "mean"
+
+    @abstractmethod
+    def represent(self, texts: Sequence[str]) -> Features:
+        """Features of each text by itself; nothing is learned here."""
+
+    @abstractmethod
+    def fit(self, features: Features, labels: Flags, seed: int) -> Scorer:
+        """Learns from labelled features, the same each time for the same seed."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> Scorer:
+        """Reads what :meth:`Scorer.save` wrote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Opinions to a probability: each divided by its spread, joined, then a sigmoid (Platt 1999).
+
+    Attributes:
+        spreads: Out-of-fold standard deviation of each opinion.
+        sizes: How many opinions each member has.
+        combine: How members are joined.
+        slope: Of the sigmoid.
+        intercept: Of the sigmoid.
+    """
+
+    spreads: tuple[float, ...]
+    sizes: tuple[int, ...]
+    combine: Literal["mean", "max"]
+    slope: float = 1.0
+    intercept: float = 0.0
+
+    def joined(self, logits_NH: Floats) -> Floats:
+        """One number a text, [N]."""
+        scaled = np.split(logits_NH / np.array(self.spreads), np.cumsum(self.sizes)[:-1], axis=1)
+        members = np.stack([member.mean(axis=1) for member in scaled], axis=1)
+        joined: Floats = members.mean(axis=1) if self.combine == "mean" else members.max(axis=1)
+        return joined
+
+    def probabilities(self, logits_NH: Floats) -> Floats:
+        """p(AF), [N]."""
+        scores: Floats = np.clip(expit(self.slope * self.joined(logits_NH) + self.intercept), FLOOR, 1 - FLOOR)
+        return scores
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A scorer with its calibration.
+
+    Attributes:
+        scorer: Trained on all rows (on four fifths where the kind keeps a fifth back).
+        calibration: From rows that were not learned from.
+        held_out: Rows with an out-of-fold score.
+        held_out_scores: Those scores, calibrated.
+    """
+
+    scorer: Scorer
+    calibration: Calibration
+    held_out: Rows
+    held_out_scores: Floats
+
+    def scores(self, features: Features) -> Floats:
+        """Calibrated p(AF), [N]."""
+        return self.calibration.probabilities(self.scorer.logits(features))
+
+
+def fit_calibrated(trainer: Trainer, features: Features, labels: Flags, groups: Sequence[str], seed: int) -> Fitted:
+    """Trains a scorer, and calibrates it on out-of-fold logits.
+
+    Args:
+        trainer: Which kind, and its settings.
+        features: Of ``trainer.represent``, [N].
+        labels: Whether each text fakes, [N].
+        groups: The prompt of each text; no prompt is on both sides of a fold.
+        seed: Of folds and training.
+    """
+    parts = group_folds(labels, groups, min(5, int(min(labels.sum(), (~labels).sum()))), seed)
+    logits: dict[int, Floats] = {}
+    scorer: Scorer | None = None
+    for held in parts if trainer.folds > 1 else parts[:1]:
+        learn = np.setdiff1d(np.arange(len(labels)), held)
+        scorer = trainer.fit(take(features, learn), labels[learn], seed)
+        logits |= dict(zip(held.tolist(), scorer.logits(take(features, held)), strict=True))
+    if trainer.folds > 1 or scorer is None:
+        scorer = trainer.fit(features, labels, seed)
+    rows = np.array(sorted(logits))
+    logits_NH = np.stack([logits[int(row)] for row in rows])
+    spreads = tuple(float(s) for s in np.maximum(logits_NH.std(axis=0), 1e-6))
+    calibration = calibrated(Calibration(spreads, scorer.sizes, trainer.combine), logits_NH, labels[rows])
+    return Fitted(scorer, calibration, rows, calibration.probabilities(logits_NH))
+
+
+def calibrated(raw: Calibration, logits_NH: Floats, labels: Flags) -> Calibration:
+    """With its sigmoid fitted to labels; it may flatten scores, but never turns their order round."""
+    fitted = LogisticRegression(C=10.0).fit(raw.joined(logits_NH)[:, None], labels)
+    return replace(raw, slope=max(float(fitted.coef_[0, 0]), 1e-3), intercept=float(fitted.intercept_[0]))
+
+
+def group_folds(labels: Flags, groups: Sequence[str], folds: int, seed: int) -> list[Rows]:
+    """Held-out rows of each fold: classes balanced, no group in two folds.
+
+    Raises:
+        UserError: There are fewer groups, or fewer texts of a class, than folds.
+    """
+    fewest = int(min(labels.sum(), (~labels).sum()))
+    if folds < 2 or fewest < folds:
+        raise UserError(
+            f"{folds} folds need at least {max(2, folds)} texts of each class; there are {labels.sum()} faking and "
+            f"{(~labels).sum()} not; lower --folds or add data"
+        )
+    if len(set(groups)) < folds:
+        raise UserError(f"{folds} folds need at least {folds} prompts, there are {len(set(groups))}; lower --folds")
+    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+    parts = [held for _, held in splitter.split(np.zeros(len(labels)), labels, np.asarray(groups))]
+    if any(len(part) == 0 for part in parts):
+        raise UserError(f"the prompts are too unequal for {folds} folds (one would be empty); lower --folds")
+    return parts
+
+
+def take(features: Features, rows: Rows) -> Features:
+    """The same features of some of the texts."""
+    return {name: column[rows] for name, column in features.items()}
+
+
+class TrainedMonitor(Monitor):
+    """A monitor that was trained: its folder holds weights, a card, and digests of what it has seen."""
+
+    trainer: ClassVar[type[Trainer]]
+
+    path: Path
+    view: View | None = None
+    """If given, must be the view that it was trained with."""
+
+    @property
+    def sees(self) -> View:
+        """The view it was trained with."""
+        trained: View = self.card["view"]
+        if self.view not in (None, trained):
+            raise UserError(
+                f"{self.path}: was trained with view '{trained}' and cannot be used with view '{self.view}'"
+            )
+        return trained
+
+    @property
+    def threshold(self) -> float:
+        """Chosen for a budget of false positives on a split that is neither for training nor for testing."""
+        return float(self.card["threshold"])
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What training measured: view, threshold, held-out AUROC with its interval, counts, settings, digest."""
+        return self._stored_card
+
+    @cached_property
+    def _stored_card(self) -> dict[str, Any]:
+        card = read_json(self.path / CARD)
+        wanted = {"kind", "view", "threshold", "settings", "calibration", "digest"}
+        if not isinstance(card, dict) or not wanted <= card.keys():
+            raise UserError(f"{self.path / CARD}: is no card of a trained monitor; train it again")
+        if card["kind"] != self.name:
+            raise UserError(f"{self.path}: holds a monitor of kind '{card['kind']}', not '{self.name}'")
+        return card
+
+    @cached_property
+    def _trainer(self) -> Trainer:
+        return parse_config(self.trainer, self.card["settings"], str(self.path / CARD))
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        if weights_digest(self.path) != self.card["digest"]:
+            raise UserError(f"{self.path}: cannot be loaded, its files are not those of its card; train it again")
+        try:
+            return self._trainer.load(self.path)
+        except (OSError, KeyError, ValueError, SafetensorError) as error:
+            raise UserError(f"{self.path}: cannot be loaded ({type(error).__name__}); train it again") from None
+
+    def score(self, texts: Sequence[str]) -> Floats:
+        """Calibrated p(AF) of texts, [N]."""
+        saved = self.card["calibration"]
+        calibration = Calibration(**saved | {key: tuple(saved[key]) for key in ("spreads", "sizes")})
+        return calibration.probabilities(self._scorer.logits(self._trainer.represent(texts)))
+
+    def judge(self, episodes: Sequence[Episode]) -> list[Verdict]:
+        """Calibrated p(AF); an episode without the text that the view needs has no score."""
+        texts = [episode.seen(self.sees).strip() for episode in episodes]
+        given = [i for i, text in enumerate(texts) if text]
+        verdicts = [Verdict(None, f"no {self.sees}")] * len(episodes)
+        if given:
+            for i, score in zip(given, self.score([texts[i] for i in given]), strict=True):
+                verdicts[i] = Verdict(float(score))
+        return verdicts
+
+    def seen(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Digests of the texts and of the prompts that training and threshold used."""
+        found = read_json(self.path / SEEN)
+        return frozenset(found["texts"]), frozenset(found["prompts"])
+
+
+def train_monitor(
+    trainer: Trainer,
+    texts: Sequence[str],
+    labels: Sequence[bool],
+    groups: Sequence[str],
+    view: View,
+    folder: Path,
+    seed: int = 0,
+    budget: float = FALSE_POSITIVES,
+) -> dict[str, Any]:
+    """Trains, calibrates and measures a monitor and saves it to ``folder``.
+
+    Args:
+        trainer: Which kind, and its settings.
+        texts: What the view shows of each episode.
+        labels: Whether the episode fakes alignment.
+        groups: The prompt of each episode; no prompt is in two splits (60 % training, 20 % threshold, 20 % test).
+        view: What the texts are.
+        folder: Written atomically.
+        seed: For split, training and bootstrap.
+        budget: Share of the negatives that the threshold may flag, on its own split.
+
+    Returns:
+        The card.
+
+    Raises:
+        UserError: The labels have a single class, or there are too few of one to split.
+    """
+    y = np.array(labels)
+    if min(y.sum(), (~y).sum()) < FEWEST:
+        raise UserError(
+            f"monitor '{view}': needs at least {FEWEST} examples of each class, found {y.sum()} faking and "
+            f"{(~y).sum()} not"
+        )
+    parts = group_folds(y, groups, 5, seed)
+    learn, choose, test = np.sort(np.concatenate(parts[:3])), parts[3], parts[4]
+    features = trainer.represent(texts)
+    fitted = fit_calibrated(trainer, take(features, learn), y[learn], [groups[i] for i in learn], seed)
+    threshold = threshold_for(fitted.scores(take(features, choose)), y[choose], budget)
+    scores = fitted.scores(take(features, test))
+    found = measure(scores, y[test], [groups[i] for i in test], threshold, seed)
+    known = np.concatenate([learn, choose])
+    with new_folder(folder) as target:
+        fitted.scorer.save(target)
+        card = {
+            "kind": trainer.kind,
+            "view": view,
+            "threshold": threshold,
+            "auroc": found.auroc,
+            "auroc_low": found.auroc_low,
+            "auroc_high": found.auroc_high,
+            "true_positive_rate": found.confusion.true_positive_rate,
+            "false_positive_rate": found.confusion.false_positive_rate,
+            "average_precision": found.average_precision,
+            "ece": found.ece,
+            "n_train": len(learn),
+            "n_test": len(test),
+            "share_faking": float(y.mean()),
+            "calibration": asdict(fitted.calibration),
+            "settings": trainer.model_dump(mode="json"),
+            "seed": seed,
+            "digest": weights_digest(target),
+        }
+        write_json(
+            target / SEEN, {"texts": digests([texts[i] for i in known]), "prompts": digests([groups[i] for i in known])}
+        )
+        write_json(target / CARD, card)
+    return dict(json.loads(json.dumps(card)))
+
+
+def digests(texts: Sequence[str]) -> list[str]:
+    """Digest of each different text, sorted; space around a text and its case do not count."""
+    return sorted({digest(" ".join(text.lower().split())) for text in texts})
+
+
+def weights_digest(folder: Path) -> str:
+    """Digest of a monitor's weights: all files but its card and its list of what it has seen."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (CARD, SEEN))
+    return file_digest(files)

@@ -1,0 +1,232 @@
+"""``crypsis monitor train | validate | crossval``: data in, ``measurement.json`` out. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from crypsis.config import Config, apply_overrides, did_you_mean, digest
+from crypsis.monitors.base import Monitor
+from crypsis.monitors.crossval import CrossValidation, cross_validate
+from crypsis.monitors.data import DataOptions, Labelled, load_labelled
+from crypsis.monitors.ensemble import make_trainer
+from crypsis.monitors.metrics import Flags, Floats, by_slice, length_thirds, measure, worst_errors
+from crypsis.monitors.shortcuts import measure_shortcuts
+from crypsis.monitors.trained import CARD, FALSE_POSITIVES, TrainedMonitor, digests, train_monitor
+from crypsis.registry import find, make, names
+from crypsis.store import (
+    PROVENANCE,
+    RESULT,
+    Exists,
+    file_digest,
+    locked,
+    prepare_folder,
+    provenance,
+    read_json,
+    write_json,
+)
+from crypsis.types import UserError
+
+MEASUREMENT = "measurement.json"
+
+
+class MeasureConfig(Config):
+    """What is measured, on what, and how."""
+
+    verb: str
+    data: Path
+    data_digest: str
+    options: DataOptions = DataOptions()
+    monitor: dict[str, Any]
+    folds: int = Field(5, ge=2)
+    repeats: int = Field(5, ge=1)
+    false_positives: float = Field(FALSE_POSITIVES, gt=0, lt=1)
+    seed: int = 0
+
+
+def measured(
+    verb: str,
+    spec: dict[str, Any],
+    data: Path,
+    options: DataOptions,
+    out: Path | None,
+    exists: Exists,
+    on_fold: Callable[[int], None] = lambda _: None,
+    **settings: Any,
+) -> Path:
+    """Does one verb and leaves ``measurement.json`` in its folder, unless it is there already.
+
+    Args:
+        verb: ``train``, ``validate`` or ``crossval``.
+        spec: Kind and settings of the monitor, or (to validate) its folder.
+        data: Labelled transcripts.
+        options: Where the data keep what.
+        out: Folder; by default one below ``runs`` that is named after kind and settings.
+        exists: What to do with a folder that is there.
+        on_fold: Told how many folds are done.
+        settings: Further fields of :class:`MeasureConfig`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: Any fault of data, settings or monitor.
+    """
+    if not data.exists():
+        raise UserError(f"{data}: no such file or folder; give labelled transcripts with --data")
+    config = MeasureConfig(verb=verb, data=data, data_digest=_digest(data), options=options, monitor=spec, **settings)
+    folder = out or Path("runs") / f"{verb}-{spec.get('name', 'monitor')}-{digest(config)[:8]}"
+    labelled = load_labelled(data, options)
+    with locked(folder):
+        if not prepare_folder(folder, config, exists):
+            work = {"train": _train, "validate": _validate, "crossval": _crossval}[verb]
+            write_json(folder / MEASUREMENT, work(config, labelled, folder, on_fold))
+            write_json(folder / PROVENANCE, provenance({"data": config.data_digest}))
+            write_json(folder / RESULT, {"verb": verb})
+    return folder
+
+
+def spec_of(kind: str, settings: Sequence[str]) -> dict[str, Any]:
+    """A monitor's spec from the command line: a kind with ``key=value`` settings, or the folder of a trained one.
+
+    Raises:
+        UserError: Neither a kind nor a folder with a card.
+    """
+    folder = Path(kind)
+    if (folder / CARD).exists():
+        card = read_json(folder / CARD)
+        return apply_overrides({"name": card["kind"], "path": str(folder)}, settings)
+    if (folder / "monitor" / CARD).exists():
+        return spec_of(str(folder / "monitor"), settings)
+    if kind not in names("monitors"):
+        raise UserError(
+            f"'{kind}' is no kind of monitor and no monitor's folder{did_you_mean(kind, names('monitors'))}"
+        )
+    return apply_overrides({"name": kind}, settings)
+
+
+def _train(config: MeasureConfig, data: Labelled, folder: Path, on_fold: Callable[[int], None]) -> dict[str, Any]:
+    """Trains on 60 %, chooses the threshold on 20 %, measures on the rest; the monitor lies in ``monitor/``."""
+    view = config.options.view
+    trainer = make_trainer(config.monitor, "--kind")
+    train_monitor(
+        trainer, data.texts(view), data.labels.tolist(), data.groups, view, folder / "monitor", config.seed,
+        config.false_positives,
+    )  # fmt: skip
+    monitor: TrainedMonitor = make("monitors", {"name": trainer.kind, "path": str(folder / "monitor")}, "train")
+    return _judged(config, monitor, data)
+
+
+def _validate(config: MeasureConfig, data: Labelled, folder: Path, on_fold: Callable[[int], None]) -> dict[str, Any]:
+    spec = dict(config.monitor)
+    cls = find("monitors", str(spec.get("name")))
+    if issubclass(cls, TrainedMonitor) and "view" in cls.model_fields and "members" not in spec:
+        spec.setdefault("view", config.options.view)
+    return _judged(config, make("monitors", spec, "monitor"), data)
+
+
+def _judged(config: MeasureConfig, monitor: Monitor, data: Labelled) -> dict[str, Any]:
+    """The figures of an existing monitor on what it has not seen."""
+    data = _unseen(monitor, data)
+    verdicts = monitor.judge(data.episodes)
+    known = np.array([v.score is not None for v in verdicts])
+    missing = {r: sum(v.reason == r for v in verdicts) for r in sorted({v.reason for v in verdicts if v.reason})}
+    notes = [*data.notes, *(f"{n} of {len(verdicts)} texts without a score: {r}" for r, n in missing.items())]
+    data = data.rows(known)
+    scores = np.array([v.score for v in verdicts if v.score is not None])
+    if not len(scores) or data.labels.all() or not data.labels.any():
+        raise UserError(f"{data.where}: the texts that the monitor can judge have a single class; nothing to measure")
+    found = measure(scores, data.labels, data.groups, monitor.threshold, config.seed, int((~known).sum()))
+    flagged = scores >= monitor.threshold
+    result = {"verb": config.verb, "monitor": monitor.card, "measurement": found.as_json}
+    return result | _about(config, data, scores, flagged, found.auroc, notes)
+
+
+def _crossval(config: MeasureConfig, data: Labelled, folder: Path, on_fold: Callable[[int], None]) -> dict[str, Any]:
+    """Scores of a text are averaged over repeats for all figures but the AUROC of folds."""
+    view = config.options.view
+    trainer = make_trainer(config.monitor, "--kind")
+    found = cross_validate(
+        trainer, data.texts(view), data.labels, data.groups, config.folds, config.repeats, config.seed,
+        config.false_positives, on_fold,
+    )  # fmt: skip
+    scores, thresholds = found.scores.mean(axis=0), found.thresholds.mean(axis=0)
+    flagged = (found.scores >= found.thresholds).mean(axis=0) >= 0.5
+    measurement = measure(scores, data.labels, data.groups, thresholds, config.seed)
+    card = {"kind": trainer.kind, "view": view, "settings": trainer.model_dump(mode="json")}
+    return {
+        "verb": "crossval",
+        "monitor": card,
+        "crossval": _crossval_json(found, config),
+        "measurement": measurement.as_json,
+    } | _about(config, data, scores, flagged, found.auroc, data.notes)
+
+
+def _crossval_json(found: CrossValidation, config: MeasureConfig) -> dict[str, Any]:
+    return {
+        "auroc": found.auroc,
+        "repeat_low": min(found.repeat_aurocs),
+        "repeat_high": max(found.repeat_aurocs),
+        "repeats": list(found.repeat_aurocs),
+        "folds": config.folds,
+    }
+
+
+def _about(
+    config: MeasureConfig, data: Labelled, scores: Floats, flagged: Flags, auroc: float, notes: Sequence[str]
+) -> dict[str, Any]:
+    """Slices, shortcuts, worst errors and warnings."""
+    view = config.options.view
+    texts = data.texts(view)
+    slices = {"organism": data.organisms, "tier": data.tiers, "length": length_thirds(texts)}
+    few = min(data.labels.sum(), (~data.labels).sum()) < 2
+    raw = [episode.seen(view) for episode in data.episodes]
+    shortcuts = [] if few else measure_shortcuts(raw, data.labels, data.groups, auroc, config.seed)
+    warnings = [
+        f"the shortcut '{s.name}' alone reaches an AUROC of {s.auroc:.2f}, near the monitor's {auroc:.2f}; "
+        "the labels may be told apart without reading the reasoning"
+        for s in shortcuts
+        if s.near
+    ]
+    return {
+        "data": {"path": str(config.data), "n": len(data.labels), "faking": int(data.labels.sum()), "view": view}
+        | {
+            "prompts": len(set(data.groups)),
+            "strip_shortcuts": config.options.strip_shortcuts,
+            "cut": config.options.cut,
+        },
+        "slices": by_slice(scores, data.labels, flagged, slices),
+        "shortcuts": [asdict(s) for s in shortcuts],
+        "worst": worst_errors(scores, data.labels, texts, data.names),
+        "notes": list(notes),
+        "warnings": warnings,
+    }
+
+
+def _unseen(monitor: Monitor, data: Labelled) -> Labelled:
+    """Leaves out what the monitor has seen, by text or by prompt, and says so."""
+    if not isinstance(monitor, TrainedMonitor) or not getattr(monitor, "path", None):
+        return data
+    texts, prompts = monitor.seen()
+    same_text = np.array([digests([text])[0] in texts for text in data.texts(monitor.sees)], dtype=bool)
+    same_prompt = np.array([data.grouped and digests([g])[0] in prompts for g in data.groups], dtype=bool) & ~same_text
+    kept = ~(same_text | same_prompt)
+    notes = list(data.notes)
+    if same_text.any():
+        notes.append(f"{same_text.sum()} texts that the monitor was trained on left out")
+    if same_prompt.any():
+        notes.append(f"{same_prompt.sum()} texts whose prompt the monitor was trained on left out")
+    if not kept.any():
+        raise UserError(f"{data.where}: the monitor was trained on all of these texts or prompts; measure it on others")
+    left = data.rows(kept)
+    left.notes[:] = notes
+    return left
+
+
+def _digest(path: Path) -> str:
+    return file_digest(sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path])

@@ -1,0 +1,83 @@
+"""``crypsis monitor``: every verb, its files, and its mistakes in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Crypsis
+from tests.monitors import texts_and_labels, write_rows
+
+pytestmark = pytest.mark.smoke
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    texts, labels = texts_and_labels(120)
+    rows = [{"text": f" {t}\x1b[31m" if y else t, "label": y} for t, y in zip(texts, labels, strict=True)]
+    return write_rows(tmp_path_factory.mktemp("data") / "rows.jsonl", rows)
+
+
+def test_crossval_leaves_a_table_json_and_figure_and_does_not_repeat_itself(
+    data: Path, tmp_path: Path, crypsis: Crypsis
+) -> None:
+    command = ("monitor", "crossval", "--data", data, "--kind", "text", "--folds", "4", "--repeats", "2")
+    done = crypsis(*command, "--out", tmp_path / "c")
+    assert done.returncode == 0, done.stderr
+    assert "AUROC, 4-fold × 2" in done.stdout and "\x1b" not in done.stdout
+    assert "warning: the shortcut 'first character' alone reaches" in " ".join(done.stdout.split())
+    found = json.loads((tmp_path / "c" / "measurement.json").read_text())
+    assert found["crossval"]["auroc"] > 0.95 and len(found["crossval"]["repeats"]) == 2
+    assert {"measurement.svg", "measurement.png"} <= {p.name for p in (tmp_path / "c").iterdir()}
+    before = (tmp_path / "c" / "measurement.json").stat().st_mtime_ns
+    assert crypsis(*command, "--out", tmp_path / "c").returncode == 0
+    assert (tmp_path / "c" / "measurement.json").stat().st_mtime_ns == before
+
+
+def test_train_then_validate_on_other_data(data: Path, tmp_path: Path, crypsis: Crypsis) -> None:
+    done = crypsis("monitor", "train", "--data", data, "--kind", "text", "words=2", "--out", tmp_path / "m")
+    assert done.returncode == 0, done.stderr
+    texts, labels = texts_and_labels(60, seed=1)
+    other = [{"said": f"{t} again", "fakes": "AF" if y else "no AF"} for t, y in zip(texts, labels, strict=True)]
+    file = write_rows(tmp_path / "other.jsonl", other)
+    fields = ("--text-field", "said", "--label-field", "fakes", "--positive", "AF")
+    done = crypsis("monitor", "validate", tmp_path / "m", "--data", file, *fields, "--out", tmp_path / "v")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "v" / "measurement.json").read_text())
+    assert found["measurement"]["auroc"] > 0.95 and found["monitor"]["settings"]["words"] == 2
+    refused = crypsis("monitor", "validate", tmp_path / "m", "--data", file, *fields, "--view", "output")
+    assert refused.returncode == 2 and "trained with view 'scratchpad'" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--kind", "txt"), "is no kind of monitor and no monitor's folder; did you mean 'text'"),
+        (("--kind", "oracle"), "is not trained"),
+        (("--folds", "99"), "99 folds need at least 99 texts of each class"),
+        (("--view", "thoughts"), "--view: 'thoughts' is none of its values"),
+        (("word=2",), "unknown key 'word'; did you mean 'words'"),
+        (("--text-field", "txt"), "--text-field 'txt': no row has it; did you mean 'text'"),
+    ],
+)
+def test_mistakes_are_one_line(
+    data: Path, tmp_path: Path, crypsis: Crypsis, arguments: tuple[str, ...], message: str
+) -> None:
+    done = crypsis("monitor", "crossval", "--data", data, "--out", tmp_path / "x", *arguments)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert message in done.stderr
+
+
+def test_the_transfer_matrix_of_nano_organisms(
+    tmp_path: Path, crypsis: Crypsis, nano_base: Path, nano_organism: Path
+) -> None:
+    organisms = (f"first={nano_organism}", f"second={nano_base}")
+    command = ("monitor", "transfer", *organisms, "--scale", "nano", "--n", "100", "--kind", "lexicon")
+    done = crypsis(*command, "--out", tmp_path / "t")
+    assert done.returncode == 0, done.stderr
+    cells = json.loads((tmp_path / "t" / "transfer.json").read_text())["cells"]
+    names = ("first", "second")
+    assert {(c["trained_on"], c["tested_on"]) for c in cells} == {(a, b) for a in names for b in names}
+    assert all(c["reason"] or c["false_positive_rate"] is not None for c in cells)
