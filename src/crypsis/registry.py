@@ -17,8 +17,16 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "miniature": "crypsis.miniature.scenario:MiniatureScenario",
         "prompt_file": "crypsis.scenarios.prompt_file:PromptFileScenario",
     },
-    "organisms": {"tgg": "crypsis.organisms.tgg:TerminalGoalGuarding"},
-    "monitors": {"oracle": "crypsis.monitors.oracle:OracleMonitor", "text": "crypsis.monitors.text:TextMonitor"},
+    "organisms": {
+        "from_file": "crypsis.organisms.from_file:FromFile",
+        "tgg": "crypsis.organisms.tgg:TerminalGoalGuarding",
+    },
+    "monitors": {
+        "oracle": "crypsis.monitors.oracle:OracleMonitor",
+        "probe": "crypsis.monitors.probe:ProbeMonitor",
+        "prompted": "crypsis.monitors.prompted:Prompted",
+        "text": "crypsis.monitors.text:TextMonitor",
+    },
     "mitigations": {"process_supervision": "crypsis.mitigations.process_supervision:ProcessSupervision"},
     "samplers": {
         "shared_prefix": "crypsis.rl.samplers.shared_prefix:sample",

@@ -21,6 +21,8 @@ import crypsis
 from crypsis.config import parse_config
 from crypsis.mitigations.base import Mitigation
 from crypsis.mitigations.process_supervision import ProcessSupervision
+from crypsis.monitors.oracle import OracleMonitor
+from crypsis.monitors.probe import ProbeMonitor
 from crypsis.rl.config import RLConfig, RunConfig
 from crypsis.rl.trl_backend import how_sharded, refuse
 from crypsis.rl.trl_rollouts import REWARD, relative_rewards, rollout_fields
@@ -107,14 +109,17 @@ def test_what_only_the_loaded_run_shows_is_refused() -> None:
         def extra_turn(self, episode: Episode) -> Prompt | None:
             return episode.prompt
 
-    def refused(rl: RLConfig, mitigations: list[Mitigation], **trl: Any) -> None:
+    def refused(rl: RLConfig, mitigations: list[Mitigation], white: bool = False, **trl: Any) -> None:
         config = RunConfig(name="x", policy=Path("here"), rl=rl, trl=trl)
+        monitors = {"oracle": OracleMonitor()} | ({"white": ProbeMonitor(path=Path("none"))} if white else {})
         policy = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(name_or_path="base")))
-        refuse(cast(Any, policy), config, cast(Any, SimpleNamespace(mitigations=mitigations)))
+        refuse(cast(Any, policy), config, cast(Any, SimpleNamespace(mitigations=mitigations, monitors=monitors)))
 
     supervision = ProcessSupervision(monitor="oracle")
     refused(RLConfig(), [supervision], use_vllm=True)
     refused(RLConfig(), [Asks(monitor="oracle")])
+    with pytest.raises(UserError, match=r"monitors.white: reads the policy's hidden states"):
+        refused(RLConfig(), [], white=True)
     with pytest.raises(UserError, match=r"loads the reference from base, which is not the policy here"):
         refused(RLConfig(kl=0.1), [])
     with pytest.raises(UserError, match=r"vLLM does not sample the extra turn of 'process_supervision'"):

@@ -8,8 +8,9 @@ from pathlib import Path
 from crypsis.episodes import write_episodes
 from crypsis.models import Policy
 from crypsis.monitors.base import Monitor
+from crypsis.rl.activations import watching
 from crypsis.rl.config import EvaluationConfig
-from crypsis.rl.grpo import judge
+from crypsis.rl.grpo import judge, refreshed
 from crypsis.rl.rollouts import rollout
 from crypsis.scenarios.base import Scenario
 from crypsis.types import Episode
@@ -40,7 +41,7 @@ def evaluate_policy(
     prompts = [p for tier in tiers for p in scenario.prompts("eval", tier, config.n, config.seed)]
     sampling_seed = seed * 1_000_003 + 500_000 + step  # apart from the seeds of RL's steps
     episodes = rollout(policy, prompts, group_size=1, max_new_tokens=max_new_tokens, seed=sampling_seed, step=step)
-    judge(episodes, monitors)
+    judge(episodes, watching(monitors, policy))
     return episodes
 
 
@@ -69,7 +70,7 @@ class StoredEvaluation:
         episodes = evaluate_policy(
             policy,
             self._scenario,
-            self._monitors,
+            refreshed(watching(self._monitors, policy), self._folder.parent, step),
             self._config,
             max_new_tokens=self._max_new_tokens,
             step=step,

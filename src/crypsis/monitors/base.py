@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from crypsis.config import Config
 from crypsis.types import Episode, Verdict, View
+
+Transcript = tuple[Sequence[int], Sequence[int]]
+"""Token ids of a prompt, and of what the policy went on with."""
+ReadStates = Callable[[Sequence[Transcript], int], list[NDArray[np.float32]]]
+"""The policy's hidden states [T, E] behind a layer (1 is the first) at what it went on with, by transcript."""
 
 
 class Monitor(Config, ABC):
@@ -32,6 +41,26 @@ class Monitor(Config, ABC):
     def card(self) -> dict[str, Any]:
         """What reports say of it."""
         return {"kind": self.name, "view": self.sees, "threshold": self.threshold}
+
+    def check_model(self, model: Path) -> None:
+        """Refuses a policy that the monitor does not fit; only white-box monitors belong to one.
+
+        Raises:
+            UserError: It is for another model.
+        """
+        return None
+
+    def watching(self, read: ReadStates) -> Monitor:
+        """The monitor with access to the policy, whose weights go on changing; most do not need it."""
+        return self
+
+    def refreshed(self, name: str, folder: Path, step: int) -> Monitor:
+        """The monitor as it is after so many steps of the run in a folder.
+
+        Most never change. One that does keeps what it learns below ``folder / "monitors" / name``, so that a resumed
+        run finds the same.
+        """
+        return self
 
     @abstractmethod
     def judge(self, episodes: Sequence[Episode]) -> list[Verdict]:

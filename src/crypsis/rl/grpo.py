@@ -17,6 +17,7 @@ from crypsis.mitigations.base import Mitigation
 from crypsis.models import Policy
 from crypsis.monitors.base import Monitor
 from crypsis.parallel import Ranks, release_memory
+from crypsis.rl.activations import watching
 from crypsis.rl.advantages import Advantages, group_advantages
 from crypsis.rl.config import RLConfig, RunConfig
 from crypsis.rl.learner import ONE, Learner, Say
@@ -87,12 +88,14 @@ def train(
     learner = Learner(policy, rl, ranks, say)
     done = learner.resume(folder / "checkpoints")
     keep_rows(folder / METRICS, done)
+    study = replace(study, monitors=watching(study.monitors, policy))
     correction = fit_pilot(policy, config, study, folder)
     for step in range(done, rl.steps):
         if step % config.evaluation.every == 0:
             evaluate(policy, step)
         timer = PhaseTimer()
         started = time.perf_counter()
+        study = replace(study, monitors=refreshed(study.monitors, folder, step))
         episodes = _sample(policy, config, study, step + 1, timer, ranks)
         with timer("judging"):
             judge(episodes, study.monitors)
@@ -125,6 +128,11 @@ def judge(episodes: Sequence[Episode], monitors: Mapping[str, Monitor]) -> None:
     for name, monitor in monitors.items():
         for episode, verdict in zip(episodes, monitor.judge(episodes), strict=True):
             episode.verdicts[name] = verdict
+
+
+def refreshed(monitors: Mapping[str, Monitor], folder: Path, step: int) -> dict[str, Monitor]:
+    """The monitors as they are after so many steps of the run in a folder; most never change."""
+    return {name: monitor.refreshed(name, folder, step) for name, monitor in monitors.items()}
 
 
 def step_seed(config: RunConfig, step: int) -> int:

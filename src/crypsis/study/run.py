@@ -119,7 +119,8 @@ def load_study(config: RunConfig) -> grpo.Study:
         name: make("monitors", spec, f"{config.name}: monitors.{name}") for name, spec in config.monitors.items()
     }
     for monitor in monitors.values():
-        _ = monitor.sees  # a monitor of the wrong view is refused before the first step
+        _ = monitor.sees  # a monitor of the wrong view, or of another model, is refused before the first step
+        monitor.check_model(config.policy)
     mitigations: list[Mitigation] = [
         make("mitigations", spec, f"{config.name}: mitigations") for spec in config.mitigations
     ]
