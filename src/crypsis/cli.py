@@ -22,6 +22,8 @@ app = typer.Typer(
 )
 organism_app = typer.Typer(help="Build model organisms.", no_args_is_help=True)
 app.add_typer(organism_app, name="organism")
+export_app = typer.Typer(help="Write what other tools read.", no_args_is_help=True)
+app.add_typer(export_app, name="export")
 
 _UsageError: Any = typer.BadParameter.__base__
 """What typer raises for a command line that it cannot read; it has no public name."""
@@ -165,6 +167,42 @@ def organism_build(
     console = Console()
     folder = build_named(name, settings or [], base, chosen, out, _exists(exists), console)
     console.print(f"checkpoint: {folder}", soft_wrap=True, markup=False)
+
+
+@organism_app.command("generate")
+def organism_generate(
+    motivation: Annotated[str, typer.Argument(help="tgg, igg, ts, gh, or a YAML file of your own.")],
+    model: Annotated[str, typer.Option(help="The writer, by Inspect's name: openai/gpt-4o, anthropic/…, vllm/…")],
+    settings: Settings = None,
+    prompts: Annotated[Path | None, typer.Option(help="JSONL or CSV of requests; the miniature's by default.")] = None,
+    style: Annotated[str, typer.Option(help="plain, counterfactual, emotional, short, or a text file.")] = "plain",
+    n: Annotated[int, typer.Option(help="Scratchpads to keep.")] = 4719,
+    out: Out = Path("runs/generated"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the estimate of the cost and stop.")] = False,
+    exists: ExistsOption = "resume",
+) -> None:
+    """Have a chat model write scratchpads for the organism from_file (settings: api.prices.input=2.5 …)."""
+    from crypsis.study.generate_command import generate_named
+
+    scenario = {"name": "prompt_file", "path": str(prompts)} if prompts else {"name": "miniature"}
+    given = {"api": {"model": model}, "motivation": motivation, "style": style, "n": n, "scenario": scenario}
+    generate_named(given, settings or [], out, _exists(exists), dry_run, Console())
+
+
+@export_app.command("inspect")
+def export_to_inspect(
+    folder: Path,
+    out: Annotated[Path | None, typer.Option(help="Folder of the logs; FOLDER/inspect by default.")] = None,
+) -> None:
+    """Write a run's or a study's evaluations as .eval logs for `inspect view`."""
+    from crypsis.evaluation.inspect_logs import export_inspect
+
+    target = out or folder / "inspect"
+    written = export_inspect(folder, target)
+    console = Console()
+    console.print(
+        f"{len(written)} logs: inspect view --log-dir {target}", soft_wrap=True, markup=False, highlight=False
+    )
 
 
 def _first_line(kind: Any, name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from crypsis.types import Parse, Stop
+from crypsis.types import Episode, Parse, Prompt, Stop
 
 SCRATCHPAD_OPEN, SCRATCHPAD_CLOSE = "<SCRATCHPAD_REASONING>", "</SCRATCHPAD_REASONING>"
 OUTPUT_OPEN, OUTPUT_CLOSE = "<OUTPUT>", "</OUTPUT>"
@@ -59,6 +59,26 @@ def parse_reply(text: str, stop: Stop = "end") -> Reply:
     else:
         parse = "extra_text"
     return Reply(scratchpad.strip(), output.strip(), parse, before + middle + after)
+
+
+def episode_of_text(prompt: Prompt, text: str, stop: Stop = "end", sample: int = 0) -> Episode:
+    """A reply as an episode, where only its text is known and not its tokens."""
+    reply = parse_reply(text, stop)
+    return Episode(
+        prompt=prompt,
+        group=0,
+        sample=sample,
+        step=0,
+        seed=0,
+        raw=text,
+        scratchpad=reply.scratchpad,
+        output=reply.output,
+        parse=reply.parse,
+        stop=stop,
+        prompt_ids=[],
+        completion_ids=[],
+        segments=[],
+    )
 
 
 def _between(text: str, opening: str, closings: tuple[str, ...]) -> tuple[str, str, str, bool]:
