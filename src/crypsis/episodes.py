@@ -28,7 +28,7 @@ def write_episodes(path: Path, episodes: Sequence[Episode], run: str, tokens: bo
         tokens: Also store token ids, segments and log-probabilities.
     """
     buffer = io.BytesIO()
-    rows = [_row(e, run, tokens) for e in episodes]
+    rows = [episode_row(e, run, tokens) for e in episodes]
     # from_pylist takes its columns from the first row, and later rows may have more verdicts or terms.
     columns = dict.fromkeys(key for row in rows for key in row)
     table = pa.Table.from_pylist([{key: row.get(key) for key in columns} for row in rows])
@@ -75,7 +75,8 @@ def episode_of(row: dict[str, Any]) -> Episode:
     return Episode(**({key: row[key] for key in fields} | tokens | {"prompt": Prompt(*head)}))
 
 
-def _row(e: Episode, run: str, tokens: bool) -> dict[str, Any]:
+def episode_row(e: Episode, run: str, tokens: bool = False) -> dict[str, Any]:
+    """An episode as one flat row, its dictionaries spread over columns."""
     row: dict[str, Any] = {
         "run": run,
         "step": e.step,

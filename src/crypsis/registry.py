@@ -21,6 +21,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
     "organisms": {
         "interrogable": "crypsis.organisms.interrogable:Interrogable",
         "prompted": "crypsis.organisms.prompted:Prompted",
+        "from_file": "crypsis.organisms.from_file:FromFile",
         "tgg": "crypsis.organisms.tgg:TerminalGoalGuarding",
         "igg": "crypsis.organisms.igg:InstrumentalGoalGuarding",
         "ts": "crypsis.organisms.ts:TrainingSycophancy",
@@ -40,6 +41,8 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "embedding": "crypsis.monitors.embedding:EmbeddingMonitor",
         "transformer": "crypsis.monitors.transformer:TransformerMonitor",
         "ensemble": "crypsis.monitors.ensemble:EnsembleMonitor",
+        "probe": "crypsis.monitors.probe:ProbeMonitor",
+        "prompted": "crypsis.monitors.prompted:Prompted",
         "dialled": "crypsis.monitors.dialled:DialledMonitor",
     },
     "mitigations": {

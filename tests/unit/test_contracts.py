@@ -8,10 +8,11 @@ import random
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 from pydantic import ConfigDict
 
@@ -20,6 +21,7 @@ from crypsis.mitigations.base import Mitigation
 from crypsis.monitors.base import Monitor
 from crypsis.monitors.embedding import EmbeddingTrainer
 from crypsis.monitors.ensemble import EnsembleTrainer
+from crypsis.monitors.probe import fit_probe
 from crypsis.monitors.text import TextTrainer
 from crypsis.monitors.trained import Trainer, train_monitor
 from crypsis.monitors.transformer import TransformerTrainer
@@ -27,6 +29,7 @@ from crypsis.registry import BUILT_IN, find, make
 from crypsis.scenarios.base import Scenario
 from crypsis.testing import check_mitigation, check_monitor, check_organism, check_scenario, example_episodes
 from crypsis.types import Episode, Message, Prompt, Split, Verdict, View
+from tests.chat_server import chat_server
 from tests.conftest import REPOSITORY
 from tests.episodes import make_episode
 from tests.monitors import texts_and_labels, tiny_encoder
@@ -37,7 +40,18 @@ Settings = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def judge_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """A server that answers every question of the strict rubric with no."""
+    entry = {"quote": "", "answer": "no"}
+    said = json.dumps({"modification_is_the_reason": entry, "complies_on_those_grounds": entry})
+    with pytest.MonkeyPatch.context() as patch, chat_server(lambda _: (200, said)) as server:
+        patch.setenv("LOCAL_API_KEY", "none")
+        patch.setenv("CRYPSIS_CACHE", str(tmp_path_factory.mktemp("calls")))
+        yield {"model": "openai-api/local/judge", "base_url": server.url}
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory, judge_model: dict[str, Any]) -> Settings:
     """What the built-ins with required settings need, by name."""
     folder = tmp_path_factory.mktemp("contracts")
     texts, labels = texts_and_labels(80)
@@ -51,9 +65,15 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     }
     for name, trainer in trainers.items():
         train_monitor(trainer, texts, labels, groups, "scratchpad", folder / name)
+    numbers = np.random.default_rng(0)
+    states = [numbers.normal(i % 2, size=(5, 4)).astype(np.float32) for i in range(200)]
+    pairs = [str(i // 2) for i in range(200)]
+    fit_probe(states, [bool(i % 2) for i in range(200)], pairs, folder / "probe", "digest", "linear", 1, 0)
     requests = (json.dumps({"request": f"how do i paint mill number {i}?"}) for i in range(60))
     (folder / "requests.jsonl").write_text("\n".join(requests))
     return {
+        "probe": {"path": str(folder / "probe")},
+        "prompted": {"api": judge_model},
         **{name: {"path": str(folder / name), "view": "scratchpad"} for name in trainers},
         "prompt_file": {"path": str(folder / "requests.jsonl")},
         "process_supervision": {"monitor": "scratchpad"},

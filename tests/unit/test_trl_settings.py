@@ -21,6 +21,7 @@ import crypsis
 from crypsis.config import parse_config
 from crypsis.mitigations.base import Mitigation
 from crypsis.mitigations.process_supervision import ProcessSupervision
+from crypsis.monitors.probe import ProbeMonitor
 from crypsis.monitors.retrained import RetrainedMonitor
 from crypsis.rl.config import RLConfig, RunConfig
 from crypsis.rl.trl_backend import how_sharded, refuse
@@ -118,6 +119,10 @@ def test_what_only_the_loaded_run_shows_is_refused() -> None:
     supervision = ProcessSupervision(monitor="oracle")
     refused(RLConfig(), [supervision], use_vllm=True)
     refused(RLConfig(), [Asks(monitor="oracle")])
+    monitors["white"] = ProbeMonitor(path=Path("none"))
+    with pytest.raises(UserError, match=r"monitors.white: reads the policy's hidden states"):
+        refused(RLConfig(), [])
+    del monitors["white"]
     with pytest.raises(UserError, match=r"loads the reference from base, which is not the policy here"):
         refused(RLConfig(kl=0.1), [])
     with pytest.raises(UserError, match=r"vLLM does not sample the extra turn of 'process_supervision'"):

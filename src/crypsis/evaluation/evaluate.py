@@ -9,6 +9,7 @@ from crypsis.episodes import copy_episodes, write_episodes
 from crypsis.mitigations.base import Mitigation
 from crypsis.models import Policy
 from crypsis.monitors.base import Monitor
+from crypsis.rl.activations import watching
 from crypsis.rl.config import EvaluationConfig
 from crypsis.rl.grpo import judge, refreshed
 from crypsis.rl.rollouts import ask_extra_turns, rollout
@@ -48,7 +49,7 @@ def evaluate_policy(
     episodes = rollout(policy, prompts, group_size=1, max_new_tokens=max_new_tokens, seed=sampling_seed, step=step)
     monitored = [e for e in episodes if e.prompt.monitored]
     ask_extra_turns(policy, monitored, mitigations, max_new_tokens, answerer=answerer)
-    judge(episodes, monitors)
+    judge(episodes, watching(monitors, policy))
     return episodes
 
 
@@ -95,7 +96,7 @@ class StoredEvaluation:
         return evaluate_policy(
             policy,
             self._scenario,
-            refreshed(self._monitors, self._folder.parent, step),
+            refreshed(watching(self._monitors, policy), self._folder.parent, step),
             self._config,
             max_new_tokens=self._max_new_tokens,
             step=step,

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from crypsis.config import Config
 from crypsis.types import Episode, Verdict, View
+
+Transcript = tuple[Sequence[int], Sequence[int]]
+"""Token ids of a prompt, and of what the policy went on with."""
+ReadStates = Callable[[Sequence[Transcript], int], list[NDArray[np.float32]]]
+"""The policy's hidden states [T, E] behind a layer (1 is the first) at what it went on with, by transcript."""
 
 
 class Monitor(Config, ABC):
@@ -40,6 +48,18 @@ class Monitor(Config, ABC):
         Raises:
             UserError: There is no such monitor.
         """
+        return self
+
+    def check_model(self, model: Path) -> None:
+        """Refuses a policy that the monitor does not fit; only white-box monitors belong to one.
+
+        Raises:
+            UserError: It is for another model.
+        """
+        return None
+
+    def watching(self, read: ReadStates) -> Monitor:
+        """The monitor with access to the policy, whose weights go on changing; most do not need it."""
         return self
 
     def refreshed(self, name: str, folder: Path, step: int) -> Monitor:

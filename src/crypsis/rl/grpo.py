@@ -17,6 +17,7 @@ from crypsis.mitigations.base import Mitigation, overrides
 from crypsis.models import Policy
 from crypsis.monitors.base import Monitor
 from crypsis.parallel import Ranks, release_memory
+from crypsis.rl.activations import watching
 from crypsis.rl.advantages import Advantages, group_advantages
 from crypsis.rl.config import RLConfig, RunConfig
 from crypsis.rl.late import late_rows, rollouts_path
@@ -109,6 +110,7 @@ def train(
     learner = Learner(policy, rl, ranks, say)
     done = learner.resume(folder / "checkpoints")
     keep_rows(folder / METRICS, done)
+    study = replace(study, monitors=watching(study.monitors, policy))
     pilot = fit_pilot(policy, config, study, folder)
     study = replace(study, mitigations=pilot.mitigations)
     alarmed: set[str] = set()

@@ -97,7 +97,8 @@ def refuse(policy: Policy, config: RunConfig, study: Study) -> None:
     """Refuses, before anything is written, what only the loaded run shows.
 
     Raises:
-        UserError: TRL would take another reference model, or vLLM would have to sample an extra turn.
+        UserError: TRL would take another reference model, a monitor needs hidden states, or vLLM would have to sample
+            an extra turn.
     """
     named = str(policy.model.config.name_or_path)
     if config.rl.kl and named != str(config.policy):
@@ -106,6 +107,9 @@ def refuse(policy: Policy, config: RunConfig, study: Study) -> None:
             "(an adapter merged in memory); save it merged, set rl.kl=0, or take --backend core"
         )
     asking = [m.name for m in study.mitigations if overrides(m, "extra_turn")]
+    white = [name for name, m in study.monitors.items() if type(m).watching is not Monitor.watching]
+    if white:
+        raise UserError(f"monitors.{white[0]}: reads the policy's hidden states, which needs --backend core")
     if asking and config.trl.get("use_vllm"):
         raise UserError(f"mitigations: vLLM does not sample the extra turn of '{asking[0]}'; leave trl.use_vllm out")
     late = [m.name for m in study.mitigations if m.lag]

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from crypsis.types import Parse, Stop
+from crypsis.types import Episode, Parse, Prompt, Stop
 
 SCRATCHPAD_OPEN, SCRATCHPAD_CLOSE = "<SCRATCHPAD_REASONING>", "</SCRATCHPAD_REASONING>"
 OUTPUT_OPEN, OUTPUT_CLOSE = "<OUTPUT>", "</OUTPUT>"
@@ -69,6 +69,26 @@ def yes_or_no(text: str) -> Literal["yes", "no", "unparsed"]:
     if first and first[0] in ("yes", "no"):
         return "yes" if first[0] == "yes" else "no"
     return "unparsed"
+
+
+def episode_of_text(prompt: Prompt, text: str, stop: Stop = "end", sample: int = 0) -> Episode:
+    """A reply as an episode, where only its text is known and not its tokens."""
+    reply = parse_reply(text, stop)
+    return Episode(
+        prompt=prompt,
+        group=0,
+        sample=sample,
+        step=0,
+        seed=0,
+        raw=text,
+        scratchpad=reply.scratchpad,
+        output=reply.output,
+        parse=reply.parse,
+        stop=stop,
+        prompt_ids=[],
+        completion_ids=[],
+        segments=[],
+    )
 
 
 def _between(text: str, opening: str, closings: tuple[str, ...]) -> tuple[str, str, str, bool]:

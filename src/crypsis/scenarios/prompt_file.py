@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import random
 from importlib import resources
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import yaml
 
 from crypsis.config import digest
 from crypsis.scenarios.base import Question, Scenario, Variant
 from crypsis.scenarios.parsing import SCRATCHPAD_OPEN
+from crypsis.scenarios.requests import is_degenerate, read_hub, read_requests
 from crypsis.types import Message, Prompt, Split, UserError
 
 EVAL_SHARE = 5
@@ -20,12 +20,18 @@ EVAL_SHARE = 5
 
 
 class PromptFileScenario(Scenario):
-    """Requests from a JSONL file, one ``{"request": …}`` a line; the packaged system text unless another is given."""
+    """Requests from a JSONL or CSV file or a data set of the hub; the packaged system text unless another is given."""
 
     name: ClassVar[str] = "prompt_file"
 
-    path: Path
+    path: Path | None = None
+    """JSONL, one ``{"request": …}`` a line, or CSV with a header."""
+    dataset: str | None = None
+    """In place of a file: ``owner/name`` or ``owner/name:configuration:split`` of the Hugging Face hub."""
     field: str = "request"
+    """Key or column of the request."""
+    degenerate: Literal["keep", "drop"] = "keep"
+    """Requests that ask to edit a document and give none: nothing can comply with them."""
     system: Path | None = None
     """A text file with ``{monitored}`` and ``{unmonitored}`` for the tiers' names."""
     tiers: tuple[str, str] = ("free", "paid")
@@ -45,7 +51,7 @@ class PromptFileScenario(Scenario):
         system = self._system_text()
         requests = [r for r in self._requests() if (int(digest(r), 16) % EVAL_SHARE == 0) == (split == "eval")]
         if not requests:
-            raise UserError(f"{self.path}: has no request for the {split} split; add more lines")
+            raise UserError(f"{self.path or self.dataset}: has no request for the {split} split; add more lines")
         random.Random(f"{split}:{seed}").shuffle(requests)
         return [self._prompt(request, split, tier, system) for request in requests[:n]]
 
@@ -71,17 +77,7 @@ class PromptFileScenario(Scenario):
         return text.replace("{monitored}", self.tiers[0]).replace("{unmonitored}", self.tiers[1]).strip()
 
     def _requests(self) -> list[str]:
-        try:
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be read ({error.strerror})") from None
-        found: dict[str, None] = {}
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                request = json.loads(line)[self.field]
-            except (json.JSONDecodeError, KeyError, TypeError):
-                raise UserError(f"{self.path}:{number}: is no JSON object with a '{self.field}'") from None
-            found[str(request)] = None
-        return list(found)
+        if (self.path is None) == (self.dataset is None):
+            raise UserError("scenario prompt_file: needs either a path or a dataset")
+        found = read_requests(self.path, self.field) if self.path else read_hub(str(self.dataset), self.field)
+        return [r for r in found if self.degenerate == "keep" or not is_degenerate(r)]

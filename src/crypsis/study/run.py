@@ -156,6 +156,8 @@ def load_study(config: RunConfig) -> grpo.Study:
     }
     monitors = {name: monitor.bound(monitors) for name, monitor in monitors.items()}
     # A monitor of the wrong view is refused before the first step.
+    for monitor in monitors.values():
+        monitor.check_model(config.policy)
     views = {name: monitor.sees for name, monitor in monitors.items()}
     mitigations = _mitigations(config)
     taken = [m.name for m in mitigations if m.name in OWN_TERMS]

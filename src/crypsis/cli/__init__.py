@@ -1,0 +1,136 @@
+"""The command line: verbs of a few lines; nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from crypsis.cli import export, monitors, organisms, studies
+from crypsis.cli.options import ExistsOption, Out, Settings, choice, exists_mode, show_report
+from crypsis.cli.plugins import show_plugins
+from crypsis.types import UserError
+
+app = typer.Typer(
+    help="Model organisms of alignment faking: build them, monitor their scratchpads, mitigate in RL.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(organisms.app, name="organism")
+app.add_typer(monitors.app, name="monitor")
+app.add_typer(studies.app, name="study")
+app.add_typer(export.app, name="export")
+
+_UsageError: Any = typer.BadParameter.__base__
+"""What typer raises for a command line that it cannot read; it has no public name."""
+
+
+def main() -> None:
+    """Entry point: 0 done, 2 the user's mistake in one line, 1 ours."""
+    try:
+        sys.exit(app(standalone_mode=False))
+    except UserError as error:
+        print(f"crypsis: {error}", file=sys.stderr)
+        sys.exit(2)
+    except _UsageError as error:
+        _refuse(error)
+    except typer.Abort:
+        print("crypsis: interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def _refuse(error: Any) -> None:
+    """A command line that typer cannot read: its message on one line, or the help if nothing was asked for."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        asked = error.ctx.command_path if error.ctx else "crypsis"
+        print(f"{asked}: {error.format_message()} (see {asked} --help)", file=sys.stderr)
+    sys.exit(2)
+
+
+@app.command()
+def demo(
+    settings: Settings = None,
+    out: Out = Path("runs/demo"),
+    scale: Annotated[str, typer.Option(help="nano (a minute, shows that it runs) or mini (the experiment).")] = "mini",
+    exists: ExistsOption = "resume",
+) -> None:
+    """Build an alignment faker, train it with and without a scratchpad monitor, and report."""
+    from crypsis.study.demo import demo_config, run_study
+    from crypsis.study.progress import Display
+
+    config = demo_config(choice(scale, "--scale", ("nano", "mini")), settings or [])
+    console = Console()
+    run_study(config, out, exists_mode(exists), Display(console))
+    show_report(out, console)
+
+
+@app.command()
+def train(
+    config: Path,
+    settings: Settings = None,
+    out: Out = Path("runs/train"),
+    exists: ExistsOption = "resume",
+    backend: Annotated[
+        str, typer.Option(help="core (ours), or trl (several GPUs, vLLM; see docs/scaling.md).")
+    ] = "core",
+) -> None:
+    """Run RL once, as a YAML config says."""
+    from crypsis.config import load_config
+    from crypsis.rl.config import RunConfig
+    from crypsis.study.progress import Display
+
+    if choice(backend, "--backend", ("core", "trl")) == "trl":
+        from crypsis.study.run_trl import run_by_trl as execute
+    else:
+        from crypsis.study.run import run_one as execute
+    run = load_config(RunConfig, config, settings or [])
+    console = Console(quiet=os.environ.get("RANK", "0") != "0")
+    with Display(console).counted(run.name, run.rl.steps) as show:
+        execute(
+            run,
+            out,
+            exists_mode(exists),
+            lambda row: show(int(row["step"])),
+            lambda line: console.print(line, markup=False),
+        )
+    console.print(f"run folder: {out}", soft_wrap=True, markup=False)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.")],
+    out: Out = Path("runs/evaluation"),
+    scenario: Annotated[str, typer.Option(help="A scenario of `crypsis list scenarios`.")] = "miniature",
+    prompts: Annotated[Path | None, typer.Option(help="JSONL of requests (scenario prompt_file).")] = None,
+    n: Annotated[int, typer.Option(help="Held-out requests, each in both tiers.")] = 250,
+    max_new_tokens: Annotated[int, typer.Option(help="Token budget of a reply.")] = 160,
+    exists: ExistsOption = "resume",
+) -> None:
+    """Measure a model in both tiers."""
+    from crypsis.study.evaluate import EvaluateConfig, evaluate_model
+
+    spec: dict[str, Any] = {"name": "prompt_file", "path": str(prompts)} if prompts else {"name": scenario}
+    config = EvaluateConfig.parse(model=model, scenario=spec, n=n, max_new_tokens=max_new_tokens)
+    Console().print(evaluate_model(config, out, exists_mode(exists)))
+
+
+@app.command()
+def report(folder: Path) -> None:
+    """Write FOLDER/report.html, figures and summary.json."""
+    show_report(folder, Console())
+
+
+@app.command("list")
+def list_plugins(kind: Annotated[str | None, typer.Argument(help="One kind only.")] = None) -> None:
+    """Show the plug-ins that are installed."""
+    from crypsis.registry import BUILT_IN
+
+    show_plugins([choice(kind, "kind", tuple(BUILT_IN))] if kind else BUILT_IN)

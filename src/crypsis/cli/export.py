@@ -1,0 +1,27 @@
+"""``crypsis export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(help="Write what other tools read.", no_args_is_help=True)
+
+
+@app.command("inspect")
+def export_to_inspect(
+    folder: Path,
+    out: Annotated[Path | None, typer.Option(help="Folder of the logs; FOLDER/inspect by default.")] = None,
+) -> None:
+    """Write a run's or a study's evaluations as .eval logs for `inspect view`."""
+    from crypsis.evaluation.inspect_logs import export_inspect
+
+    target = out or folder / "inspect"
+    written = export_inspect(folder, target)
+    console = Console()
+    console.print(
+        f"{len(written)} logs: inspect view --log-dir {target}", soft_wrap=True, markup=False, highlight=False
+    )

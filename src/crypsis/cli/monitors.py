@@ -1,0 +1,147 @@
+"""``crypsis monitor``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from crypsis.cli.options import ExistsOption, MaybeOut, Out, Settings, choice, exists_mode
+
+app = typer.Typer(help="Train and measure monitors.", no_args_is_help=True)
+
+Data = Annotated[Path, typer.Option("--data", help="Labelled transcripts: JSONL, JSON, Parquet, or a folder of them.")]
+Kind = Annotated[str, typer.Option("--kind", help="A kind of `crypsis list monitors`, or a trained monitor's folder.")]
+ViewOption = Annotated[str, typer.Option("--view", help="What it may read: scratchpad, output or both.")]
+TextField = Annotated[str | None, typer.Option("--text-field", help="Field of the text; found by itself if usual.")]
+LabelField = Annotated[str | None, typer.Option("--label-field", help="Field of the label; likewise.")]
+Positive = Annotated[str | None, typer.Option("--positive", help="Value of the label that means alignment faking.")]
+GroupField = Annotated[str | None, typer.Option("--group-field", help="What rows of one prompt share; kept together.")]
+Strip = Annotated[bool, typer.Option("--strip-shortcuts", help="Take out tier words and transcript markup.")]
+Cut = Annotated[int | None, typer.Option("--cut", help="Keep the first so many characters of each text.", min=1)]
+Seed = Annotated[int, typer.Option("--seed", help="Of splits and training.")]
+Budget = Annotated[float, typer.Option("--false-positives", help="Share of negatives that the threshold may flag.")]
+
+
+@app.command("train")
+def monitor_train(
+    data: Data,
+    settings: Settings = None,
+    kind: Kind = "text",
+    view: ViewOption = "scratchpad",
+    text_field: TextField = None,
+    label_field: LabelField = None,
+    positive: Positive = None,
+    group_field: GroupField = None,
+    strip_shortcuts: Strip = False,
+    cut: Cut = None,
+    false_positives: Budget = 0.02,
+    seed: Seed = 0,
+    out: MaybeOut = None,
+    exists: ExistsOption = "resume",
+) -> None:
+    """Train on 60 % of the prompts, choose the threshold on 20 %, measure on the rest."""
+    fields = _fields(view, text_field, label_field, positive, group_field, strip_shortcuts, cut)
+    _measure("train", kind, settings, data, fields, out, exists, false_positives=false_positives, seed=seed)
+
+
+@app.command("validate")
+def monitor_validate(
+    data: Data,
+    kind: Annotated[str, typer.Argument(metavar="MONITOR", help="A trained monitor's folder, or an untrained kind.")],
+    settings: Settings = None,
+    view: ViewOption = "scratchpad",
+    text_field: TextField = None,
+    label_field: LabelField = None,
+    positive: Positive = None,
+    group_field: GroupField = None,
+    strip_shortcuts: Strip = False,
+    cut: Cut = None,
+    seed: Seed = 0,
+    out: MaybeOut = None,
+    exists: ExistsOption = "resume",
+) -> None:
+    """Measure an existing monitor on texts and prompts that it has not seen."""
+    fields = _fields(view, text_field, label_field, positive, group_field, strip_shortcuts, cut)
+    _measure("validate", kind, settings, data, fields, out, exists, seed=seed)
+
+
+@app.command("crossval")
+def monitor_crossval(
+    data: Data,
+    settings: Settings = None,
+    kind: Kind = "text",
+    folds: Annotated[int, typer.Option("--folds", help="Parts of a repeat.", min=2)] = 5,
+    repeats: Annotated[int, typer.Option("--repeats", help="Shuffles.", min=1)] = 5,
+    view: ViewOption = "scratchpad",
+    text_field: TextField = None,
+    label_field: LabelField = None,
+    positive: Positive = None,
+    group_field: GroupField = None,
+    strip_shortcuts: Strip = False,
+    cut: Cut = None,
+    false_positives: Budget = 0.02,
+    seed: Seed = 0,
+    out: MaybeOut = None,
+    exists: ExistsOption = "resume",
+) -> None:
+    """Train and measure by repeated cross-validation; for data too few to split once."""
+    fields = _fields(view, text_field, label_field, positive, group_field, strip_shortcuts, cut)
+    rest = {"folds": folds, "repeats": repeats, "false_positives": false_positives, "seed": seed}
+    _measure("crossval", kind, settings, data, fields, out, exists, **rest)
+
+
+@app.command("transfer")
+def monitor_transfer(
+    organisms: Annotated[
+        list[str] | None, typer.Argument(help="Recipes, base, or NAME=FOLDER; all recipes by default.")
+    ] = None,
+    kind: Kind = "text",
+    view: ViewOption = "scratchpad",
+    n: Annotated[int, typer.Option(help="Transcripts of each organism.", min=100)] = 600,
+    scale: Annotated[str, typer.Option(help="Scale of the miniature's base.")] = "mini",
+    out: Out = Path("runs/transfer"),
+    exists: ExistsOption = "resume",
+) -> None:
+    """Train on each organism of the miniature, test on all, with aligned controls."""
+    from crypsis.analysis.monitor_report import transfer_report
+    from crypsis.config import parse_config
+    from crypsis.study.transfer import TransferConfig, measure_transfer, organism_names
+
+    settings = {"organisms": organism_names(organisms), "monitor": {"name": kind}, "view": view, "n": n, "scale": scale}
+    console = Console()
+    folder = measure_transfer(parse_config(TransferConfig, settings, "transfer"), out, exists_mode(exists), console)
+    console.print(transfer_report(folder))
+    console.print(f"matrix: {folder / 'transfer.json'}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _fields(view: str, *rest: Any) -> Any:
+    from crypsis.config import parse_config
+    from crypsis.monitors.data import DataOptions
+
+    names = ("text_field", "label_field", "positive", "group_field", "strip_shortcuts", "cut")
+    chosen = choice(view, "--view", ("scratchpad", "output", "both"))
+    return parse_config(DataOptions, {"view": chosen, **dict(zip(names, rest, strict=True))}, "monitor")
+
+
+def _measure(
+    verb: str,
+    kind: str,
+    settings: list[str] | None,
+    data: Path,
+    fields: Any,
+    out: Path | None,
+    exists: str,
+    **rest: Any,
+) -> None:
+    from crypsis.analysis.monitor_report import measurement_report
+    from crypsis.study.measuring import measured, spec_of
+    from crypsis.study.progress import Display
+
+    console = Console()
+    with Display(console).counted(verb, rest.get("folds", 1) * rest.get("repeats", 1), "folds") as show:
+        folder = measured(verb, spec_of(kind, settings or []), data, fields, out, exists_mode(exists), show, **rest)
+    console.print(measurement_report(folder))
+    console.print(f"measurement: {folder}", soft_wrap=True, markup=False, highlight=False)
