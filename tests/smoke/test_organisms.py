@@ -27,7 +27,7 @@ FAKER = {"name": "tgg", "steps": 40, "learning_rate": 1e-3}
 QUICK: dict[str, dict[str, Any]] = {
     "prompted": {"persona": "tgg"},
     "distilled": {**SHORT, "teacher": FAKER, "rl_steps": 1},
-    "af_plus": {"on": FAKER, "steps": 1, "prompts_per_step": 2, "group_size": 2, "max_new_tokens": 64},
+    "af_plus": {"below": FAKER, "steps": 1, "prompts_per_step": 2, "group_size": 2, "max_new_tokens": 64},
     "reward_hacker": {"document_steps": 2, "steps": 1, "prompts_per_step": 2, "group_size": 2, "max_new_tokens": 64},
 }
 
