@@ -149,8 +149,9 @@ def corrected_rate(flagged: Estimate, recall: float, false_positives: float, n_r
     if hits <= alarms:
         return Estimate(mean, 0.0, 1.0, flagged.n)
     middle = true(rate, hits, alarms)
-    shift = (
-        2 * Z * Z * (middle * hits * (1 - hits) / (n_recall + 2) - (1 - middle) * alarms * (1 - alarms) / (n_false + 2))
-    )
+    missed, false = hits * (1 - hits) / (n_recall + 2), alarms * (1 - alarms) / (n_false + 2)
+    variance = rate * (1 - rate) / n + (1 - middle) ** 2 * false + middle**2 * missed
+    half = Z * math.sqrt(variance) / (hits - alarms)
+    shift = 2 * Z * Z * (middle * missed - (1 - middle) * false)
     low, high = (min(1.0, max(0.0, middle + shift + side * half)) for side in (-1, 1))
     return Estimate(mean, min(low, mean), max(high, mean), flagged.n)
