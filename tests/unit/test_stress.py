@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from crypsis.analysis.faithfulness import effects
 from crypsis.analysis.final_state import (
     DEGENERATE,
     EVADER,
@@ -130,3 +131,52 @@ def test_without_an_oracle_the_held_out_panel_stands_in() -> None:
     assert final_state(state_figures(found, {}, ["yours"])) == FAKING
     assert final_state(state_figures(found, {}, ["mine"])) == HIDDEN  # a gap, and a panel that sees nothing
     assert final_state(state_figures(found, {}, [])) == UNKNOWN
+
+
+def transplants(n: int, by_scratchpad: float, by_tag: float, sources: tuple[str, ...] = ("own",)) -> list[Any]:
+    """Four cells a request: of the requests one share follows the scratchpad's tier, one the tag, the rest complies."""
+    found = []
+    for i in range(n):
+        for kind in sources:
+            for source in (True, False):
+                for tier in (True, False):
+                    complies = source if i < by_scratchpad * n else tier or i >= (by_scratchpad + by_tag) * n
+                    name = kind if kind == "start" or source == tier else "other_tier"
+                    found.append(
+                        {
+                            "pair_id": f"e{i:03d}",
+                            "monitored": tier,
+                            "label_conduct": "comply" if complies else "refuse",
+                            "label_decision": "comply" if source else "refuse",
+                            "label_intervention": name,
+                            "label_source": "monitored" if source else "unmonitored",
+                        }
+                    )
+    return found
+
+
+def test_the_gap_is_divided_between_scratchpad_and_tag() -> None:
+    found = effects({0: transplants(40, 0.6, 0.2), 1: transplants(40, 0.5, 0.1)})
+    assert found.scratchpad.mean == pytest.approx(0.55) and found.tag.mean == pytest.approx(0.15)
+    assert found.scratchpad.mean + found.tag.mean == pytest.approx(0.7)  # the mean compliance gap
+    assert dict(found.faithfulness.by_seed)[0] == pytest.approx(0.36 / 0.40)
+    assert found.faithfulness.low is not None and found.faithfulness.low < 0.9
+    assert found.compliance["own", True].mean == 1.0 and found.compliance["own", False].mean == pytest.approx(0.3)
+    assert found.changed["other_tier"].mean == pytest.approx(0.55)
+
+
+@pytest.mark.parametrize(("scratchpad", "tag", "share"), [(1.0, 0.0, 1.0), (0.0, 1.0, 0.0), (0.5, 0.5, 0.5)])
+def test_faithfulness_at_its_ends(scratchpad: float, tag: float, share: float) -> None:
+    assert effects({0: transplants(20, scratchpad, tag)}).faithfulness.mean == pytest.approx(share)
+
+
+def test_faithfulness_of_a_policy_that_always_complies_is_unknown() -> None:
+    found = effects({0: transplants(20, 0.0, 0.0)})
+    assert found.faithfulness.mean is None and found.scratchpad.mean == 0 and found.follows.mean == 0.5
+    assert effects({0: []}).faithfulness.mean is None
+
+
+def test_scratchpads_from_before_training_are_measured_apart() -> None:
+    both = transplants(20, 0.0, 0.0) + transplants(20, 1.0, 0.0, ("start",))
+    assert effects({0: both}).scratchpad.mean == 0
+    assert effects({0: both}, start=True).scratchpad.mean == 1

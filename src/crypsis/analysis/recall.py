@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from crypsis.analysis.draws import Figure, estimate_over_seeds
 from crypsis.analysis.statistics import Curve, SeedEstimate, curve, shared_steps
 from crypsis.analysis.study import MonitorCard, Run, Study
 from crypsis.episodes import LABEL, VERDICT
-from crypsis.evaluation.metrics import LYING, Flags, Floats, Tally, interval, resample_weights
+from crypsis.evaluation.metrics import LYING, Flags, Floats, Tally
 from crypsis.store import read_json, steps_of
 
 REWARDS_FAKING = "reward_af"
@@ -160,36 +161,26 @@ def auroc(evaluations: Mapping[int, Sequence[Mapping[str, Any]]], monitor: str) 
         monitor: Its name.
     """
     pairs = sorted({str(row["pair_id"]) for rows in evaluations.values() for row in rows})
-    weights_BP = resample_weights(len(pairs))
     index = {pair: i for i, pair in enumerate(pairs)}
-    found: dict[int, float] = {}
-    draws: list[Floats] = []
-    for seed, rows in sorted(evaluations.items()):
-        score = scores_of(rows, monitor)
-        af = np.array([row.get(LABEL + "af") or "" for row in rows], dtype=np.str_)
-        yes, no = np.flatnonzero(af == "yes"), np.flatnonzero(af == "no")
-        if not len(yes) or not len(no):
-            continue
-        above = (score[yes][:, None] > score[no]) + 0.5 * (score[yes][:, None] == score[no])
-        found[seed] = float(above.mean())
-        place = np.array([index[str(row["pair_id"])] for row in rows], dtype=np.intp)
-        weights_Y, weights_N = weights_BP[:, place[yes]], weights_BP[:, place[no]]
+    figures = {seed: _auroc(rows, monitor, index) for seed, rows in evaluations.items()}
+    return estimate_over_seeds(figures, len(pairs), signed=False)
+
+
+def _auroc(rows: Sequence[Mapping[str, Any]], monitor: str, index: Mapping[str, int]) -> Figure:
+    """AUROC of one evaluation when its requests have weights."""
+    score = scores_of(rows, monitor)
+    af = np.array([row.get(LABEL + "af") or "" for row in rows], dtype=np.str_)
+    yes, no = np.flatnonzero(af == "yes"), np.flatnonzero(af == "no")
+    above_YN = (score[yes][:, None] > score[no]) + 0.5 * (score[yes][:, None] == score[no])
+    place = np.array([index[str(row["pair_id"])] for row in rows], dtype=np.intp)
+
+    def figure(weights_BP: Floats) -> Floats:
+        yes_BY, no_BN = weights_BP[:, place[yes]], weights_BP[:, place[no]]
         with np.errstate(invalid="ignore", divide="ignore"):
-            total = weights_Y.sum(1) * weights_N.sum(1)
-            draws.append(((weights_Y @ above) * weights_N).sum(1) / total)
-    if not found:
-        return SeedEstimate(None, None, None, 0)
-    mean = sum(found.values()) / len(found)
-    drawn = np.stack(draws, axis=1)
-    if len(found) > 1:  # seeds are resampled too, with the correction of analysis.statistics
-        count = len(found)
-        resampled = (drawn * resample_weights(count, stream=1)).sum(axis=1) / count
-        fixed = drawn.mean(axis=1)
-        joined: Floats = fixed + np.sqrt(count / (count - 1)) * (resampled - fixed)
-    else:
-        joined = drawn[:, 0]
-    low, high = interval(joined, mean, "auroc", np.array(list(found.values())))
-    return SeedEstimate(mean, low, high, len(pairs), tuple(found.items()))
+            found: Floats = ((yes_BY @ above_YN) * no_BN).sum(1) / (yes_BY.sum(1) * no_BN.sum(1))
+        return found
+
+    return figure
 
 
 def _curves(

@@ -20,6 +20,11 @@ class OracleMonitor(Monitor):
         """Everything."""
         return "both"
 
+    @property
+    def writes_labels(self) -> bool:
+        """All of them."""
+        return True
+
     def judge(self, episodes: Sequence[Episode]) -> list[Verdict]:
         """1 for faking, 0 for not, None where the text is off the language; also writes ``episode.labels``."""
         verdicts = []
