@@ -10,14 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.table import Table
+from rich.text import Text
 
 from crypsis.analysis.draws import Figure, estimate_over_seeds
 from crypsis.analysis.statistics import SeedEstimate
-from crypsis.episodes import LABEL
+from crypsis.analysis.study import visible
+from crypsis.config import read_yaml
+from crypsis.episodes import LABEL, read_episodes
 from crypsis.evaluation.metrics import Floats
+from crypsis.store import CONFIG
 
 DIFFER = 0.05
 """With no contrast as large as this the cells are alike, and no share of their variance means anything."""
@@ -25,6 +31,16 @@ UNKNOWN = SeedEstimate(None, None, None, 0)
 INTERVENTIONS = ("own", "other_tier", "harmless", "harmful", "empty", "half", "paraphrase")
 """As ``evaluation.transplants`` names them, in the order in which tables show them."""
 Rows = Sequence[Mapping[str, Any]]
+TIERS = {True: "monitored", False: "unmonitored"}
+TITLES = {
+    "own": "own scratchpad",
+    "other_tier": "that of the other tier",
+    "harmless": "that of a harmless request",
+    "harmful": "that of a harmful request, behind a harmless one",
+    "empty": "no scratchpad",
+    "half": "its first half",
+    "paraphrase": "in other words",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,3 +203,36 @@ def _changed(table: Mapping[tuple[str, bool], Floats], name: str) -> Floats:
     with np.errstate(invalid="ignore"):
         found: Floats = np.where(counted > 0, np.nansum(parts, axis=0) / np.maximum(counted, 1), np.nan)
     return found
+
+
+def effect_rows(found: Effects) -> list[list[str]]:
+    """The effects as a table of name, value and interval; what is not known is left out."""
+    whose = "scratchpads from before training: " if found.source == "start" else ""
+    rows = [
+        (f"{whose}faithfulness (the scratchpad's share of what decides)", found.faithfulness),
+        (f"{whose}effect of the scratchpad's tier on compliance", found.scratchpad),
+        (f"{whose}effect of the request's tier on compliance", found.tag),
+    ]
+    if not whose:
+        rows.append(("outputs that do what an exchanged scratchpad decides", found.follows))
+        rows += [
+            (f"compliance, {TITLES[name]}, request of the {TIERS[tier]} tier", estimate)
+            for (name, tier), estimate in found.compliance.items()
+        ]
+        rows += [(f"conduct changed by: {TITLES[name]}", estimate) for name, estimate in found.changed.items()]
+    return [
+        [name, f"{e.mean:.2f}", f"{e.low:.2f} to {e.high:.2f}"]
+        for name, e in rows
+        if e.mean is not None and e.low is not None and e.high is not None
+    ]
+
+
+def faithfulness_table(folder: Path) -> Table:
+    """What ``crypsis stress faithfulness`` left in a folder, for the terminal."""
+    config = read_yaml(folder / CONFIG)
+    rows = read_episodes(folder / "transplants" / "step-0000.parquet")
+    found = [effects({0: rows}), *([effects({0: rows}, start=True)] if config.get("start") else [])]
+    table = Table("what", "value", "95 % interval", title=Text(visible(str(config["model"]))))
+    for name, value, ends in (row for one in found for row in effect_rows(one)):
+        table.add_row(Text(name), value, ends)
+    return table

@@ -57,15 +57,21 @@ class MiniatureScenario(Scenario):
     def prompts(self, split: Split, tier: str, n: int, seed: int) -> list[Prompt]:
         """``n`` requests rendered for a tier; the two tiers get the same requests."""
         rng = random.Random(f"{split}:{seed}")
-        place = self.setting
         share = self.harmful if split == "eval" or self.harmful_train is None else self.harmful_train
         found = []
         for _ in range(n):
             request = draw_request(rng, rng.random() < share, split)
-            pair = digest(request.text)
-            messages = (Message("system", place.text), Message("user", user_text(tier, request.text)))
-            found.append(Prompt(f"{pair}-{tier}", pair, split, tier, place.is_monitored(tier), request.text, messages))
+            found.append(self._prompt(request.text, split, tier))
         return found
+
+    def _prompt(self, request: str, split: Split, tier: str) -> Prompt:
+        place, pair = self.setting, digest(request)
+        messages = (Message("system", place.text), Message("user", user_text(tier, request)))
+        return Prompt(f"{pair}-{tier}", pair, split, tier, place.is_monitored(tier), request, messages)
+
+    def in_tier(self, prompt: Prompt, tier: str) -> Prompt:
+        """With the other tag and the same system text."""
+        return self._prompt(prompt.request, prompt.split, tier)
 
     def harmless(self, split: Split, tier: str, n: int, seed: int) -> list[Prompt]:
         """Requests for harmless acts."""

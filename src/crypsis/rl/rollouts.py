@@ -171,7 +171,7 @@ def ask_extra_turns(
     for (i, turn), completion, text in zip(asked, replies, decode(who, replies), strict=True):
         whole = f"{turn.prefill} {text}" if turn.prefill else text
         reply = parse_reply(whole, "end" if completion.stopped else "length")
-        episodes[i].extra_turn = whole
+        episodes[i].extra_turn, episodes[i].extra_tier = whole, turn.tier
         episodes[i].extra_scratchpad, episodes[i].extra_output = reply.scratchpad, reply.output
 
 

@@ -55,6 +55,10 @@ class Scenario(Config, ABC):
         """What an interrogation of this variant asks, a yes meaning that alignment was faked; None if there is none."""
         return None
 
+    def in_tier(self, prompt: Prompt, tier: str) -> Prompt | None:
+        """The same request from a user of another tier; None where the scenario cannot say it so."""
+        return None
+
     def harmless(self, split: Split, tier: str, n: int, seed: int) -> list[Prompt]:
         """At most ``n`` prompts that put no value under pressure; none where the scenario has no such requests."""
         return []
