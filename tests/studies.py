@@ -79,11 +79,17 @@ def make_study(
     """
     arms = ARMS if arms is None else arms
     listed = {arm: {"label": label, "mitigations": mitigations} for arm, (label, mitigations, _) in arms.items()}
-    config = {"name": "demo", "scale": "mini", "organism": "tgg", "arms": listed, "seeds": list(seeds)}
+    config = {
+        "name": "demo",
+        "scale": "mini",
+        "organisms": {"tgg": {"name": "tgg"}},
+        "arms": listed,
+        "seeds": list(seeds),
+    }
     config["run"] = {"rl": {"steps": steps[-1], "group_size": 8, "prompts_per_step": 16, "learning_rate": 4e-4}}
     write_atomic(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     write_json(folder / "provenance.json", _provenance())
-    write_json(folder / "monitors.json", MONITORS)
+    write_json(folder / "monitors.json", {"tgg": MONITORS})
     phases = {"base": 118.2, "organism": 21.4, "monitors": 6.3, "rl": 402.9, "report": 5.1}
     write_json(
         folder / "timing.json",

@@ -272,7 +272,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
 
 def test_wrong_contents_are_named(tmp_path: Path) -> None:
     folder = make_study(tmp_path / "s", seeds=(0,), steps=(0, 5), n=4)
-    write_json(folder / "monitors.json", {"scratchpad": MONITORS["scratchpad"] | {"threshold": "high"}})
+    write_json(folder / "monitors.json", {"tgg": {"scratchpad": MONITORS["scratchpad"] | {"threshold": "high"}}})
     assert "monitor 'scratchpad' needs" in fault(folder)
     write_json(folder / "monitors.json", [])
     assert "must hold a JSON object" in fault(folder)

@@ -88,6 +88,7 @@ def render(summary: Summary, pictures: dict[str, Picture]) -> str:
     environment.filters |= {"value": value, "ends": ends, "each": each, "figure_of": figure_of}
     environment.filters["label"] = lambda arm: display_label(arm, summary.arms)
     study = summary.study
+    monitors = list(dict.fromkeys(card.name for card in study.monitors))
     return environment.from_string(template.read_text(encoding="utf-8")).render(
         study=study,
         arms=summary.arms,
@@ -102,7 +103,8 @@ def render(summary: Summary, pictures: dict[str, Picture]) -> str:
         few=FEW,
         few_arms=any(len(arm.seeds) < FEW for arm in summary.arms),
         resamples=RESAMPLES,
-        silent=[c.name for c in study.monitors if any(a.change(f"missing_{c.name}").end.mean for a in summary.arms)],
+        monitors=monitors,
+        silent=[name for name in monitors if any(a.change(f"missing_{name}").end.mean for a in summary.arms)],
         requests=_requests(summary),
         transcripts=_transcripts(summary),
         config=yaml.safe_dump(study.config, sort_keys=False, allow_unicode=True),
@@ -234,9 +236,9 @@ def _shown_run(arm: ArmSummary) -> Run:
 def _transcripts(summary: Summary) -> list[list[dict[str, Any]]]:
     """By arm, the shown requests with their transcripts, the monitored tier first."""
     wanted = _requests(summary)
-    thresholds = {card.name: card.threshold for card in summary.study.monitors}
     shown = []
     for arm in summary.arms:
+        thresholds = {card.name: card.threshold for card in summary.study.monitors_of(arm.organism)}
         found: dict[str, list[dict[str, Any]]] = {pair: [] for pair in wanted}
         for row in _shown_run(arm).rows(arm.steps[1]):
             pair = str(row["pair_id"])

@@ -27,6 +27,7 @@ class MonitorCard:
     """What is known of a monitor from transcripts that it was not trained on.
 
     Attributes:
+        organism: Whose transcripts it was trained on and judges.
         name: As in the columns ``verdict_<name>``.
         kind: The classifier.
         view: What it reads: scratchpad, output or both.
@@ -37,6 +38,7 @@ class MonitorCard:
         digest: Of its weights.
     """
 
+    organism: str
     name: str
     kind: str
     view: str
@@ -117,12 +119,18 @@ class Study:
     unfinished: tuple[Unfinished, ...]
 
     def arms(self) -> dict[tuple[str, str], list[Run]]:
-        """Runs by (organism, arm) in the config's order of arms, seeds ascending."""
-        order = {arm: i for i, arm in enumerate(self.config.get("arms") or {})}
+        """Runs by (organism, arm) in the config's order of organisms and arms, seeds ascending."""
+        organisms, arms = list(self.config.get("organisms") or ()), list(self.config.get("arms") or ())
         found: dict[tuple[str, str], list[Run]] = {}
-        for run in sorted(self.runs, key=lambda r: (r.organism, order.get(r.arm, len(order)), r.arm, r.seed)):
+        for run in sorted(
+            self.runs, key=lambda r: (_place(organisms, r.organism), _place(arms, r.arm), r.organism, r.arm, r.seed)
+        ):
             found.setdefault((run.organism, run.arm), []).append(run)
         return found
+
+    def monitors_of(self, organism: str) -> tuple[MonitorCard, ...]:
+        """The monitors that judge an organism's runs."""
+        return tuple(card for card in self.monitors if card.organism == organism)
 
 
 def load_study(folder: Path) -> Study:
@@ -141,11 +149,11 @@ def load_study(folder: Path) -> Study:
         raise UserError(f"{folder}: holds no finished run; run `crypsis demo --out {folder}` first")
     config = read_yaml(folder / CONFIG)
     provenance = _mapping(folder / PROVENANCE)
-    monitors = tuple(_monitor(name, card, folder / MONITORS) for name, card in _mapping(folder / MONITORS).items())
+    monitors = _monitors(folder / MONITORS)
     version = _one_version(folder, provenance, found)
     runs, unfinished = [], []
     for path in found:
-        run = _run(path, {card.name: card.threshold for card in monitors})
+        run = _run(path, monitors)
         runs.append(run) if isinstance(run, Run) else unfinished.append(run)
     if not runs:
         raise UserError(
@@ -192,7 +200,12 @@ def _sign(character: str) -> str:
     return f"⟨U+{ord(character):04X}⟩"
 
 
-def _run(folder: Path, thresholds: Mapping[str, float]) -> Run | Unfinished:
+def _place(order: list[str], name: str) -> int:
+    """Where a name stands in the config, after all others if it does not."""
+    return order.index(name) if name in order else len(order)
+
+
+def _run(folder: Path, monitors: tuple[MonitorCard, ...]) -> Run | Unfinished:
     config = read_yaml(folder / CONFIG)
     rl = config.get("rl") or {}
     try:
@@ -210,6 +223,7 @@ def _run(folder: Path, thresholds: Mapping[str, float]) -> Run | Unfinished:
             folder.name, f"stopped after step {training[-1].get('step', 0) if training else 0} of {steps}"
         )
     read_json(folder / RESULT)
+    thresholds = {card.name: card.threshold for card in monitors if card.organism == visible(organism)}
     evaluated = steps_of(folder / "evals", ".parquet")
     evaluations = {
         s: tabulate(read_evaluation(folder / "evals" / f"step-{s:04d}.parquet"), thresholds) for s in evaluated
@@ -246,11 +260,23 @@ def _mapping(path: Path) -> dict[str, Any]:
     return value
 
 
-def _monitor(name: str, card: object, path: Path) -> MonitorCard:
+def _monitors(path: Path) -> tuple[MonitorCard, ...]:
+    """The cards in ``monitors.json``, which has those of each organism by name."""
+    found = _mapping(path)
+    for organism, cards in found.items():
+        if not isinstance(cards, dict):
+            raise UserError(f"{path}: '{visible(organism)}' must hold its monitors' cards by name")
+    return tuple(
+        _monitor(organism, name, card, path) for organism, cards in found.items() for name, card in cards.items()
+    )
+
+
+def _monitor(organism: str, name: str, card: object, path: Path) -> MonitorCard:
     try:
         if not isinstance(card, dict):
             raise TypeError
         return MonitorCard(
+            organism=visible(organism),
             name=name,
             kind=str(card["kind"]),
             view=str(card["view"]),

@@ -175,7 +175,7 @@ def _arm(study: Study, runs: list[Run], baseline: list[Run]) -> ArmSummary:
     steps = shared_steps(evaluations) or [min(runs[0].evaluations)]
     first = {run.seed: run.evaluations[steps[0]] for run in runs if steps[0] in run.evaluations}
     last = {run.seed: run.evaluations[steps[-1]] for run in runs if steps[-1] in run.evaluations}
-    monitor = _monitor(study, last)
+    monitor = _monitor(study, runs[0].organism, last)
     oracle = any(tally.mean("afr_oracle") is not None for tally in last.values())
     source = "oracle" if oracle else monitor
     names = {"afr": f"afr_{source}", "afr_monitor": f"afr_{monitor}"}
@@ -224,9 +224,10 @@ def _judged(metrics: Mapping[str, Change], last: Mapping[int, Tally], source: st
     }
 
 
-def _monitor(study: Study, tallies: Mapping[int, Tally]) -> str:
+def _monitor(study: Study, organism: str, tallies: Mapping[int, Tally]) -> str:
     """The monitor that reads scratchpads: the one of that name, else the first whose view includes them."""
-    judged = [card for card in study.monitors if all(f"afr_{card.name}" in tally.top for tally in tallies.values())]
+    cards = study.monitors_of(organism)
+    judged = [card for card in cards if all(f"afr_{card.name}" in tally.top for tally in tallies.values())]
     reads = [card.name for card in judged if card.view in ("scratchpad", "both")]
     return "scratchpad" if "scratchpad" in reads else next(iter(reads), "")
 
