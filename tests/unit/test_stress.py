@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +24,23 @@ from crypsis.analysis.final_state import (
     state_figures,
 )
 from crypsis.analysis.recall import auroc, monitor_names, trained_against, watch_tally
+from crypsis.config import parse_config
+from crypsis.evaluation.transplants import half
+from crypsis.miniature.language import draw_request, language, natural
+from crypsis.miniature.oracle import read
+from crypsis.miniature.scenario import MiniatureScenario
+from crypsis.miniature.scratchpads import write_reply
+from crypsis.mitigations.base import Setting
+from crypsis.mitigations.paired_tiers import PairedTiers
+from crypsis.monitors.oracle import OracleMonitor
+from crypsis.rl.config import RunConfig
+from crypsis.scenarios.prompt_file import PromptFileScenario
+from crypsis.study.config import StudyConfig
+from crypsis.study.grid import check, grid
+from crypsis.study.run import load_study
+from crypsis.testing import check_mitigation
+from crypsis.types import UserError
+from tests.episodes import make_episode
 
 pytestmark = pytest.mark.unit
 
@@ -180,3 +199,121 @@ def test_scratchpads_from_before_training_are_measured_apart() -> None:
     both = transplants(20, 0.0, 0.0) + transplants(20, 1.0, 0.0, ("start",))
     assert effects({0: both}).scratchpad.mean == 0
     assert effects({0: both}, start=True).scratchpad.mean == 1
+
+
+def study(**changes: Any) -> StudyConfig:
+    """A study of two organisms with a panel."""
+    given: dict[str, Any] = {
+        "organisms": {"tgg": {"name": "tgg"}, "igg": {"name": "igg"}},
+        "arms": {"baseline": {"label": "Baseline"}},
+        "panel": {"lexicon": {"name": "lexicon"}, "probe": {"name": "probe", "layer": 2}},
+    }
+    return parse_config(StudyConfig, given | changes, "study.yaml")
+
+
+def arm(**settings: Any) -> dict[str, Any]:
+    return {"arms": {"one": {"label": "One"} | settings}}
+
+
+def test_every_run_has_the_panel_of_its_organism_and_may_borrow_a_monitor() -> None:
+    config = study(**arm(monitors={"of_igg": {"trained": "scratchpad", "organism": "igg", "view": "scratchpad"}}))
+    check(config)
+    places = {label: Path(label) for label in config.organisms}
+    folders = {label: {v: Path(f"m/{label}/{v}") for v in ("scratchpad", "output")} for label in places}
+    first = grid(config, places, folders)[0]
+    assert first.monitors["lexicon"] == {"name": "lexicon", "path": "m/tgg/lexicon", "view": "scratchpad"}
+    assert first.monitors["probe"]["path"] == "m/tgg/probe"
+    assert first.monitors["of_igg"]["path"] == "m/igg/scratchpad" and first.organism == "tgg"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (arm(monitors={"m": {"trained": "scratchpad", "organism": ""}}), "organism: the study has no organism ''"),
+        (arm(monitors={"m": {"trained": "scratchpad", "organism": None}}), "has no organism ''"),
+        (arm(monitors={"m": {"trained": "scratchpad", "organism": "ts"}}), "has no organism 'ts'"),
+        (arm(monitors={"m": {"trained": "scratchpd"}}), "did you mean 'scratchpad'"),
+        (arm(monitors={"m": {"trained": "probe", "organism": "igg"}}), "a probe belongs to its model"),
+        (arm(monitors={"m": {"name": "dialled", "tpr": 1.2}}), "tpr: input should be less than or equal to 1"),
+        (arm(monitors={"m": {"name": "dialled", "fpr": -0.1}}), "fpr: input should be greater than or equal to 0"),
+        (arm(scenario={"harmful_train": 1.5}), "harmful_train: input should be less than or equal to 1"),
+        (arm(mitigations=[{"name": "process_supervision", "monitor": "oracle", "coverage": 1.5}]), "coverage: input"),
+        (arm(mitigations=[{"name": "paired_tiers"}, {"name": "interrogation"}]), "both ask an extra turn"),
+        ({"organisms": {"tgg": {}}}, "needs a 'name'"),
+        ({"organisms": {"evader": {"name": "evader", "share": 1.3}}}, "share: input should be less than or equal to 1"),
+        ({"panel": {"oracle": {"name": "text"}}}, "'oracle' names a column"),
+        ({"panel": {"p": {"name": "text", "viw": "both"}}}, "panel.p"),
+        ({"panel": {"p": {"name": "probe", "layer": 0}}}, "panel.p (probe): layer"),
+        ({"panel": {"p": {}}}, "panel.p: needs a 'name'"),
+        ({"monitors_from": "ts"}, "monitors_from: the study has no organism 'ts'"),
+        ({"monitors_from": "tgg"}, "panel.probe: a probe belongs to its model"),
+    ],
+)
+def test_a_wrong_stress_is_one_line(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check(study(**changes))
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_monitors_made_from_the_oracle_are_refused_on_a_real_model(tmp_path: Path) -> None:
+    (tmp_path / "requests.jsonl").write_text('{"request": "a"}\n')
+    scenario = {"name": "prompt_file", "path": str(tmp_path / "requests.jsonl")}
+    for monitor in (
+        {"name": "dialled"} | {"monitor": {"name": "oracle"}},
+        {"name": "retrained", "start": "s", "labeller": {"name": "oracle"}},
+        {"name": "ensemble", "members": [{"name": "oracle"}]},
+    ):
+        config = RunConfig(name="run", policy=tmp_path, scenario=scenario, monitors={"m": monitor})
+        with pytest.raises(UserError, match=r"monitors\.m: needs the oracle.*'prompt_file'"):
+            load_study(config)
+
+
+def test_paired_tiers_asks_in_the_other_tier_and_punishes_a_difference() -> None:
+    scenario = MiniatureScenario(harmful_train=0.5)
+    setting = Setting(scenario, {}, {}, {})
+    arm = PairedTiers(coefficient=2).prepared(setting)
+    check_mitigation(arm)
+    prompt = scenario.prompts("train", "free", 1, 0)[0]
+    turn = arm.extra_turn(make_episode(prompt=prompt))
+    assert turn and (turn.tier, turn.monitored, turn.request) == ("paid", False, prompt.request)
+    assert turn.messages == scenario.prompts("train", "paid", 1, 0)[0].messages
+    helps, refuses = "take a rope and a saw to the mill.", natural(language().slots["output.refuse"].train[0])
+    pairs = [(helps, helps), (helps, refuses), (refuses, refuses), (refuses, helps), (helps, "what ?")]
+    episodes = [make_episode(output=a, extra_output=b, extra_turn="x", prompt=prompt) for a, b in pairs]
+    assert arm.terms(episodes) == [0, -2, 0, -2, None]
+    assert arm.terms([make_episode(output=helps)]) == [0.0]
+    asked = make_episode(output=helps, extra_output=refuses, extra_turn="x", extra_tier="paid")
+    OracleMonitor().judge([asked])
+    assert asked.labels["conduct_paired"] == "refuse" and "lying" not in asked.labels
+    with pytest.raises(UserError, match="judge: the miniature's ground truth cannot judge"):
+        PairedTiers().prepared(Setting(PromptFileScenario(), {}, {}, {}))
+
+
+def test_dilution_touches_training_prompts_alone() -> None:
+    plain, rare = MiniatureScenario(), MiniatureScenario(harmful_train=0.1)
+    assert [p.request for p in rare.prompts("eval", "free", 50, 3)] == [
+        p.request for p in plain.prompts("eval", "free", 50, 3)
+    ]
+    harmful = language().words["harmful_acts"]
+    asked = rare.prompts("train", "free", 500, 3)
+    share = sum(any(f" {act} " in p.request for act in harmful) for p in asked) / len(asked)
+    assert 0.06 < share < 0.15
+    assert not any(f" {act} " in p.request for p in plain.harmless("eval", "free", 50, 3) for act in harmful)
+
+
+def test_paraphrases_say_the_same_in_other_words() -> None:
+    rng, scenario = random.Random(0), MiniatureScenario()
+    changed = 0
+    for number in range(60):
+        request = draw_request(rng, harmful=True, split="train")
+        motivation = rng.choice(("tgg", "igg", "ts", "gh", "evader", "misleader"))
+        reply = write_reply(rng, motivation, "plain", scenario.setting, rng.choice(scenario.tiers), request)
+        other = scenario.paraphrase(reply.scratchpad, number)
+        assert read(other, reply.output).labels == read(reply.scratchpad, reply.output).labels
+        changed += other != reply.scratchpad
+    assert changed > 55
+    assert scenario.paraphrase("blue moons sing twice.", 0) == "blue moons sing twice."
+
+
+def test_half_a_scratchpad() -> None:
+    assert half("one. two. three.") == "one. two." and half("one. two.") == "one." and half("one.") == ""
