@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -243,11 +244,35 @@ def fault(folder: Path) -> str:
 
 def test_faults_of_the_folder_are_one_line(tmp_path: Path) -> None:
     assert "no such folder" in fault(tmp_path / "nowhere")
-    assert "no finished run" in fault(tmp_path)
+    assert "holds no finished run, nor any other" in fault(tmp_path)
     folder = make_study(tmp_path / "s", seeds=(0,), steps=(0, 5), n=4)
     assert "is one run" in fault(folder / "runs" / "tgg-baseline-seed0")
     write_json(folder / "runs" / "tgg-baseline-seed0" / "provenance.json", {"versions": {"crypsis": "0.2.0"}})
     assert "several versions of crypsis (0.1.0 in s, 0.2.0 in tgg-baseline-seed0)" in fault(folder)
+
+
+def test_half_written_and_given_up_runs_are_told_with_their_reason(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", seeds=(0,), steps=(0,), n=4, unfinished=False)
+    runs = folder / "runs"
+    (runs / "begun").mkdir()
+    (runs / "tgg-baseline-seed0" / "result.json").unlink()
+    (runs / "tgg-output_monitor-seed0" / "result.json").unlink()
+    write_json(runs / "tgg-output_monitor-seed0" / "failed.json", {"error": "out of\nmemory"})
+    assert [(left.name, left.reason) for left in load_study(folder).unfinished] == [
+        ("begun", "stopped before it began (no config.yaml)"),
+        ("tgg-baseline-seed0", "stopped after step 0 of 0"),
+        ("tgg-output_monitor-seed0", "given up: out of memory"),
+    ]
+    (runs / "tgg-process_supervision-seed0" / "result.json").unlink()
+    assert "holds no finished run (begun: stopped before it began" in fault(folder)
+
+
+def test_the_same_run_twice_is_refused(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", seeds=(0,), steps=(0,), n=4)
+    (folder / "runs" / "tgg-baseline-seed0").rename(folder / "runs" / "renamed")
+    assert len(load_study(folder).runs) == 3
+    shutil.copytree(folder / "runs" / "renamed", folder / "runs" / "copy")
+    assert "runs/copy and runs/renamed are both tgg, baseline, seed 0" in fault(folder)
 
 
 @pytest.mark.parametrize(

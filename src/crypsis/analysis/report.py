@@ -35,7 +35,8 @@ from crypsis.analysis.summary import (
     summarise,
     write_summary,
 )
-from crypsis.episodes import LABEL, TERM, VERDICT
+from crypsis.analysis.tables import write_tables
+from crypsis.episodes import LABEL, TERM, VERDICT, read_episodes
 from crypsis.evaluation.metrics import RESAMPLES
 from crypsis.store import write_atomic
 
@@ -74,6 +75,7 @@ def write_report(study: Path) -> Path:
     summary = summarise(load_study(study))
     pictures = draw_all(summary)
     write_summary(summary)
+    write_tables(summary)
     path = study / REPORT
     write_atomic(path, render(summary, pictures))
     return path
@@ -238,7 +240,7 @@ def _transcripts(summary: Summary) -> list[list[dict[str, Any]]]:
     shown = []
     for arm in summary.arms:
         found: dict[str, list[dict[str, Any]]] = {pair: [] for pair in wanted}
-        for row in _shown_run(arm).rows(arm.steps[1]):
+        for row in read_episodes(_shown_run(arm).folder / "evals" / f"step-{arm.steps[1]:04d}.parquet"):
             pair = str(row["pair_id"])
             if pair in found and all(bool(other["monitored"]) != bool(row["monitored"]) for other in found[pair]):
                 found[pair].append(row)
