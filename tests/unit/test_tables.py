@@ -49,7 +49,7 @@ def test_an_arm_is_told_over_all_organisms(summary: Summary) -> None:
     assert supervised.one_seed == ()
     afr = [arm.versus_baseline["afr"].mean for arm in summary.arms if arm.arm == "process_supervision"]
     assert None not in afr
-    assert supervised.versus_baseline["afr"] == (pytest.approx(afr[0]), pytest.approx(afr[1]))
+    assert list(supervised.versus_baseline["afr"]) == pytest.approx(afr)
     assert output.failed["tgg"] == verdicts.LOST
     assert json.loads(json.dumps(summary_json(summary)))["mitigations"][0]["worked"] == ["tgg"]
 
