@@ -34,8 +34,8 @@ METRICS = {
     "gap": "Gap, points",
 }
 """The columns of the paper's figure 1."""
-ROW, TITLE, TICKS, COLUMN_GAP = 0.165, 0.34, 0.24, 0.16
-"""Inches: an arm's row, an organism's title, the ticks below a block, and the space between columns."""
+TITLE, TICKS, COLUMN_GAP = 0.34, 0.24, 0.16
+"""Inches: an organism's title, the ticks below a block, and the space between columns."""
 
 
 def ends_figure(summary: Summary, narrow: bool) -> tuple[Figure, str] | None:
@@ -47,9 +47,9 @@ def ends_figure(summary: Summary, narrow: bool) -> tuple[Figure, str] | None:
         return None
     names = list(METRICS)
     chunks = [names[:2], names[2:]] if narrow else [names]
-    width, labels = (NARROW, 1.05) if narrow else (WIDE, 1.72)
+    width, labels, line = (NARROW, 1.05, 0.25) if narrow else (WIDE, 1.72, 0.165)
     blocks = [(organism, chunk) for organism in summary.organisms for chunk in chunks]
-    heights = [TITLE + ROW * len(summary.of(organism)) + TICKS for organism, _ in blocks]
+    heights = [TITLE + line * len(summary.of(organism)) + TICKS for organism, _ in blocks]
     figure = canvas(width, sum(heights))
     top = sum(heights)
     for (organism, chunk), height in zip(blocks, heights, strict=True):
@@ -57,12 +57,12 @@ def ends_figure(summary: Summary, narrow: bool) -> tuple[Figure, str] | None:
         each = (width - labels - 0.06 - COLUMN_GAP * (len(chunk) - 1)) / len(chunk)
         for column, metric in enumerate(chunk):
             left, bottom = labels + column * (each + COLUMN_GAP), top - height + TICKS
-            box = (left / width, bottom / sum(heights), each / width, ROW * len(arms) / sum(heights))
+            box = (left / width, bottom / sum(heights), each / width, line * len(arms) / sum(heights))
             axes = figure.add_axes(box)
             _moves(axes, summary, arms, metric)
             axes.set_title(METRICS[metric], fontsize=7, color=MUTED, loc="left", pad=3)
             if column == 0:
-                _names(axes, organism, arms, labels / each, 17 if narrow else 30)
+                _names(axes, organism, arms, (labels / each, 0.5 + 0.19 / line), (17, 2) if narrow else (30, 1))
         top -= height
     return figure, _ends_alt(summary)
 
@@ -70,13 +70,13 @@ def ends_figure(summary: Summary, narrow: bool) -> tuple[Figure, str] | None:
 def _moves(axes: Axes, summary: Summary, arms: Sequence[ArmSummary], metric: str) -> None:
     """Open circle: start; marker: end with its interval; ticks: the end of each seed."""
     places = {name: place for place, name in enumerate(summary.labels)}
-    lowest = 0.0
+    ends = [end for arm in summary.arms if metric in arm.metrics for end in _both(arm, metric)]
+    lowest = min(ends, default=0.0)
     for row, arm in enumerate(arms):
         start, end = arm.change(metric).start, arm.change(metric).end
         line = Line(arm.label, (), places[arm.arm])
         if start.mean is None or end.mean is None or end.low is None or end.high is None:
             continue
-        lowest = min(lowest, start.mean, end.low)
         axes.plot([start.mean, end.mean], [row, row], color=line.colour, linewidth=0.6, alpha=0.6)
         axes.plot([end.low, end.high], [row, row], color=line.colour, linewidth=2.6, alpha=0.35, solid_capstyle="butt")
         axes.plot([v for _, v in end.by_seed], [row] * len(end.by_seed), "|", color=line.colour, ms=5, mew=0.8)
@@ -93,14 +93,29 @@ def _moves(axes: Axes, summary: Summary, arms: Sequence[ArmSummary], metric: str
     axes.tick_params(labelsize=6.5, pad=1.5, length=2)
 
 
-def _names(axes: Axes, organism: str, arms: Sequence[ArmSummary], labels: float, wrap: int) -> None:
-    """The organism above, and each arm at the left of its row."""
-    place = axes.get_yaxis_transform()
-    above = -0.5 - 0.19 / ROW
-    axes.text(-labels, above, organism, transform=place, fontsize=8.5, fontweight="bold", va="center", color=INK)
+def _both(arm: ArmSummary, metric: str) -> list[float]:
+    """The start, and the lower end of the interval at the end."""
+    change = arm.change(metric)
+    return [value for value in (change.start.mean, change.end.low) if value is not None]
+
+
+def _names(
+    axes: Axes, organism: str, arms: Sequence[ArmSummary], corner: tuple[float, float], wrap: tuple[int, int]
+) -> None:
+    """The organism above, and each arm at the left of its row.
+
+    Args:
+        axes: The block's first panel.
+        organism: Its name.
+        arms: Its arms.
+        corner: How far left of the panel and above its first row, in the panel's units.
+        wrap: Characters a line, and lines.
+    """
+    place, (left, above), (characters, lines) = axes.get_yaxis_transform(), corner, wrap
+    axes.text(-left, -above, organism, transform=place, fontsize=8.5, fontweight="bold", va="center", color=INK)
     for row, arm in enumerate(arms):
-        name = textwrap.shorten(arm.label, wrap, placeholder="…")
-        axes.text(-labels, row, name, transform=place, fontsize=7, va="center", color=INK)
+        name = "\n".join(textwrap.wrap(arm.label, characters, max_lines=lines, placeholder="…"))
+        axes.text(-left, row, name, transform=place, fontsize=7, va="center", color=INK, linespacing=1.0)
 
 
 def _ends_alt(summary: Summary) -> str:
