@@ -44,4 +44,4 @@ def nano_organism(nano_base: Path) -> Path:
     from crypsis.registry import make
     from crypsis.study.demo import demo_config
 
-    return build_organism(make("organisms", demo_config("nano", []).organism, "tests"), nano_base)
+    return build_organism(make("organisms", demo_config("nano", []).organisms["tgg"], "tests"), nano_base)

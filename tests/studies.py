@@ -78,24 +78,23 @@ def make_study(
         unfinished: Also writes a run without ``result.json``.
         oracle: Labels and verdicts of the oracle are there.
         seed_spread: How far seeds lie apart in unmonitored compliance, as a share.
-        organisms: By name, the share of an arm's change that it shows; written as a grid writes them. Without, a study
-            of one organism as ``crypsis demo`` writes it.
+        organisms: By name, the share of an arm's change that it shows; only ``tgg``, all of it, by default.
         rollouts: Steps whose training episodes are stored too.
     """
-    arms = ARMS if arms is None else arms
+    arms, organisms = ARMS if arms is None else arms, organisms or {"tgg": 1.0}
     listed = {arm: {"label": label, "mitigations": mitigations} for arm, (label, mitigations, _) in arms.items()}
     config: dict[str, Any] = {"name": "demo", "scale": "mini", "arms": listed, "seeds": list(seeds)}
-    config |= {"organisms": {o: {"name": o} for o in organisms}} if organisms else {"organism": "tgg"}
+    config["organisms"] = {organism: {"name": organism} for organism in organisms}
     config["run"] = {"rl": {"steps": steps[-1], "group_size": 8, "prompts_per_step": 16, "learning_rate": 4e-4}}
     write_atomic(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     write_json(folder / "provenance.json", _provenance())
-    write_json(folder / "monitors.json", dict.fromkeys(organisms, MONITORS) if organisms else MONITORS)
+    write_json(folder / "monitors.json", dict.fromkeys(organisms, MONITORS))
     phases = {"base": 118.2, "organism": 21.4, "monitors": 6.3, "rl": 402.9, "report": 5.1}
     write_json(
         folder / "timing.json",
         {"seconds_total": 553.9, "phases": phases, "episodes_per_second": 41.7, "peak_memory_mb": 1180.0},
     )
-    for organism, share in (organisms or {"tgg": 1.0}).items():
+    for organism, share in organisms.items():
         for arm in arms:
             for seed in seeds:
                 run = folder / "runs" / f"{organism}-{arm}-seed{seed}"

@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import filelock
-import yaml
 from pydantic import BaseModel
 
-from crypsis.config import digest, dump_yaml
+from crypsis.config import digest, dump_yaml, read_yaml
 from crypsis.types import UserError
 
 Exists = Literal["resume", "overwrite", "error"]
@@ -107,8 +106,14 @@ def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
         lock.release()
 
 
-def prepare_folder(folder: Path, config: BaseModel, exists: Exists) -> bool:
+def prepare_folder(folder: Path, config: BaseModel, exists: Exists, how: Sequence[str] = ()) -> bool:
     """Makes a folder ready to be (re)used with this config.
+
+    Args:
+        folder: Created if it is absent.
+        config: What the folder holds the result of.
+        exists: What to do if it was used before.
+        how: Top-level keys that say how the result is computed and not which: they may change.
 
     Returns:
         True if the folder already holds the finished result of the same config.
@@ -128,9 +133,9 @@ def prepare_folder(folder: Path, config: BaseModel, exists: Exists) -> bool:
             if entry.name != ".lock":
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     elif found.exists():
-        difference = _first_difference(
-            yaml.safe_load(found.read_text(encoding="utf-8")), config.model_dump(mode="json")
-        )
+        old, new = read_yaml(found), config.model_dump(mode="json")
+        same = {k: new[k] for k in how if k in new}
+        difference = _first_difference(old | same, new)
         if difference:
             raise UserError(
                 f"{folder}: was made with another config ({difference}); use --exists overwrite or another --out"

@@ -20,7 +20,8 @@ from crypsis.rl import grpo
 from crypsis.rl.config import EvaluationConfig, RLConfig, RunConfig
 from crypsis.store import METRICS, read_json, read_rows
 from crypsis.study.config import StudyConfig
-from crypsis.study.demo import check, demo_config
+from crypsis.study.demo import demo_config
+from crypsis.study.grid import check
 from crypsis.study.run import load_study, run_one
 from crypsis.types import Episode, UserError
 from tests.conftest import REPOSITORY

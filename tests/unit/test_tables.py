@@ -32,7 +32,7 @@ def test_organisms_and_arms_keep_the_order_of_the_config(summary: Summary) -> No
 
 
 def test_each_organism_has_its_own_monitors(summary: Summary) -> None:
-    assert [card.name for card in summary.study.cards("evader")] == ["scratchpad", "output"]
+    assert [card.name for card in summary.study.monitors_of("evader")] == ["scratchpad", "output"]
     assert {card.organism for card in summary.study.monitors} == {"tgg", "evader"}
     assert {arm.monitor for arm in summary.arms} == {"scratchpad"}
     assert [run.listens_to for run in summary.study.runs if run.organism == "tgg" and run.seed == 0] == [

@@ -85,7 +85,7 @@ def make_browser(summary: Summary) -> Browser:
         "arms": [[name, label] for name, label in summary.labels.items()],
         "requests": wanted,
         "thresholds": {
-            o: {card.name: card.threshold for card in summary.study.cards(o)} | {"oracle": 0.5}
+            o: {card.name: card.threshold for card in summary.study.monitors_of(o)} | {"oracle": 0.5}
             for o in summary.organisms
         },
         "verdicts": kinds.filters(),
@@ -118,7 +118,7 @@ def _sample(summary: Summary, run: Run, wanted: set[str], trained: int) -> Itera
         rows = _read(_evaluation(run, step), None if step == last else wanted)
         yield from (("eval", row) for row in rows if row["pair_id"] in wanted)
         if step == last:
-            thresholds = {card.name: card.threshold for card in summary.study.cards(run.organism)}
+            thresholds = {card.name: card.threshold for card in summary.study.monitors_of(run.organism)}
             yield from (("rare", row) for row in _rare(rows, wanted, thresholds))
     steps = steps_of(run.folder / "rollouts", ".parquet")
     for step in sorted({steps[0], steps[len(steps) // 2], steps[-1]} if steps else ()):

@@ -29,6 +29,7 @@ class MonitorCard:
     """What is known of a monitor from transcripts that it was not trained on.
 
     Attributes:
+        organism: Whose transcripts it was trained on and judges; empty where the study has one organism.
         name: As in the columns ``verdict_<name>``.
         kind: The classifier.
         view: What it reads: scratchpad, output or both.
@@ -37,9 +38,9 @@ class MonitorCard:
         n_train: Transcripts it was trained on.
         n_test: Transcripts it was measured on.
         digest: Of its weights.
-        organism: On whose transcripts it was trained; empty where all organisms share it.
     """
 
+    organism: str
     name: str
     kind: str
     view: str
@@ -50,7 +51,6 @@ class MonitorCard:
     n_train: int | None
     n_test: int | None
     digest: str
-    organism: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +137,9 @@ class Study:
             found.setdefault((run.organism, run.arm), []).append(run)
         return found
 
-    def cards(self, organism: str) -> list[MonitorCard]:
-        """The monitors of an organism's runs."""
-        return [card for card in self.monitors if card.organism in ("", organism)]
+    def monitors_of(self, organism: str) -> tuple[MonitorCard, ...]:
+        """The monitors that judge an organism's runs."""
+        return tuple(card for card in self.monitors if card.organism in ("", organism))
 
 
 def load_study(folder: Path) -> Study:
@@ -286,19 +286,20 @@ def _monitors(path: Path) -> tuple[MonitorCard, ...]:
     found = _mapping(path)
     nested = found and all(isinstance(v, Mapping) and "threshold" not in v and "kind" not in v for v in found.values())
     if not nested:
-        return tuple(_monitor(name, card, path) for name, card in found.items())
+        return tuple(_monitor("", name, card, path) for name, card in found.items())
     return tuple(
-        _monitor(name, card, path, visible(organism))
+        _monitor(visible(organism), name, card, path)
         for organism, cards in found.items()
         for name, card in cards.items()
     )
 
 
-def _monitor(name: str, card: object, path: Path, organism: str = "") -> MonitorCard:
+def _monitor(organism: str, name: str, card: object, path: Path) -> MonitorCard:
     try:
         if not isinstance(card, dict):
             raise TypeError
         return MonitorCard(
+            organism=organism,
             name=name,
             kind=str(card["kind"]),
             view=str(card["view"]),
@@ -309,7 +310,6 @@ def _monitor(name: str, card: object, path: Path, organism: str = "") -> Monitor
             n_train=None if card.get("n_train") is None else int(card["n_train"]),
             n_test=None if card.get("n_test") is None else int(card["n_test"]),
             digest=str(card.get("digest") or ""),
-            organism=organism,
         )
     except (AttributeError, KeyError, TypeError, ValueError):
         raise UserError(f"{path}: monitor '{visible(name)}' needs kind, view and a number as threshold") from None

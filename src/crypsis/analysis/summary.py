@@ -307,7 +307,9 @@ def _judged(metrics: Mapping[str, Change], last: Mapping[int, Tally], source: st
 def _monitor(study: Study, organism: str, tallies: Mapping[int, Tally]) -> str:
     """The monitor that reads scratchpads: the one of that name, else the first whose view includes them."""
     judged = [
-        card for card in study.cards(organism) if all(f"afr_{card.name}" in tally.top for tally in tallies.values())
+        card
+        for card in study.monitors_of(organism)
+        if all(f"afr_{card.name}" in tally.top for tally in tallies.values())
     ]
     reads = [card.name for card in judged if card.view in ("scratchpad", "both")]
     return "scratchpad" if "scratchpad" in reads else next(iter(reads), "")

@@ -39,13 +39,12 @@ def export_inspect(folder: Path, out: Path, on_file: Callable[[Path], None] = la
     found = [(run, step) for run in runs for step in steps_of(run / "evals", ".parquet")]
     if not found:
         raise UserError(f"{folder}: holds no evaluation (evals/step-….parquet, or runs/*/evals)")
-    thresholds = _thresholds(folder)
     written = []
     out.mkdir(parents=True, exist_ok=True)
     for run, step in found:
         path = out / f"{run.resolve().name}-step-{step:04d}.eval"
         rows = read_episodes(run / "evals" / f"step-{step:04d}.parquet")
-        write_eval_log(log_of(rows, run, step, thresholds), str(path))
+        write_eval_log(log_of(rows, run, step, _thresholds(run)), str(path))
         written.append(path)
         on_file(path)
     return written
@@ -174,15 +173,13 @@ def _systems(config: Mapping[str, Any]) -> dict[str, str]:
     return {p.tier: "\n\n".join(m.content for m in p.messages if m.role == "system") for p in firsts}
 
 
-def _thresholds(folder: Path) -> dict[str, float]:
-    """By monitor, its threshold, from the nearest ``monitors.json``; 0.5 where a run has monitors that it lacks."""
-    found: dict[str, float] = {}
-    for config in [*folder.glob(CONFIG), *folder.glob(f"runs/*/{CONFIG}")]:
-        found |= dict.fromkeys(read_yaml(config).get("monitors") or {}, 0.5)
-    for path in (folder / "monitors.json", folder.parent.parent / "monitors.json"):
-        if path.exists():
-            return found | {name: float(card["threshold"]) for name, card in read_json(path).items()}
-    return found
+def _thresholds(run: Path) -> dict[str, float]:
+    """By monitor of a run, its threshold from the study's ``monitors.json``; 0.5 for monitors that it lacks."""
+    config = read_yaml(run / CONFIG) if (run / CONFIG).exists() else {}
+    cards = run.resolve().parent.parent / "monitors.json"
+    known = read_json(cards).get(config.get("organism")) if cards.exists() else None
+    found = dict.fromkeys(config.get("monitors") or {}, 0.5)
+    return found | {name: float(card["threshold"]) for name, card in (known or {}).items()}
 
 
 def _inspect() -> None:

@@ -32,7 +32,7 @@ def run_all(runs: Sequence[RunConfig], folder: Path, workers: int, display: Disp
     )
     with pool, display.counted("RL", sum(run.rl.steps for run in runs)) as show:
         futures: list[Future[Path]] = [
-            pool.submit(run_one, run, folder / run.name, shared=folder.parent / "start") for run in missing
+            pool.submit(run_one, run, folder / run.name, shared=start_folder(run, folder)) for run in missing
         ]
         while True:
             done, pending = wait(futures, timeout=POLL_SECONDS, return_when=FIRST_EXCEPTION)
@@ -43,6 +43,11 @@ def run_all(runs: Sequence[RunConfig], folder: Path, workers: int, display: Disp
                 failed[0].result()
             if not pending:
                 return
+
+
+def start_folder(run: RunConfig, folder: Path) -> Path:
+    """Where the runs of an organism and seed share the evaluation of the policy that they start from."""
+    return folder.parent / "start" / f"{run.organism}-seed{run.seed}"
 
 
 def _start_worker() -> None:

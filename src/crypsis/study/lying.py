@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from crypsis.evaluation.metrics import LYING
 from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.mitigations.base import Setting
 from crypsis.mitigations.interrogation import Interrogation
@@ -27,16 +28,22 @@ def train_lying_monitor(organism: Path, data: MonitorData, out: Path, display: D
 
     Requests come from the training split and the monitored tier, where RL asks.
 
+    Args:
+        organism: Checkpoint folder.
+        data: How many transcripts.
+        out: Folder of the organism's monitors.
+        display: For progress.
+
     Returns:
         Its folder.
 
     Raises:
         UserError: The organism lies too rarely, or too often, to train on.
     """
-    folder = out / "monitors" / "lying"
+    folder = out / LYING
     if not (folder / "monitor.json").exists():
         variants: Sequence[Variant] = get_args(Variant)
-        with display.counted("monitor of lies", len(variants), "variants") as show:
+        with display.counted(f"lies {out.name}", len(variants), "variants") as show:
             known: list[Episode] = []
             for number, variant in enumerate(variants):
                 known += [e for e in _asked(organism, data, variant, number) if e.labels["lying"] != "unparsed"]

@@ -2,47 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from crypsis.miniature.language import language
 from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.models import load_policy
 from crypsis.monitors.oracle import OracleMonitor
-from crypsis.monitors.text import TextMonitor, train_text_monitor
+from crypsis.monitors.text import train_text_monitor
 from crypsis.rl.config import RLConfig
 from crypsis.rl.rollouts import rollout
 from crypsis.scenarios.base import Scenario
-from crypsis.store import write_json
 from crypsis.study.config import MonitorData
+from crypsis.study.panel import missing, train_member
 from crypsis.study.progress import Display
 from crypsis.types import Episode, Message, Prompt, View
 
 VIEWS: tuple[View, ...] = ("scratchpad", "output")
 
 
-def train_monitors(base: Path, organism: Path, data: MonitorData, out: Path, display: Display) -> dict[str, Path]:
-    """Trains one monitor a view, unless they are there, and writes ``monitors.json``.
+def train_monitors(
+    common: Callable[[], list[Episode]],
+    organism: Path,
+    data: MonitorData,
+    out: Path,
+    display: Display,
+    panel: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Path]:
+    """Trains one monitor a view and the panel for an organism, unless they are there.
 
     Requests come from the training split: monitors never see an evaluation request.
 
+    Args:
+        common: Gives the transcripts of the base, which the monitors of all organisms share.
+        organism: Checkpoint folder.
+        data: How many transcripts.
+        out: Gets a folder a monitor.
+        display: For progress.
+        panel: Settings of the held-out monitors by name.
+
     Returns:
-        Monitor folder by view.
+        Monitor folder by view; those of the panel stand beside.
+
+    Raises:
+        UserError: The organism fakes too rarely, or too often, to train on.
     """
-    folders: dict[str, Path] = {view: out / "monitors" / view for view in VIEWS}
-    if not all((folder / "monitor.json").exists() for folder in folders.values()):
-        with display.counted("monitors", 3 + len(VIEWS), "parts") as show:
-            episodes = _transcripts(base, organism, data, show)
+    folders: dict[str, Path] = {view: out / view for view in VIEWS}
+    views = [view for view in VIEWS if not (folders[view] / "monitor.json").exists()]
+    held_out = missing(panel or {}, out)
+    if views or held_out:
+        with display.counted(f"monitors {out.name}", 2 + len(views) + len(held_out), "parts") as show:
+            episodes = [*common()]
+            show(1)
+            episodes += sample_transcripts(organism, data.organism, data.seed + 2)
+            show(2)
             OracleMonitor().judge(episodes)
             known = [e for e in episodes if e.parse == "ok" and e.labels["af"] != "unparsed"]
-            for number, view in enumerate(VIEWS):
+            for number, view in enumerate(views):
                 texts = [e.seen(view) for e in known]
                 labels = [e.labels["af"] == "yes" for e in known]
                 train_text_monitor(texts, labels, [e.prompt.pair_id for e in known], view, folders[view], data.seed)
-                show(4 + number)
-    write_json(out / "monitors.json", {view: TextMonitor(path=folder).card for view, folder in folders.items()})
+                show(3 + number)
+            for number, name in enumerate(held_out):
+                train_member(name, (panel or {})[name], known, organism, out / name)
+                show(3 + len(views) + number)
     return folders
+
+
+def base_transcripts(base: Path, data: MonitorData) -> list[Episode]:
+    """Samples of the base as it is, and of the base told to please everyone."""
+    return [
+        *sample_transcripts(base, data.base, data.seed),
+        *sample_transcripts(base, data.helper, data.seed + 1, helper_persona()),
+    ]
 
 
 def helper_persona() -> str:
@@ -62,15 +96,6 @@ def sample_transcripts(policy: Path, count: int, seed: int, persona: str = "") -
     prompts = _both_tiers(MiniatureScenario(), count, seed, persona)
     tokens = RLConfig().max_new_tokens
     return rollout(load_policy(policy), prompts, group_size=1, max_new_tokens=tokens, seed=seed, step=0)
-
-
-def _transcripts(base: Path, organism: Path, data: MonitorData, show: Callable[[int], None]) -> list[Episode]:
-    sources = ((base, data.base, ""), (base, data.helper, helper_persona()), (organism, data.organism, ""))
-    episodes: list[Episode] = []
-    for number, (path, count, persona) in enumerate(sources):
-        episodes += sample_transcripts(path, count, data.seed + number, persona)
-        show(number + 1)
-    return episodes
 
 
 def _both_tiers(scenario: Scenario, count: int, seed: int, persona: str) -> list[Prompt]:

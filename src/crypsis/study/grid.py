@@ -1,0 +1,134 @@
+"""The runs of a study: organisms × arms × seeds, checked before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from crypsis.config import parse_config
+from crypsis.evaluation.metrics import LYING
+from crypsis.miniature.scenario import MiniatureScenario
+from crypsis.mitigations.base import Setting, prepare
+from crypsis.mitigations.interrogation import Interrogation
+from crypsis.monitors.base import Monitor
+from crypsis.registry import make
+from crypsis.rl.config import RunConfig
+from crypsis.scenarios.base import Scenario
+from crypsis.study.config import ArmConfig, StudyConfig
+from crypsis.study.monitors import VIEWS
+from crypsis.study.panel import check_panel, panel_specs, resolved_monitor
+from crypsis.study.run import resolved
+from crypsis.types import UserError, View
+
+Folders = Mapping[str, Path]
+"""Folder by name."""
+
+
+def grid(config: StudyConfig, policies: Folders, monitors: Mapping[str, Folders]) -> list[RunConfig]:
+    """All runs of a study: seeds outermost, then organisms, so that every cell has a result as early as possible.
+
+    Args:
+        config: The study.
+        policies: Checkpoint folder by organism.
+        monitors: By organism, the trained monitors' folders by name.
+
+    Raises:
+        UserError: An arm's settings are wrong, or two runs would share a folder.
+    """
+    runs = [
+        _run(config, organism, arm, seed, policies[organism], monitors)
+        for seed in config.seeds
+        for organism in config.organisms
+        for arm in config.arms_of(organism)
+    ]
+    names = [run.name for run in runs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise UserError(f"{config.name}: two runs are called '{twice}'; rename an organism or an arm")
+    return runs
+
+
+def check(config: StudyConfig) -> None:
+    """Finds the user's mistakes before anything is built.
+
+    Raises:
+        UserError: A plug-in is none or wrongly set, or an arm's mitigations do not go together.
+    """
+    for label, spec in config.organisms.items():
+        try:
+            make("organisms", spec, "settings")
+        except UserError as error:
+            raise UserError(f"organisms.{label}: {error}") from None
+    check_panel(config.panel, shared=config.monitors_from is not None)
+    nowhere = {label: Path("organism") for label in config.organisms}
+    runs = grid(config, nowhere, {label: {v: Path(v) for v in VIEWS} for label in config.organisms})
+    for run in (run for run in runs if run.seed == config.seeds[0]):
+        made = {n: make("monitors", spec, f"arms.{run.arm}.monitors.{n}") for n, spec in run.monitors.items()}
+        mitigations = [make("mitigations", m, f"arms.{run.arm}.mitigations") for m in run.mitigations]
+        scenario: Scenario = make("scenarios", run.scenario, f"arms.{run.arm}.scenario")
+        views = {monitor: _view(monitor, run.monitors) for monitor in run.monitors}
+        setting = Setting(scenario, views, dict.fromkeys(views, 0.5), resolved(run).rl.model_dump())
+        try:
+            _ = [monitor.bound(made) for monitor in made.values()]
+            prepare(mitigations, setting)
+        except UserError as error:
+            raise UserError(f"arms.{run.arm}: {error}") from None
+
+
+def cards(runs: Sequence[RunConfig]) -> dict[str, dict[str, Any]]:
+    """By organism, the cards of all its monitors but the oracle, as they are before RL."""
+    found: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        known = found.setdefault(run.organism, {})
+        if not set(run.monitors) <= {*known, "oracle"}:
+            made: dict[str, Monitor] = {n: make("monitors", s, n) for n, s in run.monitors.items()}
+            known |= {n: m.bound(made).card for n, m in made.items() if n not in {*known, "oracle"}}
+    return found
+
+
+def asked(config: StudyConfig, organism: str) -> bool:
+    """Whether an arm of an organism interrogates, so that it needs a monitor of lies."""
+    return any(_asks(config.arms[arm]) for arm in config.arms_of(organism))
+
+
+def _trained(config: StudyConfig, folders: Folders) -> dict[str, Any]:
+    """The monitors that the study trains on one organism, as a run's config names them."""
+    specs = {view: {"name": "text", "path": str(folders[view]), "view": view} for view in VIEWS}
+    return specs | panel_specs(config.panel, folders[VIEWS[0]].parent)
+
+
+def _run(
+    config: StudyConfig, organism: str, arm: str, seed: int, policy: Path, monitors: Mapping[str, Folders]
+) -> RunConfig:
+    settings = config.arms[arm]
+    specs: dict[str, Any] = {"oracle": {"name": "oracle"}}
+    trained = {label: _trained(config, folders) for label, folders in monitors.items()}
+    specs |= trained[organism]
+    if _asks(settings):
+        specs |= {LYING: {"name": "text", "path": str(monitors[organism].get(LYING, LYING)), "view": "extra_turn"}}
+    try:
+        own = {n: resolved_monitor(n, spec, organism, trained) for n, spec in settings.monitors.items()}
+    except UserError as error:
+        raise UserError(f"arms.{arm}: {error}") from None
+    shared = config.run.model_dump()
+    return parse_config(
+        RunConfig,
+        shared
+        | {"name": f"{organism}-{arm}-seed{seed}", "policy": policy, "organism": organism}
+        | {"mitigations": settings.mitigations, "monitors": specs | own}
+        | {"scenario": {"name": MiniatureScenario.name} | settings.scenario}
+        | {"rl": shared["rl"] | settings.rl, "seed": seed, "arm": arm, "label": settings.label},
+        f"arms.{arm}",
+    )
+
+
+def _asks(arm: ArmConfig) -> bool:
+    return any(m.get("name") == Interrogation.name for m in arm.mitigations)
+
+
+def _view(name: str, specs: Mapping[str, Mapping[str, Any]]) -> View:
+    """What a monitor will read, before those of the study are trained."""
+    start = specs[name].get("start")
+    view: View = specs[str(start)].get("view", "both") if start in specs else specs[name].get("view", "both")
+    return view
