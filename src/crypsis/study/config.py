@@ -12,6 +12,8 @@ from crypsis.rl.config import EvaluationConfig, RLConfig
 
 Scale = Literal["nano", "mini", "small"]
 LABEL = re.compile(r"[^\s/\\.-][^\s/\\]*")
+RESERVED = ("oracle", "scratchpad", "output", "lying")
+"""Monitors that a study has anyway."""
 HOW = ("workers",)
 """Fields of a study that say how it is computed and not what: a folder may be gone on with under others."""
 
@@ -26,7 +28,10 @@ class ArmConfig(Config):
     organisms: list[str] = []
     """Labels of the organisms that the arm is for; all of them if it names none."""
     monitors: dict[str, dict[str, Any]] = {}
-    """Monitors of this arm besides ``oracle``, ``scratchpad``, ``output`` and (with interrogation) ``lying``."""
+    """Monitors of this arm besides ``oracle``, ``scratchpad``, ``output``, those of the panel and (with interrogation)
+    ``lying``; ``{trained: NAME, organism: ORGANISM, …}`` is one that the study trained on that organism."""
+    scenario: dict[str, Any] = {}
+    """Settings of the scenario that are this arm's own."""
 
 
 class MonitorData(Config):
@@ -57,6 +62,12 @@ class StudyConfig(Config):
     organisms: dict[str, dict[str, Any]] = Field({"tgg": {"name": "tgg"}}, min_length=1)
     """Recipe (name and settings) by label; the label is what runs, monitors and the report call it."""
     arms: dict[str, ArmConfig] = Field(min_length=1)
+    monitors_from: str | None = None
+    """Label of the organism whose transcripts train the monitors of all organisms; each has its own if not given. For
+    organisms that fake too rarely to train on, such as an evader."""
+    panel: dict[str, dict[str, Any]] = {}
+    """Monitors by name that are held out unless an arm names them: trained once an organism, on the data of the others
+    (``name``, ``view``, ``seed`` and the settings of the kind), and judging every evaluation."""
     seeds: list[int] = Field([0, 1], min_length=1)
     monitor_data: MonitorData = MonitorData()
     run: RunSettings = RunSettings()
@@ -75,6 +86,14 @@ class StudyConfig(Config):
                 raise ValueError(f"'{label}' names folders: no spaces or slashes, and no . or - at its beginning")
         return value
 
+    @field_validator("panel")
+    @classmethod
+    def _panel_is_apart(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if name in RESERVED or not re.fullmatch(r"\w+", name):
+                raise ValueError(f"'{name}' names a column: letters, digits and _, and none of {', '.join(RESERVED)}")
+        return value
+
     @field_validator("seeds")
     @classmethod
     def _seeds_differ(cls, value: list[int]) -> list[int]:
@@ -90,6 +109,9 @@ class StudyConfig(Config):
                 if wanted not in self.organisms:
                     known = did_you_mean(wanted, list(self.organisms))
                     raise ValueError(f"arms.{name}.organisms: the study has no organism '{wanted}'{known}")
+        if self.monitors_from is not None and self.monitors_from not in self.organisms:
+            known = did_you_mean(self.monitors_from, list(self.organisms))
+            raise ValueError(f"monitors_from: the study has no organism '{self.monitors_from}'{known}")
         idle = [label for label in self.organisms if not self.arms_of(label)]
         if idle:
             raise ValueError(f"organisms.{idle[0]}: no arm is for it; remove it, or name it in an arm's organisms")

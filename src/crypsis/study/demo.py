@@ -90,10 +90,12 @@ def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) 
             for label in config.organisms
         }
         common = functools.cache(lambda: base_transcripts(base, config.monitor_data))
-        monitors = {
+        trained = {
             label: clock.time("monitors", partial(_monitors, config, label, organism, out, common, display))
             for label, organism in organisms.items()
+            if config.monitors_from in (None, label)
         }
+        monitors = {label: trained[config.monitors_from or label] for label in organisms}
         runs = grid(config, organisms, monitors)
         write_json(out / "monitors.json", cards(runs))
         clock.time("RL", lambda: run_all(runs, out / "runs", config.workers, display))
@@ -125,8 +127,8 @@ def _monitors(
     """An organism's monitors, with that of lies if an arm interrogates it."""
     try:
         folder = out / "monitors" / label
-        folders = train_monitors(common, organism, config.monitor_data, folder, display)
-        if asked(config, label):
+        folders = train_monitors(common, organism, config.monitor_data, folder, display, config.panel)
+        if any(asked(config, other) for other in config.organisms if config.monitors_from or other == label):
             folders[LYING] = train_lying_monitor(organism, config.monitor_data, folder, display)
     except UserError as error:
         raise UserError(f"organisms.{label}: {error}") from None
