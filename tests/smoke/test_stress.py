@@ -10,8 +10,9 @@ from rich.console import Console
 
 from crypsis.analysis.faithfulness import effects
 from crypsis.analysis.recall import watches
-from crypsis.analysis.report import write_report
+from crypsis.analysis.stress import sections
 from crypsis.analysis.study import load_study as load_results
+from crypsis.analysis.summary import summarise
 from crypsis.config import load_config, parse_config
 from crypsis.episodes import read_episodes
 from crypsis.rl.config import EvaluationConfig
@@ -109,5 +110,5 @@ def test_a_nano_study_with_a_panel_transfer_and_a_probe_as_supervisor(tmp_path: 
     assert set(found["tgg", "white"].held_out) == {"scratchpad", "output", "lexicon", "both"}
     assert found["other", "borrowed"].trained == ("of_tgg",)
     assert found["tgg", "text"].at("auroc_probe", 0).mean is not None
-    report = write_report(tmp_path / "out").read_text(encoding="utf-8")
-    assert "Final states" in report and "Recall decay" in report
+    told = {section.key: section for section in sections(summarise(study))}
+    assert {"states", "recall", "white_box", "transfer", "faithfulness"} <= set(told)
