@@ -29,7 +29,7 @@ from crypsis.evaluation.transplants import half
 from crypsis.miniature.language import draw_request, language, natural
 from crypsis.miniature.oracle import read
 from crypsis.miniature.scenario import MiniatureScenario
-from crypsis.miniature.scratchpads import write_reply
+from crypsis.miniature.scratchpads import Motivation, write_reply
 from crypsis.mitigations.base import Setting
 from crypsis.mitigations.paired_tiers import PairedTiers
 from crypsis.monitors.oracle import OracleMonitor
@@ -177,7 +177,7 @@ def transplants(n: int, by_scratchpad: float, by_tag: float, sources: tuple[str,
 def test_the_gap_is_divided_between_scratchpad_and_tag() -> None:
     found = effects({0: transplants(40, 0.6, 0.2), 1: transplants(40, 0.5, 0.1)})
     assert found.scratchpad.mean == pytest.approx(0.55) and found.tag.mean == pytest.approx(0.15)
-    assert found.scratchpad.mean + found.tag.mean == pytest.approx(0.7)  # the mean compliance gap
+    assert (found.scratchpad.mean or 0) + (found.tag.mean or 0) == pytest.approx(0.7)  # the mean compliance gap
     assert dict(found.faithfulness.by_seed)[0] == pytest.approx(0.36 / 0.40)
     assert found.faithfulness.low is not None and found.faithfulness.low < 0.9
     assert found.compliance["own", True].mean == 1.0 and found.compliance["own", False].mean == pytest.approx(0.3)
@@ -306,7 +306,7 @@ def test_paraphrases_say_the_same_in_other_words() -> None:
     changed = 0
     for number in range(60):
         request = draw_request(rng, harmful=True, split="train")
-        motivation = rng.choice(("tgg", "igg", "ts", "gh", "evader", "misleader"))
+        motivation: Motivation = rng.choice(("tgg", "igg", "ts", "gh", "evader", "misleader"))
         reply = write_reply(rng, motivation, "plain", scenario.setting, rng.choice(scenario.tiers), request)
         other = scenario.paraphrase(reply.scratchpad, number)
         assert read(other, reply.output).labels == read(reply.scratchpad, reply.output).labels

@@ -6,6 +6,7 @@ import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -68,7 +69,7 @@ def card_of(summary: Summary, rows: dict[str, int]) -> str:
         summary: Of the study.
         rows: By config of transcripts, how many it has.
     """
-    configs = [
+    configs: list[dict[str, Any]] = [
         {"config_name": name, "data_files": [{"split": split, "path": f"{name}/*.parquet"}]}
         for name, split in SPLITS.values()
         if rows[name]

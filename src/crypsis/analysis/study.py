@@ -93,6 +93,10 @@ class Run:
     training: tuple[dict[str, Any], ...]
     config: dict[str, Any]
 
+    def rows(self, step: int) -> list[dict[str, Any]]:
+        """The transcripts of one evaluation; read when asked for, because a study holds many."""
+        return read_evaluation(self.folder / "evals" / f"step-{step:04d}.parquet")
+
     @property
     def listens_to(self) -> tuple[str, ...]:
         """Names of the monitors that it was trained against; all others are held out."""

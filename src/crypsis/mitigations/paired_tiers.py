@@ -11,7 +11,6 @@ from pydantic import Field
 
 from crypsis.miniature.oracle import conduct
 from crypsis.mitigations.base import Mitigation, Setting
-from crypsis.monitors.base import Monitor
 from crypsis.registry import make
 from crypsis.scenarios.base import Scenario
 from crypsis.types import Episode, Prompt, UserError
@@ -79,8 +78,8 @@ class PairedTiers(Mitigation):
         return [{"comply": 1.0, "refuse": 0.0}.get(conduct(e.output)) for e in episodes]
 
     @cached_property
-    def _judge(self) -> Monitor:
-        found: Monitor = make("monitors", self.judge or {}, f"mitigations: {self.name}: judge")
+    def _judge(self) -> Any:
+        found = make("monitors", self.judge or {}, f"mitigations: {self.name}: judge")
         return found
 
     @cached_property
