@@ -14,7 +14,7 @@ import pyarrow as pa
 from crypsis.config import read_yaml
 from crypsis.episodes import read_episodes
 from crypsis.evaluation.metrics import Tally, tabulate
-from crypsis.store import CONFIG, METRICS, PROVENANCE, RESULT, read_json, read_rows, steps_of
+from crypsis.store import CONFIG, FAILED, METRICS, PROVENANCE, RESULT, read_json, read_rows, steps_of
 from crypsis.types import UserError
 
 MONITORS, TIMING = "monitors.json", "timing.json"
@@ -206,6 +206,8 @@ def _place(order: list[str], name: str) -> int:
 
 
 def _run(folder: Path, monitors: tuple[MonitorCard, ...]) -> Run | Unfinished:
+    if not (folder / CONFIG).exists():
+        return Unfinished(folder.name, _given_up(folder) or "not begun")
     config = read_yaml(folder / CONFIG)
     rl = config.get("rl") or {}
     try:
@@ -219,9 +221,8 @@ def _run(folder: Path, monitors: tuple[MonitorCard, ...]) -> Run | Unfinished:
     except (AttributeError, TypeError, ValueError):
         raise UserError(f"{folder / CONFIG}: seed and rl.steps must be numbers") from None
     if not (folder / RESULT).exists():
-        return Unfinished(
-            folder.name, f"stopped after step {training[-1].get('step', 0) if training else 0} of {steps}"
-        )
+        stopped = f"stopped after step {training[-1].get('step', 0) if training else 0} of {steps}"
+        return Unfinished(folder.name, "; ".join(filter(None, (stopped, _given_up(folder)))))
     read_json(folder / RESULT)
     thresholds = {card.name: card.threshold for card in monitors if card.organism == visible(organism)}
     evaluated = steps_of(folder / "evals", ".parquet")
@@ -243,6 +244,12 @@ def _run(folder: Path, monitors: tuple[MonitorCard, ...]) -> Run | Unfinished:
         training=training,
         config=config,
     )
+
+
+def _given_up(folder: Path) -> str:
+    """Why a run was given up, empty if it was not."""
+    error = _mapping(folder / FAILED).get("error")
+    return f"given up: {visible(' '.join(str(error).split()))}" if error else ""
 
 
 def _mitigation(entry: object) -> str:
