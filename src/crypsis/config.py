@@ -129,12 +129,14 @@ def _shown(value: object) -> str:
 
 
 def _fields_at(cls: type[BaseModel], path: Sequence[int | str]) -> list[str]:
-    current: type[BaseModel] | None = cls
+    choices: list[type[BaseModel]] = [cls]
     for part in path:
-        field = current.model_fields.get(str(part)) if current else None
+        if len(choices) > 1:  # one of several by its name, which stands in the path
+            choices = [c for c in choices if c.model_fields["name"].default == part] or choices
+            continue
+        field = choices[0].model_fields.get(str(part)) if choices else None
         if field is None:
             continue
         candidates = [field.annotation, *get_args(field.annotation)]
-        nested = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        current = nested[0] if nested else None
-    return list(current.model_fields) if current else []
+        choices = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+    return list(choices[0].model_fields) if choices else []

@@ -28,6 +28,8 @@ from crypsis.types import UserError
 Exists = Literal["resume", "overwrite", "error"]
 RESULT, CONFIG, METRICS, PROVENANCE = "result.json", "config.yaml", "metrics.jsonl", "provenance.json"
 LOG = "log.txt"
+FAILED = "failed.json"
+"""Why a run of a study was given up."""
 
 
 def cache_folder() -> Path:
@@ -106,6 +108,17 @@ def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
         lock.release()
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process is at work in a folder at this moment."""
+    if not (folder / ".lock").exists():
+        return False
+    try:
+        with locked(folder):
+            return False
+    except UserError:
+        return True
+
+
 def prepare_folder(folder: Path, config: BaseModel, exists: Exists, how: Sequence[str] = ()) -> bool:
     """Makes a folder ready to be (re)used with this config.
 
@@ -147,7 +160,7 @@ def prepare_folder(folder: Path, config: BaseModel, exists: Exists, how: Sequenc
 
 def _ours(name: str) -> bool:
     """Whether a file of a folder without a config can be what a killed crypsis left."""
-    return name == ".lock" or (name.startswith(".") and name.endswith(".tmp"))
+    return name in (".lock", FAILED) or (name.startswith(".") and name.endswith(".tmp"))
 
 
 def _first_difference(old: Any, new: Any, path: str = "") -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 Split = Literal["train", "eval"]
@@ -18,6 +19,19 @@ GLUE, SCRATCHPAD, OUTPUT = 0, 1, 2
 
 class UserError(Exception):
     """A mistake of the user: printed as one line (what, where, what to do), exit code 2."""
+
+
+class RunsFailedError(Exception):
+    """Some runs of a study were given up while the others went on: printed as one line, exit code 1.
+
+    Args:
+        folder: Of the study.
+        names: Of the runs.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        told = f"`crypsis study status {folder}` has the last error of each, and the same command tries them again"
+        super().__init__(f"{folder}: {len(names)} given up: {', '.join(names)}; {told}")
 
 
 @dataclass(frozen=True, slots=True)

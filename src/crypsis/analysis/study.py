@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 
 from crypsis.config import read_yaml
 from crypsis.evaluation.metrics import Tally, tabulate
-from crypsis.store import CONFIG, METRICS, PROVENANCE, RESULT, read_json, read_rows, steps_of
+from crypsis.store import CONFIG, FAILED, METRICS, PROVENANCE, RESULT, read_json, read_rows, steps_of
 from crypsis.types import UserError
 
-MONITORS, TIMING, FAILED = "monitors.json", "timing.json", "failed.json"
+MONITORS, TIMING = "monitors.json", "timing.json"
 REQUIRED = ("pair_id", "monitored", "scratchpad", "output")
 """Columns without which a Parquet file is no evaluation."""
 TEXTS = frozenset({"raw", "prompt", "request", "extra_scratchpad", "extra_output"})
@@ -225,12 +225,8 @@ def _refuse_twins(folder: Path, runs: list[Run]) -> None:
 
 
 def _run(folder: Path, monitors: Sequence[MonitorCard]) -> Run | Unfinished:
-    if (folder / FAILED).exists() and not (folder / RESULT).exists():
-        failed = _mapping(folder / FAILED)
-        last = " ".join(str(failed.get("error") or "no error recorded").split())
-        return Unfinished(folder.name, visible(f"given up: {last}"))
-    if not (folder / CONFIG).exists() and not (folder / RESULT).exists():
-        return Unfinished(folder.name, f"stopped before it began (no {CONFIG})")
+    if not (folder / CONFIG).exists():
+        return Unfinished(folder.name, _given_up(folder) or f"stopped before it began (no {CONFIG})")
     config = read_yaml(folder / CONFIG)
     rl = config.get("rl") or {}
     try:
@@ -244,9 +240,8 @@ def _run(folder: Path, monitors: Sequence[MonitorCard]) -> Run | Unfinished:
     except (AttributeError, TypeError, ValueError):
         raise UserError(f"{folder / CONFIG}: seed and rl.steps must be numbers") from None
     if not (folder / RESULT).exists():
-        return Unfinished(
-            folder.name, f"stopped after step {training[-1].get('step', 0) if training else 0} of {steps}"
-        )
+        stopped = f"stopped after step {training[-1].get('step', 0) if training else 0} of {steps}"
+        return Unfinished(folder.name, "; ".join(filter(None, (stopped, _given_up(folder)))))
     read_json(folder / RESULT)
     thresholds = {card.name: card.threshold for card in monitors if card.organism in ("", visible(organism))}
     evaluated = steps_of(folder / "evals", ".parquet")
@@ -268,6 +263,12 @@ def _run(folder: Path, monitors: Sequence[MonitorCard]) -> Run | Unfinished:
         training=training,
         config=config,
     )
+
+
+def _given_up(folder: Path) -> str:
+    """Why a run was given up, empty if it was not."""
+    error = _mapping(folder / FAILED).get("error")
+    return f"given up: {visible(' '.join(str(error).split()))}" if error else ""
 
 
 def _mitigation(entry: object) -> str:

@@ -13,7 +13,7 @@ from rich.console import Console
 from crypsis.cli import export, monitors, organisms, stress, studies
 from crypsis.cli.options import ExistsOption, Out, Settings, choice, exists_mode, show_report
 from crypsis.cli.plugins import show_plugins
-from crypsis.types import UserError
+from crypsis.types import RunsFailedError, UserError
 
 app = typer.Typer(
     help="Model organisms of alignment faking: build them, monitor their scratchpads, mitigate in RL.",
@@ -39,6 +39,9 @@ def main() -> None:
     except UserError as error:
         print(f"crypsis: {error}", file=sys.stderr)
         sys.exit(2)
+    except RunsFailedError as error:
+        print(f"crypsis: {error}", file=sys.stderr)
+        sys.exit(1)
     except _UsageError as error:
         _refuse(error)
     except typer.Abort:
@@ -64,13 +67,10 @@ def demo(
     exists: ExistsOption = "resume",
 ) -> None:
     """Build an alignment faker, train it with and without a scratchpad monitor, and report."""
-    from crypsis.study.demo import demo_config, run_study
-    from crypsis.study.progress import Display
+    from crypsis.study.demo import demo_config
 
     config = demo_config(choice(scale, "--scale", ("nano", "mini")), settings or [])
-    console = Console()
-    run_study(config, out, exists_mode(exists), Display(console))
-    show_report(out, console)
+    studies.run_and_report(config, out, exists, Console())
 
 
 @app.command()

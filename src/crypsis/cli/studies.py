@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from crypsis.cli.options import ExistsOption, Out, Settings, exists_mode, show_report
+from crypsis.cli.options import ExistsOption, Out, Settings, choice, exists_mode, show_report
+from crypsis.types import RunsFailedError
+
+if TYPE_CHECKING:
+    from crypsis.study.config import StudyConfig
 
 app = typer.Typer(help="Run grids of organisms, arms and seeds.", no_args_is_help=True)
 
@@ -17,14 +22,43 @@ def study_run(
     config: Path,
     settings: Settings = None,
     out: Out = Path("runs/study"),
+    executor: Annotated[str | None, typer.Option(help="Where runs are computed: local, slurm or ray.")] = None,
+    workers: Annotated[int | None, typer.Option(help="The most runs at a time.")] = None,
     exists: ExistsOption = "resume",
 ) -> None:
-    """Run a study config (organism × arms × seeds) and report."""
-    from crypsis.config import load_config
-    from crypsis.study.config import StudyConfig
+    """Run a study config (organism × arm × seed) and report; what is done already is not done again."""
+    from crypsis.study.config import load_study_config
+
+    how: dict[str, Any] = {}
+    if executor is not None:
+        how["executor"] = choice(executor, "--executor", ("local", "slurm", "ray"))
+    if workers is not None:
+        how["workers"] = workers
+    run_and_report(load_study_config(config, settings or [], how), out, exists, Console())
+
+
+@app.command("status")
+def study_status(folder: Path) -> None:
+    """Show what is done, running, failed and waiting, and how long the rest will take."""
+    from crypsis.study.status import read_status, status_table
+
+    status = read_status(folder)
+    console = Console()
+    console.print(status_table(status))
+    for line in status.lines():
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def run_and_report(config: StudyConfig, out: Path, exists: str, console: Console) -> None:
+    """Runs a study and shows its report, also when some of its runs were given up."""
+    from crypsis.store import RESULT
     from crypsis.study.demo import run_study
     from crypsis.study.progress import Display
 
-    console = Console()
-    run_study(load_config(StudyConfig, config, settings or []), out, exists_mode(exists), Display(console))
+    try:
+        run_study(config, out, exists_mode(exists), Display(console))
+    except RunsFailedError:
+        if any(out.glob(f"runs/*/{RESULT}")):
+            show_report(out, console)
+        raise
     show_report(out, console)

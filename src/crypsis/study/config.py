@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from crypsis.config import Config, did_you_mean
+from crypsis.config import Config, apply_overrides, did_you_mean, dump_yaml, parse_config, read_yaml
 from crypsis.rl.config import EvaluationConfig, RLConfig
+from crypsis.store import CONFIG, RESULT, write_atomic
+from crypsis.study.executors.local import Local
+from crypsis.study.executors.ray import Ray
+from crypsis.study.executors.slurm import Slurm
 
 Scale = Literal["nano", "mini", "small"]
 LABEL = re.compile(r"[^\s/\\.-][^\s/\\]*")
 RESERVED = ("oracle", "scratchpad", "output", "lying")
 """Monitors that a study has anyway."""
-HOW = ("workers",)
+HOW = ("workers", "executor", "retries")
 """Fields of a study that say how it is computed and not what: a folder may be gone on with under others."""
+GROWS = ("organisms", "arms")
+"""Fields of a study to which a folder that is gone on with may add; seeds may be added too."""
 
 
 class ArmConfig(Config):
@@ -72,11 +80,19 @@ class StudyConfig(Config):
     monitor_data: MonitorData = MonitorData()
     run: RunSettings = RunSettings()
     workers: int = Field(2, ge=1)
-    """Runs at a time, each a process with one thread."""
+    """The most runs at a time."""
+    executor: Annotated[Local | Slurm | Ray, Field(discriminator="name")] = Local()
+    retries: int = Field(1, ge=0)
+    """How often a run that failed is tried again before it is given up."""
 
     def arms_of(self, organism: str) -> list[str]:
         """The arms that an organism is trained with, in order."""
         return [name for name, arm in self.arms.items() if not arm.organisms or organism in arm.organisms]
+
+    @field_validator("executor", mode="before")
+    @classmethod
+    def _local_is_meant(cls, value: Any) -> Any:
+        return {"name": "local", **value} if isinstance(value, dict) else value
 
     @field_validator("organisms", "arms")
     @classmethod
@@ -116,3 +132,47 @@ class StudyConfig(Config):
         if idle:
             raise ValueError(f"organisms.{idle[0]}: no arm is for it; remove it, or name it in an arm's organisms")
         return self
+
+
+def widen(folder: Path, config: StudyConfig) -> None:
+    """Lets a study grow: a folder that holds a part of its grid takes the config of the whole.
+
+    Seeds, organisms and arms may be added, and the fields of ``HOW`` may change; what else differs is left for
+    ``prepare_folder`` to refuse.
+    """
+    if not (folder / CONFIG).exists():
+        return
+    old, new = read_yaml(folder / CONFIG), config.model_dump(mode="json")
+    fixed = (set(old) | set(new)) - {*HOW, *GROWS, "seeds"}
+    held = all(old.get(key) == new.get(key) for key in fixed)
+    held = held and all(_holds(new[key], old.get(key)) for key in GROWS)
+    if not (held and isinstance(old.get("seeds"), list) and set(old["seeds"]) <= set(config.seeds)):
+        return
+    if any(old[key] != new[key] for key in (*GROWS, "seeds")):
+        (folder / RESULT).unlink(missing_ok=True)
+    if old != new:
+        write_atomic(folder / CONFIG, dump_yaml(config))
+
+
+def _holds(new: Mapping[str, Any], old: object) -> bool:
+    return isinstance(old, dict) and all(new.get(label) == entry for label, entry in old.items())
+
+
+def load_study_config(path: Path, settings: Sequence[str] = (), how: Mapping[str, Any] | None = None) -> StudyConfig:
+    """Reads a study from YAML.
+
+    Args:
+        path: The file.
+        settings: ``a.b=c``, set on top.
+        how: ``executor`` (its name; settings of another one that the file has are left out) and ``workers``.
+
+    Raises:
+        UserError: The file is missing or does not fit.
+    """
+    data = read_yaml(path)
+    asked = dict(how or {})
+    executor = asked.pop("executor", None)
+    given = data.get("executor")
+    if executor and not (isinstance(given, dict) and given.get("name", "local") == executor):
+        data["executor"] = {"name": executor}
+    return parse_config(StudyConfig, apply_overrides(data | asked, settings), str(path))

@@ -35,14 +35,14 @@ from crypsis.store import (
     read_rows,
     write_json,
 )
-from crypsis.study.config import HOW, MonitorData, RunSettings, Scale, StudyConfig
+from crypsis.study.config import HOW, MonitorData, RunSettings, Scale, StudyConfig, widen
+from crypsis.study.execute import run_all
 from crypsis.study.grid import asked, cards, check, grid
-from crypsis.study.local import run_all
 from crypsis.study.lying import train_lying_monitor
 from crypsis.study.monitors import base_transcripts, train_monitors
 from crypsis.study.organism import build
 from crypsis.study.progress import Display
-from crypsis.types import Episode, UserError
+from crypsis.types import Episode, RunsFailedError, UserError
 
 T = TypeVar("T")
 
@@ -78,9 +78,12 @@ def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) 
 
     Raises:
         UserError: The folder is in use or was made with another config.
+        RunsFailedError: Some runs were given up; the others are done.
     """
     with locked(out):
         check(config)
+        if exists == "resume":
+            widen(out, config)
         if prepare_folder(out, config, exists, HOW):
             return out
         clock = _Clock(out)
@@ -102,9 +105,11 @@ def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) 
                 monitors[label][LYING] = lies
         runs = grid(config, organisms, monitors)
         write_json(out / "monitors.json", cards(runs))
-        clock.time("RL", lambda: run_all(runs, out / "runs", config.workers, display))
+        failed = clock.time("RL", lambda: run_all(runs, out, config.executor, config.workers, config.retries, display))
         write_json(out / PROVENANCE, provenance({"config": digest(config)}))
         clock.write(runs)
+        if failed:
+            raise RunsFailedError(out, list(failed))
         write_json(out / RESULT, {"runs": [run.name for run in runs]})
     return out
 

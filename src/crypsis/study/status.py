@@ -1,0 +1,171 @@
+"""``crypsis study status``: what of a study is done, running, given up and waiting. No torch here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+from rich.table import Table
+from rich.text import Text
+
+from crypsis.config import parse_config, read_yaml
+from crypsis.store import CONFIG, FAILED, METRICS, PROVENANCE, RESULT, is_locked, read_json, read_rows
+from crypsis.study.config import StudyConfig
+from crypsis.types import UserError
+
+State = Literal["done", "running", "stopped", "failed", "waiting"]
+STATES: tuple[State, ...] = ("done", "running", "stopped", "failed", "waiting")
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """Where a run stands.
+
+    Attributes:
+        organism: Its organism.
+        arm: Its arm.
+        seed: Its seed.
+        state: ``running`` while a process holds its folder; ``stopped`` if it was begun and nobody is at it.
+        step: Steps done.
+        steps: Steps asked for.
+        seconds: Wall clock of the attempt that finished it, None if it is not done.
+        error: The last error, if it was given up.
+    """
+
+    organism: str
+    arm: str
+    seed: int
+    state: State
+    step: int
+    steps: int
+    seconds: float | None = None
+    error: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.organism}-{self.arm}-seed{self.seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a study stands.
+
+    Attributes:
+        folder: Of the study.
+        name: Its name.
+        runs: All runs of the grid, in its order.
+        workers: Runs at a time.
+        at_work: Whether a process holds the study's folder.
+    """
+
+    folder: Path
+    name: str
+    runs: tuple[RunStatus, ...]
+    workers: int
+    at_work: bool
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Of wall clock, from the median of the finished runs of each arm; None as long as none is finished."""
+        known = [run for run in self.runs if run.seconds is not None]
+        if not known:
+            return None
+        overall = median(run.seconds or 0.0 for run in known)
+        left = 0.0
+        for run in self.runs:
+            if run.state not in ("done", "failed"):
+                alike = [other.seconds or 0.0 for other in known if other.arm == run.arm]
+                left += (median(alike) if alike else overall) * (1 - run.step / max(run.steps, 1))
+        return left / self.workers
+
+    def lines(self) -> list[str]:
+        """What a reader is told under the table: totals, time left, and the error of each run that was given up."""
+        total = Counter(run.state for run in self.runs)
+        told = [f"{self.name}: " + " · ".join(f"{total[state]} {state}" for state in STATES if total[state])]
+        unfinished = len(self.runs) - total["done"] - total["failed"]
+        left = self.seconds_left
+        if unfinished and left is not None:
+            told.append(f"about {duration(left)} left with {self.workers} runs at a time")
+        elif unfinished:
+            told.append("time left: unknown until a run is finished")
+        told += [f"failed: {run.name}: {run.error}" for run in self.runs if run.state == "failed"]
+        if not self.at_work and total["done"] < len(self.runs):
+            again = f"crypsis study run {self.folder / CONFIG} --out {self.folder}"
+            told.append(f"no process is at work here; `{again}` goes on")
+        return told
+
+
+def read_status(folder: Path) -> Status:
+    """Reads where a study stands, whether or not it is being run.
+
+    Raises:
+        UserError: There is no study in the folder.
+    """
+    if not (folder / CONFIG).exists():
+        raise UserError(f"{folder}: holds no study; `crypsis study run CONFIG.yaml --out {folder}` starts one")
+    data = read_yaml(folder / CONFIG)
+    if "arms" not in data:
+        raise UserError(f"{folder}: is no study's folder (its {CONFIG} has no arms); give the one that holds runs/")
+    config = parse_config(StudyConfig, data, str(folder / CONFIG))
+    runs = [
+        _run(config, folder, organism, arm, seed)
+        for seed in config.seeds
+        for organism in config.organisms
+        for arm in config.arms_of(organism)
+    ]
+    return Status(folder, config.name, tuple(runs), config.workers, is_locked(folder))
+
+
+def status_table(status: Status) -> Table:
+    """One row for each organism and arm: how many seeds are in which state, and how far the open ones are."""
+    table = Table(title=Text(str(status.folder)), pad_edge=False)
+    table.add_column("organism")
+    table.add_column("arm")
+    for state in STATES:
+        table.add_column(state, justify="right")
+    table.add_column("seeds at work or stopped (step)")
+    cells: dict[tuple[str, str], list[RunStatus]] = {}
+    for run in status.runs:
+        cells.setdefault((run.organism, run.arm), []).append(run)
+    for (organism, arm), runs in cells.items():
+        total = Counter(run.state for run in runs)
+        begun = [f"{run.seed} ({run.step}/{run.steps})" for run in runs if run.state in ("running", "stopped")]
+        counts = [Text(str(total[state]) if total[state] else "–", style=STYLES[state]) for state in STATES]
+        table.add_row(Text(organism), Text(arm), *counts, Text(", ".join(begun)))
+    return table
+
+
+STYLES: dict[State, str] = {"done": "green", "running": "cyan", "stopped": "yellow", "failed": "red", "waiting": ""}
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words that a reader can use: ``2 h 05 min``, ``14 min``, ``40 s``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+
+
+def _run(config: StudyConfig, study: Path, organism: str, arm: str, seed: int) -> RunStatus:
+    folder = study / "runs" / f"{organism}-{arm}-seed{seed}"
+    steps = int(config.arms[arm].rl.get("steps", config.run.rl.steps))
+    if (folder / RESULT).exists():
+        return RunStatus(organism, arm, seed, "done", steps, steps, _seconds(folder))
+    rows = read_rows(folder / METRICS)
+    step = int(rows[-1].get("step", 0)) if rows else 0
+    if is_locked(folder):
+        return RunStatus(organism, arm, seed, "running", step, steps)
+    if (folder / FAILED).exists():
+        error = str(read_json(folder / FAILED).get("error", ""))
+        return RunStatus(organism, arm, seed, "failed", step, steps, error=" ".join(error.split()))
+    return RunStatus(organism, arm, seed, "stopped" if (folder / CONFIG).exists() else "waiting", step, steps)
+
+
+def _seconds(folder: Path) -> float | None:
+    """Wall clock of a finished run's last attempt: provenance is written at its beginning, the result at its end."""
+    begun = folder / PROVENANCE
+    return (folder / RESULT).stat().st_mtime - begun.stat().st_mtime if begun.exists() else None

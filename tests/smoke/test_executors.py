@@ -1,0 +1,103 @@
+"""Runs under each executor: killed processes and machines lose nothing and change no number."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from rich.console import Console
+
+from crypsis.rl.config import EvaluationConfig, RLConfig, RunConfig
+from crypsis.store import METRICS, RESULT, read_rows
+from crypsis.study.execute import run_all
+from crypsis.study.executors.base import Executor
+from crypsis.study.executors.local import Local
+from crypsis.study.executors.ray import Ray
+from crypsis.study.executors.slurm import Slurm
+from crypsis.study.progress import Display
+from crypsis.study.run import run_one
+from tests.smoke.test_resume import numbers
+
+pytestmark = pytest.mark.smoke
+
+
+@pytest.fixture(scope="module")
+def runs(nano_organism: Path) -> list[RunConfig]:
+    rl = RLConfig(steps=8, prompts_per_step=2, group_size=4, max_new_tokens=64, checkpoint_every=2)
+    evaluation = EvaluationConfig(every=8, n=4)
+    return [
+        RunConfig(name=f"run{seed}", policy=nano_organism, rl=rl, evaluation=evaluation, seed=seed) for seed in (0, 1)
+    ]
+
+
+@pytest.fixture(scope="module")
+def straight(runs: list[RunConfig], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("straight")
+    return [run_one(run, folder / run.name) for run in runs]
+
+
+def go(runs: list[RunConfig], folder: Path, executor: Executor, workers: int) -> dict[str, str]:
+    return run_all(runs, folder, executor, workers, 1, Display(Console(quiet=True)))
+
+
+def in_the_middle(run: Path, act: Callable[[], object]) -> threading.Thread:
+    """Acts once a run has done a step, in a thread of its own; the thread's name says whether that was in time."""
+
+    def watch() -> None:
+        while not read_rows(run / METRICS):
+            time.sleep(0.02)
+        act()
+        threading.current_thread().name = "too late" if (run / RESULT).exists() else "in time"
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_killed_worker_of_this_machine(runs: list[RunConfig], straight: list[Path], tmp_path: Path) -> None:
+    def kill() -> None:
+        for child in psutil.Process().children():
+            if "spawn_main" in " ".join(child.cmdline()):
+                child.kill()
+
+    watch = in_the_middle(tmp_path / "runs" / "run0", kill)
+    assert go(runs, tmp_path, Local(), workers=1) == {}
+    assert watch.name == "in time"
+    assert [numbers(tmp_path / "runs" / run.name) for run in runs] == [numbers(folder) for folder in straight]
+
+
+def test_submitit_runs_a_study(runs: list[RunConfig], straight: list[Path], tmp_path: Path) -> None:
+    pytest.importorskip("submitit", reason="SLURM's executor needs submitit: pip install 'crypsis[slurm]'")
+    broken = runs[0].model_copy(update={"name": "broken", "policy": tmp_path / "nowhere"})
+    failed = go([*runs, broken], tmp_path, Slurm(cluster="local"), workers=2)
+    assert list(failed) == ["broken"] and "nowhere" in failed["broken"]
+    assert [numbers(tmp_path / "runs" / run.name) for run in runs] == [numbers(folder) for folder in straight]
+    before = len(list((tmp_path / "slurm").iterdir()))
+    assert go(runs, tmp_path, Slurm(cluster="local"), workers=2) == {}
+    assert len(list((tmp_path / "slurm").iterdir())) == before
+
+
+def test_a_killed_node_of_a_ray_cluster(runs: list[RunConfig], straight: list[Path], tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray's executor needs Ray: pip install 'crypsis[ray]'")
+    from ray.cluster_utils import Cluster
+
+    here: dict[str, Any] = {"node_ip_address": "127.0.0.1", "object_store_memory": 80 * 2**20}
+    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **here})
+    try:
+        first = cluster.add_node(num_cpus=1, **here)
+
+        def kill() -> None:
+            cluster.remove_node(first, allow_graceful=False)
+            cluster.add_node(num_cpus=1, **here)
+
+        watch = in_the_middle(tmp_path / "runs" / "run0", kill)
+        assert go(runs, tmp_path, Ray(address=cluster.address), workers=1) == {}
+        assert watch.name == "in time"
+    finally:
+        cluster.shutdown()
+    assert [numbers(tmp_path / "runs" / run.name) for run in runs] == [numbers(folder) for folder in straight]
