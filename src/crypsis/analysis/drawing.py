@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from html import escape
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -38,7 +39,7 @@ PANEL_HEIGHT, LABEL_WIDTH, LEFT = 2.15, 1.36, 0.30
 LEGEND_ROW = 0.17
 """Inches: a row of a legend below the panels."""
 
-Dashes = str | tuple[int, tuple[float, float]]
+Dashes = Literal["-"] | tuple[float, tuple[float, float]]
 DASHED: Dashes = (0, (3, 1.6))
 Points = Sequence[tuple[int, float]]
 Box = tuple[float, float, float, float]

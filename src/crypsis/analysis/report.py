@@ -25,6 +25,7 @@ from crypsis.analysis.browser import Browser, make_browser
 from crypsis.analysis.differences import arm_differences, seed_differences
 from crypsis.analysis.drawing import COLOURS, Picture
 from crypsis.analysis.figures import TITLES, UNITS, display_label, draw_all, figure_name
+from crypsis.analysis.seed_checks import FEWEST, modes, paired_tests
 from crypsis.analysis.statistics import FEW
 from crypsis.analysis.study import load_study, visible
 from crypsis.analysis.summary import RULE, Change, Summary, summarise, write_summary
@@ -77,6 +78,7 @@ def render(summary: Summary, pictures: dict[str, Picture], browser: Browser) -> 
     )
     places = list(summary.labels)
     environment.filters |= {"value": words.value, "ends": words.ends, "each": words.each, "figure_of": figure_of}
+    environment.filters |= {"p_value": words.p_value}
     environment.filters |= {"place": lambda arm: places.index(arm.arm)}
     study, script = summary.study, (TEMPLATES / "browser.js").read_text(encoding="utf-8")
     colours = "".join(f"--arm-{i}:{colour};" for i, colour in enumerate(COLOURS))
@@ -101,6 +103,9 @@ def render(summary: Summary, pictures: dict[str, Picture], browser: Browser) -> 
         silent=[c.name for c in study.monitors if any(a.change(f"missing_{c.name}").end.mean for a in summary.arms)],
         rewarded=any(name.startswith("terms") for name in pictures),
         scorecard="",
+        paired={(t.organism, t.arm, t.metric): t for t in paired_tests(summary)},
+        modes={(m.organism, m.arm, m.metric): m for m in modes(summary)},
+        few_for_modes=FEWEST,
         browser=browser,
         manifest=Markup(browser.manifest),
         differences=arm_differences(summary),
