@@ -5,6 +5,7 @@ The built-in ones are those of Gasteiger et al. 2025 (``claims.yaml``); a user's
 
 from __future__ import annotations
 
+import functools
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -137,6 +138,7 @@ class ClaimsFile(Config):
         return self
 
 
+@functools.cache
 def built_in() -> ClaimsFile:
     """C01 to C30."""
     text = resources.files("crypsis.analysis").joinpath("claims.yaml").read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ from crypsis.evaluation.metrics import BOOTSTRAP_SEED
 
 Floats = NDArray[np.float64]
 
-UNIFORM_SAMPLES = 1000
+UNIFORM_SAMPLES = 500
 """Samples of the uniform distribution behind a p value."""
 TIES = 1e-7
 """How far apart equal values are drawn, as a share of the sample's range."""

@@ -207,7 +207,7 @@ def _add_run(found: dict[tuple[str, str], Organism], study: Study, run: Run) -> 
         name = f"{run.organism} ({visible(study.name)})" if same else run.organism
         found[key] = Organism(name, bare, settings)
     organism = found[key]
-    organism.thresholds |= {card.name: card.threshold for card in study.monitors}
+    organism.thresholds |= {card.name: card.threshold for card in study.monitors_of(run.organism)}
     organism.patterns.setdefault(run.arm, _pattern(run))
     own = organism.arms.setdefault(run.arm, {})
     own.setdefault((int(spec.get("seed") or 0), run.seed), Unit(run.evaluations, run))

@@ -30,8 +30,8 @@ def paired_p(differences: Sequence[float]) -> float | None:
     """
     if len(differences) < 2:
         return None
-    if np.ptp(differences) == 0:
-        return 0.0 if differences[0] else 1.0
+    if np.ptp(differences) < 1e-12:
+        return 0.0 if abs(differences[0]) > 1e-12 else 1.0
     return float(stats.ttest_1samp(differences, 0).pvalue)
 
 
