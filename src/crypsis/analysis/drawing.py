@@ -199,7 +199,7 @@ def add_legend(figure: Figure, lines: Sequence[Line], columns: int, dots: bool =
             [],
             color=line.colour,
             marker=line.marker,
-            linestyle="" if dots else line.style,  # type: ignore[arg-type]  # dash patterns, which the stubs leave out
+            linestyle="" if dots else line.style,
             markersize=4.5,
             label=line.name,
         )
