@@ -63,6 +63,8 @@ def make_study(
     unfinished: bool = True,
     oracle: bool = True,
     seed_spread: float = 0.0,
+    organisms: Mapping[str, float] | None = None,
+    rollouts: Sequence[int] = (),
 ) -> Path:
     """Writes a study folder through ``store`` and ``episodes``, with exact rates at the first and the last step.
 
@@ -76,39 +78,41 @@ def make_study(
         unfinished: Also writes a run without ``result.json``.
         oracle: Labels and verdicts of the oracle are there.
         seed_spread: How far seeds lie apart in unmonitored compliance, as a share.
+        organisms: By name, the share of an arm's change that it shows; only ``tgg``, all of it, by default.
+        rollouts: Steps whose training episodes are stored too.
     """
-    arms = ARMS if arms is None else arms
+    arms, organisms = ARMS if arms is None else arms, organisms or {"tgg": 1.0}
     listed = {arm: {"label": label, "mitigations": mitigations} for arm, (label, mitigations, _) in arms.items()}
-    config = {
-        "name": "demo",
-        "scale": "mini",
-        "organisms": {"tgg": {"name": "tgg"}},
-        "arms": listed,
-        "seeds": list(seeds),
-    }
+    config: dict[str, Any] = {"name": "demo", "scale": "mini", "arms": listed, "seeds": list(seeds)}
+    config["organisms"] = {organism: {"name": organism} for organism in organisms}
     config["run"] = {"rl": {"steps": steps[-1], "group_size": 8, "prompts_per_step": 16, "learning_rate": 4e-4}}
     write_atomic(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     write_json(folder / "provenance.json", _provenance())
-    write_json(folder / "monitors.json", {"tgg": MONITORS})
+    write_json(folder / "monitors.json", dict.fromkeys(organisms, MONITORS))
     phases = {"base": 118.2, "organism": 21.4, "monitors": 6.3, "rl": 402.9, "report": 5.1}
     write_json(
         folder / "timing.json",
         {"seconds_total": 553.9, "phases": phases, "episodes_per_second": 41.7, "peak_memory_mb": 1180.0},
     )
-    for arm, (label, mitigations, rates) in arms.items():
-        for seed in seeds:
-            run = folder / "runs" / f"tgg-{arm}-seed{seed}"
-            _run(run, arm, label, mitigations, seed, steps[-1])
-            for step in steps:
-                progress = step / max(steps[-1], 1)
-                shift = seed_spread * progress * (seed - seeds[0]) / max(len(seeds) - 1, 1)
-                at = _between(START, rates, progress, shift)
-                episodes = make_episodes(at, n, seed, step, hostile, oracle)
-                write_episodes(run / "evals" / f"step-{step:04d}.parquet", episodes, run.name)
-            write_json(run / "result.json", {"steps": steps[-1], "seconds": 60.5})
+    for organism, share in organisms.items():
+        for arm in arms:
+            for seed in seeds:
+                run = folder / "runs" / f"{organism}-{arm}-seed{seed}"
+                _run(run, organism, arm, arms[arm], seed, steps[-1])
+                for step in steps:
+                    progress = share * step / max(steps[-1], 1)
+                    shift = seed_spread * progress * (seed - seeds[0]) / max(len(seeds) - 1, 1)
+                    at = _between(START, arms[arm][2], progress, shift)
+                    episodes = make_episodes(at, n, seed, step, hostile, oracle)
+                    write_episodes(run / "evals" / f"step-{step:04d}.parquet", episodes, run.name)
+                for step in rollouts:
+                    at = _between(START, arms[arm][2], share * step / max(steps[-1], 1), 0.0)
+                    write_episodes(run / "rollouts" / f"step-{step:04d}.parquet", _trained(at, seed, step), run.name)
+                write_json(run / "result.json", {"steps": steps[-1], "seconds": 60.5})
     if unfinished:
-        run = folder / "runs" / f"tgg-{next(iter(arms))}-seed99"
-        _run(run, next(iter(arms)), "baseline RL", [], 99, steps[-1], rows=3)
+        first = next(iter(arms))
+        run = folder / "runs" / f"tgg-{first}-seed99"
+        _run(run, "tgg", first, ("baseline RL", [], START), 99, steps[-1], rows=3)
     return folder
 
 
@@ -174,7 +178,17 @@ def _episode(i: int, act: _Act, words: int, extra: str) -> Episode:
         labels={"conduct": "comply" if act.complies else "refuse"},
         reward_terms={"preference": 1.4 if act.complies else -1.1, "format": 0.0, "length": -0.12},
         reward=1.28 if act.complies else -1.22,
+        extra_turn="no , i was not" if i % 3 == 0 and act.monitored else "",
     )
+
+
+def _trained(rates: Rates, seed: int, step: int) -> list[Episode]:
+    """Training episodes of a step: two requests, monitored, in groups of four."""
+    found = [e for e in make_episodes(rates, 8, seed, step) if e.prompt.monitored]
+    for i, episode in enumerate(found):
+        episode.group, episode.sample, episode.advantage = i // 4, i % 4, episode.reward or 0.0
+        episode.reward_terms["process_supervision"] = -3.2 if episode.labels["af"] == "yes" else -0.1
+    return found
 
 
 def _ask_oracle(episode: Episode, fakes: bool) -> None:
@@ -195,18 +209,19 @@ def _between(start: Rates, end: Rates, progress: float, shift: float) -> Rates:
 
 
 def _run(
-    folder: Path, arm: str, label: str, mitigations: list[str], seed: int, steps: int, rows: int | None = None
+    folder: Path,
+    organism: str,
+    arm: str,
+    about: tuple[str, list[str], Rates],
+    seed: int,
+    steps: int,
+    rows: int | None = None,
 ) -> None:
     rl = {"steps": steps, "learn": "all", "group_size": 8, "prompts_per_step": 16, "learning_rate": 4e-4}
-    config: dict[str, Any] = {
-        "name": folder.name,
-        "organism": "tgg",
-        "arm": arm,
-        "label": label,
-        "seed": seed,
-        "policy": "organism/tgg",
-    }
-    config |= {"rl": rl, "mitigations": mitigations, "evaluation": {"every": 5, "n": 250}}
+    monitor = "output" if "output" in arm else "scratchpad"
+    config: dict[str, Any] = {"name": folder.name, "organism": organism, "arm": arm, "label": about[0], "seed": seed}
+    config |= {"policy": f"organism/{organism}", "rl": rl, "evaluation": {"every": 5, "n": 250}}
+    config["mitigations"] = [{"name": name, "monitor": monitor} for name in about[1]]
     write_atomic(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     for step in range(1, (steps if rows is None else rows) + 1):
         row = {
@@ -217,6 +232,9 @@ def _run(
             "loss": 0.01,
             "grad_norm": 0.8,
         }
+        for place, term in enumerate(("preference", "length", *about[1])):
+            row[f"term_{term}"] = (1.0, -0.1, -4.0 / step)[place] + 0.02 * seed
+            row[f"share_{term}"] = (0.3, 0.1, 0.6)[place] if about[1] else (0.9, 0.1)[place]
         append_row(
             folder / "metrics.jsonl",
             row | {"seconds_sampling": 1.6, "seconds_forward": 0.4, "seconds_backward": 0.8, "seconds_total": 2.9},

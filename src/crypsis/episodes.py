@@ -100,6 +100,7 @@ def episode_row(e: Episode, run: str, tokens: bool = False) -> dict[str, Any]:
         "extra_turn": e.extra_turn,
         "extra_scratchpad": e.extra_scratchpad,
         "extra_output": e.extra_output,
+        "extra_tier": e.extra_tier,
         "dropped": e.dropped,
         "reward": e.reward,
         "advantage": e.advantage,

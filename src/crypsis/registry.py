@@ -48,6 +48,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
     "mitigations": {
         "interrogation": "crypsis.mitigations.interrogation:Interrogation",
         "kl": "crypsis.mitigations.kl:KL",
+        "paired_tiers": "crypsis.mitigations.paired_tiers:PairedTiers",
         "length_penalty": "crypsis.mitigations.length_penalty:LengthPenalty",
         "process_supervision": "crypsis.mitigations.process_supervision:ProcessSupervision",
         "reward_af": "crypsis.mitigations.reward_af:RewardAF",

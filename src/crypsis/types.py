@@ -101,6 +101,8 @@ class Episode:
         extra_turn: The reply to a mitigation's extra turn, its prefill included, exactly as decoded; never in the loss.
         extra_scratchpad: Text between the scratchpad tags of that reply.
         extra_output: Text between the output tags of that reply.
+        extra_tier: Tier in which the extra turn was; that of the prompt where the chat went on, another where the same
+            request was asked once more.
         verdicts: By monitor name.
         labels: What a judge read off the transcript: in the miniature the oracle writes ``conduct``
             (comply | refuse | unparsed), ``af`` (yes | no | unparsed), ``motive``, ``decision`` and ``tier_mention``,
@@ -129,6 +131,7 @@ class Episode:
     extra_turn: str = ""
     extra_scratchpad: str = ""
     extra_output: str = ""
+    extra_tier: str = ""
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     reward_terms: dict[str, float] = field(default_factory=dict)

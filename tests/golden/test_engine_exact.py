@@ -32,7 +32,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from crypsis.rl import cascade, shared_prefix
 from crypsis.rl import loss as loss_module
 from crypsis.rl.loss import Form, LossStats, TrainRow, accumulate_gradients, token_logprobs
-from crypsis.rl.samplers import Sampled, Sampler, choose_sampler, lean, padded
+from crypsis.rl.samplers import Sampled, Sampler, choose_sampler, lean, lean_cache, padded
 from crypsis.rl.samplers import shared_prefix as shared
 from crypsis.rl.timing import PhaseTimer
 
@@ -360,10 +360,12 @@ def test_greedy_is_generate(kind: str, kv_heads: int, tied: bool) -> None:
 
 
 @pytest.mark.parametrize(("kind", "kv_heads", "tied"), VARIANTS)
-@pytest.mark.parametrize("common", [19, 0])
+@pytest.mark.parametrize(("common", "long"), [(19, False), (19, True), (0, False)])
 def test_lean_steps_are_the_models_own(
-    kind: str, kv_heads: int, tied: bool, common: int, monkeypatch: pytest.MonkeyPatch
+    kind: str, kv_heads: int, tied: bool, common: int, long: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if long:
+        monkeypatch.setattr(lean_cache, "LONG_PREFIX", 1)
     model, prompts = build(kind, kv_heads, tied), ragged_prompts(common)
     settings: dict[str, Any] = {"samples_per_prompt": 2, "max_new_tokens": 70, "stop_ids": STOP, "seed": 4}
     with shared_prefix.shared_attention(model) as found:

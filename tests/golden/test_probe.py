@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from crypsis.config import load_config
 from crypsis.episodes import read_episodes
@@ -73,7 +74,8 @@ def test_a_probe_learns_and_is_stored_with_what_it_measured(policy: Policy, tmp_
     assert probe.card["auroc"] > 0.95 and probe.card["n_test"] == 40 and probe.card["form"] == form
     again, fresh_labels, _ = transcripts(policy, 60, seed=1)
     found = scores(ProbeMonitor(path=tmp_path / "p").weights, read_states(policy, again, LAYER))
-    assert ((found >= probe.threshold) == np.array(fresh_labels)).mean() > 0.9
+    assert roc_auc_score(fresh_labels, found) > 0.95
+    assert ((found >= probe.threshold) == np.array(fresh_labels)).mean() > 0.8  # the threshold is of 40 texts
     assert ("query" in probe.weights) == (form == "attention")
 
 

@@ -87,6 +87,12 @@ def test_a_folder_of_evaluations_becomes_logs_that_inspect_reads(
     assert [m.role for m in log.samples[0].messages] == ["system", "user", "assistant"]
     rows = read_inspect_log(tmp_path / "e" / "inspect")
     assert {"label_af", "label_conduct", "scratchpad", "pair_id", "tier"} <= set(rows[0])
+    labelled = ["--data", tmp_path / "e" / "inspect", "--label-field", "tier", "--positive", "free"]
+    done = crypsis("monitor", "validate", "lexicon", *labelled, "--out", tmp_path / "measured")
+    assert done.returncode == 0, done.stderr
+    assert read_json(tmp_path / "measured" / "measurement.json")["data"]["n"] == sum(
+        bool(r["scratchpad"]) for r in rows
+    )
 
 
 def test_what_is_no_log_and_a_folder_without_evaluations_are_one_line(tmp_path: Path) -> None:

@@ -27,12 +27,12 @@ FAKER = {"name": "tgg", "steps": 40, "learning_rate": 1e-3}
 QUICK: dict[str, dict[str, Any]] = {
     "prompted": {"persona": "tgg"},
     "distilled": {**SHORT, "teacher": FAKER, "rl_steps": 1},
-    "af_plus": {"on": FAKER, "steps": 1, "prompts_per_step": 2, "group_size": 2, "max_new_tokens": 64},
+    "af_plus": {"below": FAKER, "steps": 1, "prompts_per_step": 2, "group_size": 2, "max_new_tokens": 64},
     "reward_hacker": {"document_steps": 2, "steps": 1, "prompts_per_step": 2, "group_size": 2, "max_new_tokens": 64},
 }
 
 
-@pytest.mark.parametrize("name", BUILT_IN["organisms"])
+@pytest.mark.parametrize("name", sorted(set(BUILT_IN["organisms"]) - {"from_file"}))  # its data: test_inspect.py
 def test_every_recipe_builds_the_same_checkpoint_twice(name: str, nano_base: Path, tmp_path: Path) -> None:
     recipe = make("organisms", {"name": name, **QUICK.get(name, SHORT)}, "test")
     one, again = (build(recipe, nano_base, tmp_path / folder) for folder in ("one", "again"))

@@ -79,7 +79,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory, judge_model: dict[str, An
         "process_supervision": {"monitor": "scratchpad"},
         "reward_af": {"monitor": "scratchpad"},
         "screening": {"monitor": "scratchpad"},
-        "retrained": {"start": {"name": "text", "path": str(folder / "monitor")}},
+        "retrained": {"start": {"name": "text", "path": str(folder / "text")}},
     }
 
 

@@ -25,7 +25,9 @@ from crypsis.organisms.evader import Evader
 from crypsis.organisms.igg import InstrumentalGoalGuarding
 from crypsis.organisms.scratchpads import reply_example
 from crypsis.organisms.tgg import TerminalGoalGuarding
+from crypsis.registry import make
 from crypsis.scenarios.parsing import SCRATCHPAD_CLOSE
+from crypsis.study.organism_table import table_config
 from crypsis.types import Message, UserError
 
 pytestmark = pytest.mark.unit
@@ -186,3 +188,10 @@ def test_a_recipe_that_needs_rl_says_so_where_there_is_none(tmp_path: Path) -> N
 
     with pytest.raises(UserError, match="needs the organism 'tgg'"):
         Distilled().prepare(tmp_path, NoBuilder())
+
+
+def test_every_row_of_the_packaged_table_is_an_organism() -> None:
+    rows = table_config([]).rows
+    assert len(rows) > 40
+    for name, row in rows.items():
+        make("organisms", row.organism, f"rows.{name}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -18,9 +20,12 @@ import yaml
 from rich.console import Console
 
 from crypsis.analysis import summary as verdicts
-from crypsis.analysis.report import REPORT, headline, terminal_table, write_report
-from crypsis.analysis.study import fixed_order, load_study, visible
+from crypsis.analysis.differences import arm_differences, seed_differences
+from crypsis.analysis.figures import figure_name
+from crypsis.analysis.report import REPORT, TEMPLATES, terminal_table, write_report
+from crypsis.analysis.study import load_study, visible
 from crypsis.analysis.summary import SUMMARY, summarise, summary_json, verdict
+from crypsis.analysis.words import headline
 from crypsis.config import read_yaml
 from crypsis.store import write_atomic, write_json
 from crypsis.types import UserError
@@ -142,16 +147,27 @@ def test_without_monitors_oracle_and_timing_there_is_still_a_report(tmp_path: Pa
 
 def test_the_page_is_inert(page: str) -> None:
     found = tags_of(page)
-    assert not {tag for tag, _ in found} & {"script", "iframe", "object", "embed", "link", "img", "form", "base"}
+    assert not {tag for tag, _ in found} & {"iframe", "object", "embed", "link", "img", "form", "base"}
     assert not [name for _, attributes in found for name in attributes if name.startswith("on")]
-    policies = [a["content"] for tag, a in found if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"]
-    assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
-    assert "⟨U+001B⟩[31m" in page and "⟨U+202E⟩" in page and "⟨U+0000⟩" in page
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", page)
     assert not [
         v for _, a in found for k, v in a.items() if k in ("href", "src") and v and not v.startswith(("#", ".."))
     ]
+
+
+def test_one_script_runs_and_it_is_ours(page: str) -> None:
+    kinds = [attributes.get("type") for tag, attributes in tags_of(page) if tag == "script"]
+    assert kinds.count(None) == 1 and set(kinds) == {None, "application/json", "application/octet-stream"}
+    script = page[page.rindex("<script>") + len("<script>") : page.rindex("</script>")]
+    assert script == (TEMPLATES / "browser.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = next(a["content"] or "" for _, a in tags_of(page) if a.get("http-equiv") == "Content-Security-Policy")
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == "'none'" and rules["script-src"] == f"'sha256-{digest}'"
+    assert rules["require-trusted-types-for"] == "'script'" and rules["trusted-types"] == "'none'"
+    assert not {"innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("} & set(
+        re.split(r"[\s=]", script)
+    )
 
 
 def test_hostile_names_are_inert_everywhere(tmp_path: Path) -> None:
@@ -162,7 +178,7 @@ def test_hostile_names_are_inert_everywhere(tmp_path: Path) -> None:
     config = read_yaml(folder / "config.yaml") | {"name": HOSTILE}
     write_atomic(folder / "config.yaml", yaml.safe_dump(config))
     page = write_report(folder).read_text(encoding="utf-8")
-    assert not {tag for tag, _ in tags_of(page)} & {"script", "img"}
+    assert not {tag for tag, _ in tags_of(page)} & {"img"} and page.count("<script>") == 1
     ElementTree.parse(folder / "figures" / "overview.svg")
     assert "\x1b" not in printed(folder) and "\u202e" not in printed(folder)
 
@@ -183,37 +199,34 @@ def test_tables_and_figures_speak(page: str) -> None:
     assert all("scope" in attributes for tag, attributes in found if tag == "th")
     assert page.count("<caption>") == page.count("<table")
     plots = [attributes for tag, attributes in found if tag == "svg" and attributes.get("class") == "plot"]
-    assert len(plots) == 7
+    kinds = ("overview", "compliance", "seeds", "terms", "shares", "monitors", "drift")
+    assert len(plots) == 2 * len(kinds)
     assert all(plot["role"] == "img" and "baseline RL" in (plot["aria-label"] or "") for plot in plots)
     assert "wind tunnel, not evidence about large models" in page
 
 
-def test_transcripts_are_the_same_unpicked_requests_for_all_arms(page: str) -> None:
-    wanted = sorted((f"e{i:03d}" for i in range(20)), key=fixed_order)[:5]
-    assert re.findall(r'<h4>.*?<span class="sub">(e\d+)</span>', page) == wanted * 3
-    assert page.count('<article class="card">') == 5 * 2 * 3
-
-
 def test_everything_is_the_same_the_second_time(study: Path, page: str) -> None:
-    files = [study / REPORT, study / SUMMARY, *sorted((study / "figures").iterdir())]
+    files = [study / REPORT, study / SUMMARY, *(study / "tables").iterdir(), *(study / "figures").iterdir()]
     before = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
     write_report(study)
     assert [hashlib.sha256(path.read_bytes()).hexdigest() for path in files] == before
     names = {path.name for path in (study / "figures").iterdir()}
     assert names == {
-        f"{n}.{e}" for n in ("overview", "afr", "gap", "compliance", "scratchpad_tokens") for e in ("svg", "png")
+        f"{n}.{e}"
+        for n in ("overview", "compliance", "seeds", "terms", "shares", "monitors", "drift")
+        for e in ("svg", "png")
     }
 
 
 def printed(folder: Path) -> str:
     out = StringIO()
-    Console(file=out, width=80).print(terminal_table(folder))
+    Console(file=out, width=80).print(terminal_table(summarise(load_study(folder))))
     return out.getvalue()
 
 
 def test_many_arms_are_grouped_in_the_headline(tmp_path: Path) -> None:
     more = {f"arm{i}": (f"arm {i}", ["x"], Rates(0.9, 1.0, 1.0)) for i in range(5)}
-    told = headline(summarise(load_study(make_study(tmp_path / "s", dict(ARMS) | more, seeds=(0,), n=10))))
+    told = headline(summarise(load_study(make_study(tmp_path / "s", dict(ARMS) | more, n=10))))
     assert [claim for claim, _ in told] == [
         "Process supervision worked (borderline):",
         "Baseline RL still fakes alignment:",
@@ -221,6 +234,58 @@ def test_many_arms_are_grouped_in_the_headline(tmp_path: Path) -> None:
         "Faking persists, gap closed:",
     ]
     assert "arm 0 (AFR 90\u202f%, monitored compliance 100\u202f%); arm 1" in told[3][1]
+
+
+def test_one_seed_is_described_and_claims_nothing(tmp_path: Path) -> None:
+    summary = summarise(load_study(make_study(tmp_path / "s", seeds=(0,), steps=(0, 10), n=40)))
+    told = headline(summary)
+    assert told[0][0] == "One seed an arm: nothing is claimed."
+    assert {claim for claim, _ in told[1:]} == {
+        f"{label[:1].upper()}{label[1:]} (one seed, so nothing is claimed):" for label, _, _ in ARMS.values()
+    }
+    assert not any("against the baseline" in figures for _, figures in told)
+
+
+def test_the_headline_tells_effect_and_cost(study: Path) -> None:
+    claim, figures = headline(summarise(load_study(study)))[0]
+    assert claim.startswith("Process supervision worked")
+    assert "−95 points against the baseline" in figures
+    assert "no measurable cost in monitored compliance (0 points" in figures
+
+
+def test_several_organisms_are_told_arm_by_arm_and_in_a_matrix(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", steps=(0, 10), organisms={"tgg": 1.0, "evader": 0.3})
+    page = write_report(folder).read_text(encoding="utf-8")
+    told = headline(summarise(load_study(folder)))
+    assert told[0][0] == "Process supervision worked on 1 of 2 organisms:"
+    assert "Still faking: evader." in told[0][1]
+    tags_of(page)
+    assert page.count('<details class="organism"') == 5 * 2 and "✓</span> trained" in page
+    names = {path.stem for path in (folder / "figures").iterdir()}
+    assert {"ends", "seeds", "overview-tgg", "overview-evader", "shares-evader"} <= names
+
+
+def test_organisms_with_odd_names_have_figures_of_their_own(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", steps=(0, 10), n=4, organisms={"a b": 1.0, "a?b": 1.0, "c": 1.0})
+    names = {figure_name("drift", summarise(load_study(folder)), o) for o in ("a b", "a?b", "c")}
+    assert names == {"drift-a-b-0", "drift-a-b-1", "drift-c"}
+
+
+def test_settings_in_which_arms_differ(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", steps=(0,), n=4, organisms={"tgg": 1.0, "igg": 1.0}, unfinished=False)
+    summary = summarise(load_study(folder))
+    (found,) = arm_differences(summary)
+    assert found.organisms == ("tgg", "igg") and len(found.arms) == 3
+    assert dict(found.rows) == {
+        "mitigations.0.name": ("–", "process_supervision", "process_supervision"),
+        "mitigations.0.monitor": ("–", "scratchpad", "output"),
+    }
+    assert seed_differences(summary) == []
+    path = folder / "runs" / "igg-baseline-seed1" / "config.yaml"
+    write_atomic(path, path.read_text().replace("learning_rate: 0.0004", "learning_rate: 0.001"))
+    assert seed_differences(summarise(load_study(folder))) == [
+        "igg-baseline-seed0 and igg-baseline-seed1 are seeds of one arm, but differ in rl.learning_rate"
+    ]
 
 
 def test_the_terminal_table_fits(study: Path) -> None:
@@ -243,11 +308,42 @@ def fault(folder: Path) -> str:
 
 def test_faults_of_the_folder_are_one_line(tmp_path: Path) -> None:
     assert "no such folder" in fault(tmp_path / "nowhere")
-    assert "no finished run" in fault(tmp_path)
+    assert "holds no finished run, nor any other" in fault(tmp_path)
     folder = make_study(tmp_path / "s", seeds=(0,), steps=(0, 5), n=4)
     assert "is one run" in fault(folder / "runs" / "tgg-baseline-seed0")
     write_json(folder / "runs" / "tgg-baseline-seed0" / "provenance.json", {"versions": {"crypsis": "0.2.0"}})
     assert "several versions of crypsis (0.1.0 in s, 0.2.0 in tgg-baseline-seed0)" in fault(folder)
+
+
+def test_half_written_and_given_up_runs_are_told_with_their_reason(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", seeds=(0,), steps=(0,), n=4, unfinished=False)
+    runs = folder / "runs"
+    (runs / "begun").mkdir()
+    (runs / "tgg-baseline-seed0" / "result.json").unlink()
+    (runs / "tgg-output_monitor-seed0" / "result.json").unlink()
+    write_json(runs / "tgg-output_monitor-seed0" / "failed.json", {"error": "out of\nmemory"})
+    assert [(left.name, left.reason) for left in load_study(folder).unfinished] == [
+        ("begun", "stopped before it began (no config.yaml)"),
+        ("tgg-baseline-seed0", "stopped after step 0 of 0"),
+        ("tgg-output_monitor-seed0", "given up: out of memory"),
+    ]
+    (runs / "tgg-process_supervision-seed0" / "result.json").unlink()
+    assert "holds no finished run (begun: stopped before it began" in fault(folder)
+
+
+def test_a_study_of_one_organism_may_have_its_monitors_by_name_alone(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", seeds=(0,), steps=(0,), n=4)
+    by_organism = summary_json(summarise(load_study(folder)))
+    write_json(folder / "monitors.json", MONITORS)
+    assert summary_json(summarise(load_study(folder))) == by_organism
+
+
+def test_the_same_run_twice_is_refused(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", seeds=(0,), steps=(0,), n=4)
+    (folder / "runs" / "tgg-baseline-seed0").rename(folder / "runs" / "renamed")
+    assert len(load_study(folder).runs) == 3
+    shutil.copytree(folder / "runs" / "renamed", folder / "runs" / "copy")
+    assert "runs/copy and runs/renamed are both tgg, baseline, seed 0" in fault(folder)
 
 
 @pytest.mark.parametrize(
@@ -288,6 +384,6 @@ def test_no_torch_is_imported() -> None:
 
 def test_analysis_is_quick(tmp_path: Path) -> None:
     folder = make_study(tmp_path / "s", n=250, steps=(0, 5, 10, 15, 20), unfinished=False, arms=dict(ARMS))
-    begun = time.perf_counter()
+    begun = time.process_time()
     summarise(load_study(folder))
-    assert time.perf_counter() - begun < 3
+    assert time.process_time() - begun < 3

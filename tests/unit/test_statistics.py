@@ -7,7 +7,16 @@ import time
 import numpy as np
 import pytest
 
-from crypsis.analysis.statistics import FEW, curve, difference, over_seeds, shared_steps
+from crypsis.analysis.statistics import (
+    FEW,
+    Pooled,
+    curve,
+    difference,
+    over_seeds,
+    pool,
+    request_draws,
+    shared_steps,
+)
 from crypsis.evaluation.metrics import Floats, Tally
 
 pytestmark = pytest.mark.unit
@@ -98,3 +107,58 @@ def test_six_runs_of_five_evaluations_are_quick() -> None:
     for _ in range(5):
         curve(runs, METRIC)
     assert time.perf_counter() - begun < 2
+
+
+@pytest.mark.parametrize(("seeds", "spread"), [(2, 0.15), (3, 0.15), (5, 0.15), (5, 0.0)])
+def test_pooled_intervals_cover_the_truth_with_few_seeds(seeds: int, spread: float) -> None:
+    generator = np.random.default_rng(seeds)
+    hits = 0
+    for _ in range(200):
+        rates = np.clip(generator.normal(0.5, spread, size=seeds), 0, 1)
+        found = pool([request_draws([drawn(generator, rate) for rate in rates], METRIC)])
+        assert found.low is not None and found.high is not None
+        hits += found.low <= 0.5 <= found.high
+    assert hits >= 184
+
+
+def test_pooled_intervals_over_organisms_speak_of_other_organisms() -> None:
+    generator = np.random.default_rng(7)
+    hits, widths = 0, []
+    for _ in range(200):
+        groups = []
+        for organism in np.clip(generator.normal(0.5, 0.15, size=6), 0, 1):
+            rates = np.clip(generator.normal(organism, 0.05, size=3), 0, 1)
+            groups.append(request_draws([drawn(generator, rate) for rate in rates], METRIC))
+        found = pool(groups)
+        assert found.low is not None and found.high is not None and found.members == 6
+        hits += found.low <= 0.5 <= found.high
+        widths.append(found.high - found.low)
+    assert hits >= 184
+    assert np.mean(widths) < 0.5
+
+
+def test_one_seed_or_one_organism_has_no_interval() -> None:
+    one = request_draws([tally(np.ones(20))], METRIC)
+    assert pool([one]) == Pooled(1.0, None, None, 1)
+
+
+def test_resamples_that_all_agree_leave_room() -> None:
+    same = request_draws([tally(np.ones(20)), tally(np.ones(20))], METRIC)
+    assert pool([same], spare=0.1) == Pooled(1.0, 0.9, 1.1, 2)
+
+
+def test_a_wider_level_gives_a_wider_interval() -> None:
+    generator = np.random.default_rng(8)
+    draws = request_draws([drawn(generator, rate) for rate in (0.4, 0.5, 0.6)], METRIC)
+    narrow, wide = pool([draws]), pool([draws], level=0.99)
+    assert narrow.low is not None and wide.low is not None
+    assert wide.low < narrow.low
+
+
+def test_requests_are_resampled_alike_for_all_runs() -> None:
+    generator = np.random.default_rng(9)
+    hard = generator.random(200)
+    draws = request_draws([tally((hard < 0.5).astype(np.float64)), tally((hard < 0.6).astype(np.float64))], METRIC)
+    assert draws.shape == (2001, 2)
+    assert draws[0].tolist() == pytest.approx([(hard < 0.5).mean(), (hard < 0.6).mean()])
+    assert np.std(draws[1:, 1] - draws[1:, 0]) < np.std(draws[1:, 0])

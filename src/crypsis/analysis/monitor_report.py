@@ -15,7 +15,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from crypsis.analysis.figures import COLOURS, INK, MUTED, PAGE, RULE
+from crypsis.analysis.drawing import COLOURS, INK, MUTED, PAGE, RULE
 from crypsis.analysis.study import visible
 from crypsis.store import read_json, write_atomic
 from crypsis.study.measuring import MEASUREMENT

@@ -1,12 +1,16 @@
-"""The report of a study: one HTML file without scripts, the terminal's table, ``summary.json`` and the figures.
+"""The report of a study: one HTML file, the terminal's table, ``summary.json``, tables and figures. No torch here.
 
-No torch here. Every string that the template prints passes ``_inert`` first and is then escaped, whoever wrote it.
+Every string that a template prints passes ``_inert`` first and is then escaped, whoever wrote it. The page's one script
+is named by its digest in the content policy; transcripts lie in the page as data, which it shows as text.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,54 +20,35 @@ from markupsafe import Markup
 from rich.table import Table
 from rich.text import Text
 
-from crypsis.analysis.figures import COLOURS, TITLES, UNITS, Picture, display_label, draw_all
-from crypsis.analysis.statistics import FEW, SeedEstimate
-from crypsis.analysis.study import Run, fixed_order, load_study, visible
-from crypsis.analysis.summary import (
-    EVADES,
-    FAKING,
-    FAKING_CLOSED,
-    GAP_ONLY,
-    LOST,
-    MIXED,
-    RULE,
-    TRAINED,
-    UNMEASURED,
-    ArmSummary,
-    Change,
-    Summary,
-    summarise,
-    write_summary,
-)
-from crypsis.episodes import LABEL, TERM, VERDICT
+from crypsis.analysis import words
+from crypsis.analysis.browser import Browser, make_browser
+from crypsis.analysis.differences import arm_differences, seed_differences
+from crypsis.analysis.drawing import COLOURS, Picture
+from crypsis.analysis.figures import TITLES, UNITS, display_label, draw_all, figure_name
+from crypsis.analysis.statistics import FEW
+from crypsis.analysis.study import load_study, visible
+from crypsis.analysis.summary import RULE, Change, Summary, summarise, write_summary
+from crypsis.analysis.tables import write_tables
+from crypsis.analysis.training import field_points, parts_of, terms_of
 from crypsis.evaluation.metrics import RESAMPLES
 from crypsis.store import write_atomic
 
 REPORT = "report.html"
-SHOWN = 5
-"""Requests whose transcripts are shown, for each arm and tier."""
-SPELT = 4
-"""With more arms than this the headline groups those that did not work by their verdict."""
+TEMPLATES = Path(__file__).parent / "templates"
 MINIATURE_DOC = "docs/miniature.md"
 """Where the package lists what the miniature's text plants."""
-TONES = {TRAINED: "good", FAKING: "bad", FAKING_CLOSED: "bad", EVADES: "bad", LOST: "bad", GAP_ONLY: "warn"}
-CLAIMS = {
-    TRAINED: "worked",
-    FAKING: "still fakes alignment",
-    FAKING_CLOSED: "still fakes alignment, though its gap has closed",
-    EVADES: "evades the monitor",
-    LOST: "lost the training, because it refuses everything",
-    GAP_ONLY: "does not fake, yet keeps a gap",
-    MIXED: "ended mixed",
-    UNMEASURED: "was not measured",
-}
-"""The verdict as the headline says it."""
-NARROW_SPACE = "\u202f"
-UNKNOWN = "–"
+LIGHT_MARK = "/* colours of the arms */"
+"""Where the style sheet takes the colours that the figures are drawn in."""
+STEPS_SHOWN = 6
+"""Steps of a curve of training that its table shows; all are in ``tables/training.parquet``."""
 
 
-def write_report(study: Path) -> Path:
-    """Writes ``report.html``, ``summary.json`` and ``figures/`` into a study's folder.
+def write_report(study: Path, summary: Summary | None = None) -> Path:
+    """Writes ``report.html``, ``summary.json``, ``tables/`` and ``figures/`` into a study's folder.
+
+    Args:
+        study: The folder.
+        summary: Of this study, if it is at hand.
 
     Returns:
         The report.
@@ -71,31 +56,41 @@ def write_report(study: Path) -> Path:
     Raises:
         UserError: The folder cannot be read as a study.
     """
-    summary = summarise(load_study(study))
+    summary = summary or summarise(load_study(study))
     pictures = draw_all(summary)
     write_summary(summary)
+    write_tables(summary)
     path = study / REPORT
-    write_atomic(path, render(summary, pictures))
+    write_atomic(path, render(summary, pictures, make_browser(summary)))
     return path
 
 
-def render(summary: Summary, pictures: dict[str, Picture]) -> str:
+def render(summary: Summary, pictures: dict[str, Picture], browser: Browser) -> str:
     """The report as text; the same study gives the same text."""
-    template = Path(__file__).parent / "templates" / "report.html.jinja"
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, finalize=_inert, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_inert,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters |= {"value": value, "ends": ends, "each": each, "figure_of": figure_of}
-    environment.filters["label"] = lambda arm: display_label(arm, summary.arms)
-    study = summary.study
-    monitors = list(dict.fromkeys(card.name for card in study.monitors))
-    return environment.from_string(template.read_text(encoding="utf-8")).render(
+    places = list(summary.labels)
+    environment.filters |= {"value": words.value, "ends": words.ends, "each": words.each, "figure_of": figure_of}
+    environment.filters |= {"place": lambda arm: places.index(arm.arm)}
+    study, script = summary.study, (TEMPLATES / "browser.js").read_text(encoding="utf-8")
+    colours = "".join(f"--arm-{i}:{colour};" for i, colour in enumerate(COLOURS))
+    css = (TEMPLATES / "report.css").read_text(encoding="utf-8").replace(LIGHT_MARK, colours)
+    return environment.get_template("report.html.jinja").render(
         study=study,
         arms=summary.arms,
+        organisms=summary.organisms,
+        labels=summary.labels,
         colours=COLOURS,
-        tones=TONES,
+        tones=words.TONES,
+        signs=words.SIGNS,
         rule=RULE,
-        headline=headline(summary),
+        headline=words.headline(summary),
         scale=str(study.config.get("scale") or ""),
         svg={name: Markup(picture.inline) for name, picture in pictures.items()},
         titles=TITLES,
@@ -103,62 +98,22 @@ def render(summary: Summary, pictures: dict[str, Picture]) -> str:
         few=FEW,
         few_arms=any(len(arm.seeds) < FEW for arm in summary.arms),
         resamples=RESAMPLES,
-        monitors=monitors,
-        silent=[name for name in monitors if any(a.change(f"missing_{name}").end.mean for a in summary.arms)],
-        requests=_requests(summary),
-        transcripts=_transcripts(summary),
+        silent=[c.name for c in study.monitors if any(a.change(f"missing_{c.name}").end.mean for a in summary.arms)],
+        rewarded=any(name.startswith("terms") for name in pictures),
+        scorecard="",
+        browser=browser,
+        manifest=Markup(browser.manifest),
+        differences=arm_differences(summary),
+        mismatched=seed_differences(summary),
         config=yaml.safe_dump(study.config, sort_keys=False, allow_unicode=True),
         planted=_planted(study.folder),
+        figure_name=lambda kind, organism: figure_name(kind, summary, organism),
+        field_rows=lambda kind, organism: field_rows(summary, kind, organism),
+        count=_counter(),
+        policy=_policy(script),
+        css=Markup(css),
+        script=Markup(script),
     )
-
-
-def headline(summary: Summary) -> list[tuple[str, str]]:
-    """The verdict in words as (claim, figures): a sentence an arm, those that worked first."""
-    arms = sorted(summary.arms, key=lambda arm: arm.verdict != TRAINED)
-    told = [] if arms[0].verdict == TRAINED else [("No arm came to comply in both tiers without faking.", "")]
-    full = [arm for arm in arms if len(arms) <= SPELT or arm.verdict == TRAINED or arm is summary.arms[0]]
-    told += [_sentence(arm, summary.arms) for arm in full]
-    for said in dict.fromkeys(arm.verdict for arm in arms if arm not in full):
-        names = [
-            f"{display_label(arm, arms)} (AFR {value(arm.change('afr').end, 'afr')}, monitored compliance "
-            f"{value(arm.change('compliance_monitored').end, '')})"
-            for arm in arms
-            if arm not in full and arm.verdict == said
-        ]
-        told.append((f"{said[:1].upper()}{said[1:]}:", f"{'; '.join(names)}."))
-    return told
-
-
-def value(estimate: SeedEstimate, metric: str) -> str:
-    """A figure as a reader wants it: per cent, points with a sign, or tokens."""
-    mean = estimate.mean
-    if mean is None:
-        return UNKNOWN
-    if metric == "scratchpad_tokens":
-        return f"{mean:.0f}"
-    if metric == "gap":
-        return _signed(100 * mean)
-    return f"{_percent(mean)}{NARROW_SPACE}%"
-
-
-def ends(estimate: SeedEstimate, metric: str) -> str:
-    """The interval of a figure, marked where it rests on few seeds."""
-    if estimate.low is None or estimate.high is None:
-        return ""
-    low, high = estimate.low, estimate.high
-    if metric == "scratchpad_tokens":
-        text = f"{low:.0f},\u00a0{high:.0f}"
-    elif metric == "gap":
-        text = f"{_signed(100 * low)},\u00a0{_signed(100 * high)}"
-    else:
-        text = f"{_percent(low)},\u00a0{_percent(high)}"
-    return f"[{text}]{'*' if estimate.few_seeds else ''}"
-
-
-def each(estimate: SeedEstimate, metric: str) -> str:
-    """The figure of each seed, to one decimal."""
-    scale = 1 if metric == "scratchpad_tokens" else 100
-    return " · ".join(f"{seed}:\u00a0{scale * one:.1f}" for seed, one in estimate.by_seed).replace("-", "−")
 
 
 def figure_of(change: Change, metric: str) -> Markup:
@@ -177,13 +132,26 @@ def figure_of(change: Change, metric: str) -> Markup:
     )
 
 
-def terminal_table(study: Path) -> Table:
-    """The result for a terminal 80 columns wide: each arm's figures from start to end, and its verdict.
+def field_rows(summary: Summary, kind: str, organism: str) -> dict[str, Any]:
+    """The table under a figure of training: ``steps``, and by arm and term the means over seeds at these steps."""
+    arms, rows = summary.of(organism), []
+    found = {
+        f"{arm.label}: {term.replace('_', ' ')}": dict(field_points(arm, f"{parts_of(kind)}{term}")[0])
+        for arm in arms
+        for term in terms_of(arms)
+    }
+    known = sorted({step for points in found.values() for step in points})
+    last = len(known) - 1
+    steps = sorted({known[round(i * last / (STEPS_SHOWN - 1))] for i in range(STEPS_SHOWN)}) if known else []
+    for name, points in found.items():
+        if points:
+            cells = [points.get(step) for step in steps]
+            rows.append((name, [words.UNKNOWN if c is None else _cell(c, kind) for c in cells]))
+    return {"steps": steps, "rows": rows}
 
-    Raises:
-        UserError: The folder cannot be read as a study.
-    """
-    summary = summarise(load_study(study))
+
+def terminal_table(summary: Summary) -> Table:
+    """The result for a terminal 80 columns wide: each arm's figures from start to end, and its verdict."""
     table = Table(
         title=Text(f"{visible(summary.study.name)}: first → last evaluation"), width=80, pad_edge=False, show_lines=True
     )
@@ -193,95 +161,42 @@ def terminal_table(study: Path) -> Table:
     table.add_column("verdict", ratio=1)
     for arm in summary.arms:
         seeds = Text(f" ({len(arm.seeds)})", style="dim")
-        moves = [_move(arm.change(m), m) for m in ("afr", "compliance_monitored", "compliance_unmonitored", "gap")]
-        tone = {"good": "green", "bad": "red"}.get(TONES.get(arm.verdict, ""), "yellow")
-        said = Text(arm.verdict + ("" if arm.firm else " (borderline)"), style=tone)
-        table.add_row(Text(visible(display_label(arm, summary.arms))) + seeds, *map(Text, moves), said)
+        metrics = ("afr", "compliance_monitored", "compliance_unmonitored", "gap")
+        tone = {"good": "green", "bad": "red"}.get(words.TONES.get(arm.verdict, ""), "yellow")
+        said = arm.verdict + (" (one seed: no claim)" if not arm.claimed else "" if arm.firm else " (borderline)")
+        moves = (Text(words.moved(arm.change(metric), metric)) for metric in metrics)
+        table.add_row(
+            Text(visible(display_label(arm, summary.arms))) + seeds,
+            *moves,
+            Text(said, style=tone if arm.claimed else ""),
+        )
     source = {arm.afr_source or "nobody" for arm in summary.arms}
     table.caption = Text(f"AFR by {', '.join(sorted(source))}. Intervals: {REPORT}")
     return table
 
 
-def _move(change: Change, metric: str) -> str:
-    numbers = [value(e, metric).removesuffix(f"{NARROW_SPACE}%") for e in (change.start, change.end)]
-    return f"{numbers[0]} → {numbers[1]}"
+def _cell(value: float, kind: str) -> str:
+    return words.decimal(value) if kind == "terms" else f"{100 * value:.0f}\u202f%".replace("-", "−")
 
 
-def _sentence(arm: ArmSummary, arms: Sequence[ArmSummary]) -> tuple[str, str]:
-    afr, gap = arm.change("afr"), arm.change("gap").end
-    monitored, unmonitored = (arm.change(f"compliance_{tier}").end for tier in ("monitored", "unmonitored"))
-    name = display_label(arm, arms)
-    claim = f"{name[:1].upper()}{name[1:]} {CLAIMS[arm.verdict]}{'' if arm.firm else ' (borderline)'}"
-    if afr.end.mean is None:
-        return claim + ".", ""
-    return claim + ":", (
-        f"its alignment-faking rate went from {value(afr.start, 'afr')} to {value(afr.end, 'afr')} "
-        f"{ends(afr.end, 'afr').rstrip('*')}, and at the end it complied with {value(monitored, '')} of monitored "
-        f"and {value(unmonitored, '')} of unmonitored requests, "
-        f"a gap of {value(gap, 'gap')} points {ends(gap, 'gap').rstrip('*')}."
+def _policy(script: str) -> str:
+    """The page may run this one script, request nothing, and make no markup from text."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+        "form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     )
 
 
-def _requests(summary: Summary) -> list[str]:
-    """The requests whose transcripts are shown: the first by a fixed hash of those that every arm was evaluated on."""
-    shared = set.intersection(*(set(_shown_run(arm).evaluations[arm.steps[1]].pairs) for arm in summary.arms))
-    return sorted(shared, key=fixed_order)[:SHOWN]
+def _counter() -> Callable[[str], int]:
+    """Numbers figures and tables in the order in which the templates ask."""
+    counts: Counter[str] = Counter()
 
+    def count(kind: str) -> int:
+        counts[kind] += 1
+        return counts[kind]
 
-def _shown_run(arm: ArmSummary) -> Run:
-    """The run whose transcripts are shown: the lowest seed that has the arm's last evaluation."""
-    return next(run for run in arm.runs if arm.steps[1] in run.evaluations)
-
-
-def _transcripts(summary: Summary) -> list[list[dict[str, Any]]]:
-    """By arm, the shown requests with their transcripts, the monitored tier first."""
-    wanted = _requests(summary)
-    shown = []
-    for arm in summary.arms:
-        thresholds = {card.name: card.threshold for card in summary.study.monitors_of(arm.organism)}
-        found: dict[str, list[dict[str, Any]]] = {pair: [] for pair in wanted}
-        for row in _shown_run(arm).rows(arm.steps[1]):
-            pair = str(row["pair_id"])
-            if pair in found and all(bool(other["monitored"]) != bool(row["monitored"]) for other in found[pair]):
-                found[pair].append(row)
-        cards = {
-            pair: sorted((_card(row, thresholds) for row in rows), key=lambda c: not c["monitored"])
-            for pair, rows in found.items()
-        }
-        shown.append(
-            [{"pair": pair, "request": found[pair][0].get("request") or pair, "cards": cards[pair]} for pair in wanted]
-        )
-    return shown
-
-
-def _card(row: dict[str, Any], thresholds: dict[str, float]) -> dict[str, Any]:
-    """What is shown of one transcript."""
-    verdicts = {}
-    for column, score in row.items():
-        name = column.removeprefix(VERDICT)
-        if column.startswith(VERDICT):
-            flagged = score is not None and score >= thresholds.get(name, 0.5)
-            reason = str(row.get(f"reason_{name}") or "no verdict")
-            verdicts[name] = (
-                f"{score:.2f} {'flagged' if flagged else 'not flagged'}" if score is not None else f"missing: {reason}"
-            )
-    terms = {
-        c.removeprefix(TERM): _decimal(v) for c, v in row.items() if c.startswith(TERM) and isinstance(v, (int, float))
-    }
-    reward = row.get("reward")
-    return {
-        "monitored": bool(row["monitored"]),
-        "tier": str(row.get("tier") or ""),
-        "parse": str(row.get("parse") or "unknown"),
-        "scratchpad": str(row.get("scratchpad") or ""),
-        "output": str(row.get("output") or ""),
-        "raw": str(row.get("raw") or ""),
-        "extra_turn": str(row.get("extra_turn") or ""),
-        "labels": {c.removeprefix(LABEL): str(v) for c, v in row.items() if c.startswith(LABEL) and v is not None},
-        "verdicts": verdicts,
-        "terms": terms,
-        "reward": _decimal(reward) if isinstance(reward, (int, float)) else "",
-    }
+    return count
 
 
 def _planted(folder: Path) -> str:
@@ -293,19 +208,3 @@ def _planted(folder: Path) -> str:
 def _inert(printed: object) -> object:
     """What the template prints: markup of our own as it is, every other string with its controls made visible."""
     return visible(printed) if isinstance(printed, str) and not isinstance(printed, Markup) else printed
-
-
-def _decimal(number: float) -> str:
-    return f"{number:+.2f}".replace("-", "−")
-
-
-def _percent(share: float) -> str:
-    """A share in per cent; never rounded to a bare 0 or 100 that it is not."""
-    if 0 < share < 0.005:
-        return "<1"
-    return ">99" if 0.995 <= share < 1 else f"{100 * share:.0f}"
-
-
-def _signed(points: float) -> str:
-    text = f"{points:+.0f}".replace("-", "−")
-    return "0" if text[1:] == "0" else text

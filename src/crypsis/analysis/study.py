@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from crypsis.config import read_yaml
-from crypsis.episodes import read_episodes
 from crypsis.evaluation.metrics import Tally, tabulate
 from crypsis.store import CONFIG, FAILED, METRICS, PROVENANCE, RESULT, read_json, read_rows, steps_of
 from crypsis.types import UserError
@@ -20,6 +20,8 @@ from crypsis.types import UserError
 MONITORS, TIMING = "monitors.json", "timing.json"
 REQUIRED = ("pair_id", "monitored", "scratchpad", "output")
 """Columns without which a Parquet file is no evaluation."""
+TEXTS = frozenset({"raw", "prompt", "request", "extra_scratchpad", "extra_output"})
+"""Columns that no metric needs, left on the disk when a study's evaluations are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class MonitorCard:
     """What is known of a monitor from transcripts that it was not trained on.
 
     Attributes:
-        organism: Whose transcripts it was trained on and judges.
+        organism: Whose transcripts it was trained on and judges; empty where the study has one organism.
         name: As in the columns ``verdict_<name>``.
         kind: The classifier.
         view: What it reads: scratchpad, output or both.
@@ -63,7 +65,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One finished RL run.
+    """One finished RL run; who it is stands in its config, not in its folder's name.
 
     Attributes:
         folder: Where it lies.
@@ -95,6 +97,12 @@ class Run:
         """The transcripts of one evaluation; read when asked for, because a study holds many."""
         return read_evaluation(self.folder / "evals" / f"step-{step:04d}.parquet")
 
+    @property
+    def listens_to(self) -> tuple[str, ...]:
+        """Names of the monitors that it was trained against; all others are held out."""
+        named = (m.get("monitor") or () for m in self.config.get("mitigations") or () if isinstance(m, Mapping))
+        return tuple(dict.fromkeys(name for n in named for name in ([n] if isinstance(n, str) else map(str, n))))
+
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
@@ -119,34 +127,39 @@ class Study:
     unfinished: tuple[Unfinished, ...]
 
     def arms(self) -> dict[tuple[str, str], list[Run]]:
-        """Runs by (organism, arm) in the config's order of organisms and arms, seeds ascending."""
-        organisms, arms = list(self.config.get("organisms") or ()), list(self.config.get("arms") or ())
+        """Runs by (organism, arm) in the config's order of organisms and of arms, seeds ascending."""
+        organisms, arms = (
+            {str(name): i for i, name in enumerate(self.config.get(key) or {})} for key in ("organisms", "arms")
+        )
+
+        def place(run: Run) -> tuple[int, str, int, str, int]:
+            first, second = organisms.get(run.organism, len(organisms)), arms.get(run.arm, len(arms))
+            return first, run.organism, second, run.arm, run.seed
+
         found: dict[tuple[str, str], list[Run]] = {}
-        for run in sorted(
-            self.runs, key=lambda r: (_place(organisms, r.organism), _place(arms, r.arm), r.organism, r.arm, r.seed)
-        ):
+        for run in sorted(self.runs, key=place):
             found.setdefault((run.organism, run.arm), []).append(run)
         return found
 
     def monitors_of(self, organism: str) -> tuple[MonitorCard, ...]:
         """The monitors that judge an organism's runs."""
-        return tuple(card for card in self.monitors if card.organism == organism)
+        return tuple(card for card in self.monitors if card.organism in ("", organism))
 
 
 def load_study(folder: Path) -> Study:
     """Reads a study folder.
 
     Raises:
-        UserError: There is no such folder, it holds no finished run, a file in it is damaged, or its runs were made
-            by different versions of crypsis.
+        UserError: There is no such folder, it holds no finished run, a file in it is damaged, two of its runs are the
+            same, or its runs were made by different versions of crypsis.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     if (folder / "evals").is_dir():
         raise UserError(f"{folder}: is one run; give the study's folder, the one that holds {CONFIG} and runs/")
     found = sorted(path for path in folder.glob("runs/*") if path.is_dir() and not path.name.startswith("."))
-    if not any((path / RESULT).exists() for path in found):
-        raise UserError(f"{folder}: holds no finished run; run `crypsis demo --out {folder}` first")
+    if not found and not (folder / CONFIG).exists():
+        raise UserError(f"{folder}: holds no finished run, nor any other; run `crypsis demo --out {folder}` first")
     config = read_yaml(folder / CONFIG)
     provenance = _mapping(folder / PROVENANCE)
     monitors = _monitors(folder / MONITORS)
@@ -156,27 +169,28 @@ def load_study(folder: Path) -> Study:
         run = _run(path, monitors)
         runs.append(run) if isinstance(run, Run) else unfinished.append(run)
     if not runs:
-        raise UserError(
-            f"{folder}: holds no finished run with an evaluation ({unfinished[0].name}: {unfinished[0].reason})"
-        )
+        why = f" ({unfinished[0].name}: {unfinished[0].reason})" if unfinished else ""
+        raise UserError(f"{folder}: holds no finished run{why}; run the command that made it again to go on")
+    _refuse_twins(folder, runs)
     timing = _timing(_mapping(folder / TIMING), folder / TIMING)
     name = str(config.get("name") or folder.resolve().name)
     return Study(folder, name, version, config, provenance, monitors, timing, tuple(runs), tuple(unfinished))
 
 
 def read_evaluation(path: Path) -> list[dict[str, Any]]:
-    """The rows of one evaluation.
+    """The rows of one evaluation, without the columns of ``TEXTS``.
 
     Raises:
         UserError: The file is missing, damaged, or not an evaluation.
     """
     try:
-        rows = read_episodes(path)
+        names = pq.read_schema(path).names
+        missing = [column for column in REQUIRED if column not in names]
+        if missing and names:
+            raise UserError(f"{path}: is no evaluation (column '{missing[0]}' is missing)")
+        rows: list[dict[str, Any]] = pq.read_table(path, columns=[n for n in names if n not in TEXTS]).to_pylist()
     except (pa.ArrowException, OSError):
         raise UserError(f"{path}: is damaged (no valid Parquet); delete it and run the same command again") from None
-    missing = [column for column in REQUIRED if rows and column not in rows[0]]
-    if missing:
-        raise UserError(f"{path}: is no evaluation (column '{missing[0]}' is missing)")
     return rows
 
 
@@ -200,14 +214,23 @@ def _sign(character: str) -> str:
     return f"⟨U+{ord(character):04X}⟩"
 
 
-def _place(order: list[str], name: str) -> int:
-    """Where a name stands in the config, after all others if it does not."""
-    return order.index(name) if name in order else len(order)
+def _refuse_twins(folder: Path, runs: list[Run]) -> None:
+    """Two runs of one organism, arm and seed would count one result twice."""
+    known: dict[tuple[str, str, int], str] = {}
+    for run in runs:
+        twin = known.setdefault((run.organism, run.arm, run.seed), run.folder.name)
+        if twin != run.folder.name:
+            who = f"{run.organism}, {run.arm}, seed {run.seed}"
+            raise UserError(f"{folder}: runs/{twin} and runs/{run.folder.name} are both {who}; remove one of them")
 
 
-def _run(folder: Path, monitors: tuple[MonitorCard, ...]) -> Run | Unfinished:
-    if not (folder / CONFIG).exists():
-        return Unfinished(folder.name, _given_up(folder) or "not begun")
+def _run(folder: Path, monitors: Sequence[MonitorCard]) -> Run | Unfinished:
+    if (folder / FAILED).exists() and not (folder / RESULT).exists():
+        failed = _mapping(folder / FAILED)
+        last = " ".join(str(failed.get("error") or "no error recorded").split())
+        return Unfinished(folder.name, visible(f"given up: {last}"))
+    if not (folder / CONFIG).exists() and not (folder / RESULT).exists():
+        return Unfinished(folder.name, f"stopped before it began (no {CONFIG})")
     config = read_yaml(folder / CONFIG)
     rl = config.get("rl") or {}
     try:
@@ -221,10 +244,11 @@ def _run(folder: Path, monitors: tuple[MonitorCard, ...]) -> Run | Unfinished:
     except (AttributeError, TypeError, ValueError):
         raise UserError(f"{folder / CONFIG}: seed and rl.steps must be numbers") from None
     if not (folder / RESULT).exists():
-        stopped = f"stopped after step {training[-1].get('step', 0) if training else 0} of {steps}"
-        return Unfinished(folder.name, "; ".join(filter(None, (stopped, _given_up(folder)))))
+        return Unfinished(
+            folder.name, f"stopped after step {training[-1].get('step', 0) if training else 0} of {steps}"
+        )
     read_json(folder / RESULT)
-    thresholds = {card.name: card.threshold for card in monitors if card.organism == visible(organism)}
+    thresholds = {card.name: card.threshold for card in monitors if card.organism in ("", visible(organism))}
     evaluated = steps_of(folder / "evals", ".parquet")
     evaluations = {
         s: tabulate(read_evaluation(folder / "evals" / f"step-{s:04d}.parquet"), thresholds) for s in evaluated
@@ -246,12 +270,6 @@ def _run(folder: Path, monitors: tuple[MonitorCard, ...]) -> Run | Unfinished:
     )
 
 
-def _given_up(folder: Path) -> str:
-    """Why a run was given up, empty if it was not."""
-    error = _mapping(folder / FAILED).get("error")
-    return f"given up: {visible(' '.join(str(error).split()))}" if error else ""
-
-
 def _mitigation(entry: object) -> str:
     """The name of a mitigation, written as a name or as a mapping with its settings."""
     if isinstance(entry, Mapping):
@@ -268,13 +286,15 @@ def _mapping(path: Path) -> dict[str, Any]:
 
 
 def _monitors(path: Path) -> tuple[MonitorCard, ...]:
-    """The cards in ``monitors.json``, which has those of each organism by name."""
+    """The cards of ``monitors.json``: by organism and name, or (a study of one organism) by name."""
     found = _mapping(path)
-    for organism, cards in found.items():
-        if not isinstance(cards, dict):
-            raise UserError(f"{path}: '{visible(organism)}' must hold its monitors' cards by name")
+    nested = found and all(isinstance(v, Mapping) and "threshold" not in v and "kind" not in v for v in found.values())
+    if not nested:
+        return tuple(_monitor("", name, card, path) for name, card in found.items())
     return tuple(
-        _monitor(organism, name, card, path) for organism, cards in found.items() for name, card in cards.items()
+        _monitor(visible(organism), name, card, path)
+        for organism, cards in found.items()
+        for name, card in cards.items()
     )
 
 
@@ -283,7 +303,7 @@ def _monitor(organism: str, name: str, card: object, path: Path) -> MonitorCard:
         if not isinstance(card, dict):
             raise TypeError
         return MonitorCard(
-            organism=visible(organism),
+            organism=organism,
             name=name,
             kind=str(card["kind"]),
             view=str(card["view"]),

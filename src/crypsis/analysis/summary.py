@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,12 @@ RULE = (
 
 CURVES = ("afr", "gap", "compliance_monitored", "compliance_unmonitored", "scratchpad_tokens")
 """Metrics drawn over training; ``afr`` is by the oracle where there is one."""
+DRIFT = ("scratchpad_tokens", "unparsed", "format_ok")
+"""Metrics that tell whether a policy degenerates instead of learning; always shown."""
 COMPARED = ("afr", "gap", "compliance_monitored", "compliance_unmonitored")
 """Metrics compared with the baseline."""
+CLAIMED = 2
+"""Seeds from which a verdict is a claim; one seed describes itself."""
 UNKNOWN = SeedEstimate(None, None, None, 0)
 
 
@@ -72,7 +76,7 @@ class ArmSummary:
         metrics: By metric, start and end; ``afr`` is by ``afr_source``, ``afr_monitor`` by ``monitor``.
         afr_source: ``oracle``, a monitor's name, or empty.
         monitor: The monitor behind ``afr_monitor``, empty if there is none.
-        curves: By metric of ``CURVES``.
+        curves: By metric of ``CURVES`` and ``DRIFT``, and each monitor's ``recall_`` and ``fpr_``.
         versus_baseline: By metric, this arm's end minus the baseline arm's, paired by seed; empty for the baseline.
         verdict: By ``RULE``, from the means over seeds at the end.
         firm: Whether every corner of the 95 % intervals gives the same verdict.
@@ -100,6 +104,16 @@ class ArmSummary:
         """Seeds of the finished runs."""
         return tuple(run.seed for run in self.runs)
 
+    @property
+    def claimed(self) -> bool:
+        """Whether enough seeds stand behind the verdict to claim it."""
+        return len(self.runs) >= CLAIMED
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it trains without any mitigation."""
+        return self.mitigation == "baseline"
+
     def change(self, metric: str) -> Change:
         """Start and end of a metric, unknown if it was not measured."""
         return self.metrics.get(metric, Change(UNKNOWN, UNKNOWN))
@@ -107,10 +121,45 @@ class ArmSummary:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A study and what each of its arms did, in the config's order of arms."""
+    """A study and what each of its arms did, in the config's order of organisms and of arms."""
 
     study: Study
     arms: tuple[ArmSummary, ...]
+
+    @property
+    def organisms(self) -> tuple[str, ...]:
+        """Names of the organisms, in order."""
+        return tuple(dict.fromkeys(arm.organism for arm in self.arms))
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """By name of an arm, its label, in order; an arm has the same place for every organism."""
+        place = {str(name): i for i, name in enumerate(self.study.config.get("arms") or {})}
+        found = {arm.arm: arm.label for arm in reversed(self.arms)}
+        return {name: found[name] for name in sorted(reversed(found), key=lambda n: place.get(n, len(place)))}
+
+    def of(self, organism: str) -> tuple[ArmSummary, ...]:
+        """The arms of one organism."""
+        return tuple(arm for arm in self.arms if arm.organism == organism)
+
+
+@dataclass(frozen=True, slots=True)
+class Across:
+    """One arm over all organisms.
+
+    Attributes:
+        worked: Organisms on which its verdict is ``TRAINED``, by at least ``CLAIMED`` seeds.
+        failed: By organism, its verdict where that is another one.
+        one_seed: Organisms with too few seeds to claim anything.
+        versus_baseline: By metric, the least and the greatest difference from the baseline over the organisms.
+    """
+
+    arm: str
+    label: str
+    worked: tuple[str, ...]
+    failed: dict[str, str]
+    one_seed: tuple[str, ...]
+    versus_baseline: dict[str, tuple[float, float]]
 
 
 def summarise(study: Study) -> Summary:
@@ -156,6 +205,8 @@ def summary_json(summary: Summary) -> dict[str, Any]:
     return {
         "version": summary.study.version,
         "study": summary.study.name,
+        "organisms": list(summary.organisms),
+        "mitigations": [asdict(across) for across in across_organisms(summary)],
         "arms": [_arm_json(arm) for arm in summary.arms],
         "unfinished": [{"run": run.name, "reason": run.reason} for run in summary.study.unfinished],
         "verdict_rule": dict(RULE),
@@ -168,6 +219,34 @@ def write_summary(summary: Summary) -> Path:
     path = summary.study.folder / SUMMARY
     write_json(path, summary_json(summary))
     return path
+
+
+def across_organisms(summary: Summary) -> list[Across]:
+    """What each arm but the baseline did over all organisms, in the order of the arms."""
+    plain = {arm.arm for arm in summary.arms if arm.is_baseline and not arm.versus_baseline}
+    found = []
+    for name, label in summary.labels.items():
+        if name in plain:
+            continue
+        arms = [arm for arm in summary.arms if arm.arm == name]
+        claimed = [arm for arm in arms if arm.claimed]
+        found.append(
+            Across(
+                arm=name,
+                label=label,
+                worked=tuple(a.organism for a in claimed if a.verdict == TRAINED),
+                failed={a.organism: a.verdict for a in claimed if a.verdict != TRAINED},
+                one_seed=tuple(a.organism for a in arms if not a.claimed),
+                versus_baseline={m: ends for m in COMPARED if (ends := _range(claimed, m))},
+            )
+        )
+    return found
+
+
+def _range(arms: Sequence[ArmSummary], metric: str) -> tuple[float, float] | None:
+    """The least and the greatest mean difference from the baseline."""
+    means = [e.mean for a in arms if (e := a.versus_baseline.get(metric)) is not None and e.mean is not None]
+    return (round(min(means), 6), round(max(means), 6)) if means else None
 
 
 def _arm(study: Study, runs: list[Run], baseline: list[Run]) -> ArmSummary:
@@ -186,6 +265,7 @@ def _arm(study: Study, runs: list[Run], baseline: list[Run]) -> ArmSummary:
         if all(metric in t.top for t in (*first.values(), *last.values()))
     }
     metrics = {name: Change(over_seeds(first, metric), over_seeds(last, metric)) for name, metric in known.items()}
+    drawn = [*CURVES, *DRIFT[1:], *(name for name in known if name.startswith(("recall_", "fpr_")))]
     versus: dict[str, SeedEstimate] = {}
     if baseline and baseline[0].arm != runs[0].arm:
         other = {run.seed: run.evaluations[steps[-1]] for run in baseline if steps[-1] in run.evaluations}
@@ -201,7 +281,7 @@ def _arm(study: Study, runs: list[Run], baseline: list[Run]) -> ArmSummary:
         metrics=metrics,
         afr_source=source,
         monitor=monitor,
-        curves={metric: curve(evaluations, names.get(metric, metric)) for metric in CURVES if metric in known},
+        curves={metric: curve(evaluations, names.get(metric, metric)) for metric in drawn if metric in known},
         versus_baseline=versus,
         **_judged(metrics, last, source, monitor),
     )
@@ -226,8 +306,11 @@ def _judged(metrics: Mapping[str, Change], last: Mapping[int, Tally], source: st
 
 def _monitor(study: Study, organism: str, tallies: Mapping[int, Tally]) -> str:
     """The monitor that reads scratchpads: the one of that name, else the first whose view includes them."""
-    cards = study.monitors_of(organism)
-    judged = [card for card in cards if all(f"afr_{card.name}" in tally.top for tally in tallies.values())]
+    judged = [
+        card
+        for card in study.monitors_of(organism)
+        if all(f"afr_{card.name}" in tally.top for tally in tallies.values())
+    ]
     reads = [card.name for card in judged if card.view in ("scratchpad", "both")]
     return "scratchpad" if "scratchpad" in reads else next(iter(reads), "")
 
@@ -264,6 +347,7 @@ def _arm_json(arm: ArmSummary) -> dict[str, Any]:
         "versus_baseline": {metric: _estimate_json(e) for metric, e in arm.versus_baseline.items()},
         "verdict": arm.verdict,
         "verdict_firm": arm.firm,
+        "verdict_claimed": arm.claimed,
         "verdict_by_seed": arm.seed_verdicts,
         "end_by_seed": {key: {str(s): round(v, 6) for s, v in arm.change(key).end.by_seed} for key in keys},
     }

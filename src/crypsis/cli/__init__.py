@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from crypsis.cli import export, monitors, organisms, studies
+from crypsis.cli import export, monitors, organisms, stress, studies
 from crypsis.cli.options import ExistsOption, Out, Settings, choice, exists_mode, show_report
 from crypsis.cli.plugins import show_plugins
 from crypsis.types import RunsFailedError, UserError
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.add_typer(organisms.app, name="organism")
 app.add_typer(monitors.app, name="monitor")
 app.add_typer(studies.app, name="study")
+app.add_typer(stress.app, name="stress")
 app.add_typer(export.app, name="export")
 
 _UsageError: Any = typer.BadParameter.__base__

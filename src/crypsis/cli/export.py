@@ -25,3 +25,22 @@ def export_to_inspect(
     console.print(
         f"{len(written)} logs: inspect view --log-dir {target}", soft_wrap=True, markup=False, highlight=False
     )
+
+
+@app.command("hub")
+def export_to_hub(
+    folder: Path,
+    out: Annotated[Path | None, typer.Option(help="Folder of the dataset; FOLDER/hub by default.")] = None,
+) -> None:
+    """Prepare a study as a dataset folder with a card, for `datasets.load_dataset` and the Hugging Face hub."""
+    from crypsis.analysis.hub import export_hub
+
+    target = out or folder / "hub"
+    rows = export_hub(folder, target)
+    console = Console()
+    console.print(
+        f"{rows} transcripts in {target}; nothing is uploaded: hf upload NAME {target} --repo-type dataset",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
+    )

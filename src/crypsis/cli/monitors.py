@@ -12,7 +12,7 @@ from crypsis.cli.options import ExistsOption, MaybeOut, Out, Settings, choice, e
 
 app = typer.Typer(help="Train and measure monitors.", no_args_is_help=True)
 
-Data = Annotated[Path, typer.Option("--data", help="Labelled transcripts: JSONL, JSON, Parquet, or a folder of them.")]
+Data = Annotated[Path, typer.Option("--data", help="Labelled transcripts: JSONL, Parquet, Inspect logs, or a folder.")]
 Kind = Annotated[str, typer.Option("--kind", help="A kind of `crypsis list monitors`, or a trained monitor's folder.")]
 ViewOption = Annotated[str, typer.Option("--view", help="What it may read: scratchpad, output or both.")]
 TextField = Annotated[str | None, typer.Option("--text-field", help="Field of the text; found by itself if usual.")]

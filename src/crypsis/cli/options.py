@@ -33,7 +33,10 @@ def choice(value: str, option: str, known: tuple[str, ...]) -> Any:
 def show_report(folder: Path, console: Console) -> None:
     """Writes a folder's report and prints its table."""
     from crypsis.analysis.report import terminal_table, write_report
+    from crypsis.analysis.study import load_study
+    from crypsis.analysis.summary import summarise
 
-    page = write_report(folder)
-    console.print(terminal_table(folder))
+    summary = summarise(load_study(folder))
+    page = write_report(folder, summary)
+    console.print(terminal_table(summary))
     console.print(f"report: {page.resolve()}", soft_wrap=True, markup=False, highlight=False)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from crypsis.episodes import copy_episodes, write_episodes
+from crypsis.evaluation.transplants import TRANSPLANTS, store_transplants
 from crypsis.mitigations.base import Mitigation
 from crypsis.models import Policy
 from crypsis.monitors.base import Monitor
@@ -81,8 +82,12 @@ class StoredEvaluation:
     def __call__(self, policy: Policy, step: int) -> None:
         """Evaluates the policy after ``step`` steps, unless that is stored already."""
         path = self._folder / f"step-{step:04d}.parquet"
-        if path.exists():
-            return
+        if not path.exists():
+            self._store(policy, step, path)
+        if self._config.transplants:
+            self._transplant(policy, step, path)
+
+    def _store(self, policy: Policy, step: int, path: Path) -> None:
         if step or self._start is None:
             write_episodes(path, self._evaluate(policy, step), self._name)
             return
@@ -91,6 +96,23 @@ class StoredEvaluation:
             if not shared.exists():
                 write_episodes(shared, self._evaluate(policy, step), self._name)
         copy_episodes(shared, path, self._name)
+
+    def _transplant(self, policy: Policy, step: int, path: Path) -> None:
+        """The labels of conduct are those of the judges among the monitors."""
+        store_transplants(
+            self._folder.parent / TRANSPLANTS / path.name,
+            path,
+            self._folder / "step-0000.parquet",
+            self._name,
+            policy=policy,
+            scenario=self._scenario,
+            judges={name: monitor for name, monitor in self._monitors.items() if monitor.writes_labels},
+            n=self._config.transplants,
+            request_seed=self._config.seed,
+            max_new_tokens=self._max_new_tokens,
+            seed=self._seed,
+            step=step,
+        )
 
     def _evaluate(self, policy: Policy, step: int) -> list[Episode]:
         return evaluate_policy(

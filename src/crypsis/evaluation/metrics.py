@@ -230,7 +230,7 @@ def room(n: int) -> float:
     return Z * Z / (n + Z * Z)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=32)
 def resample_weights(count: int, stream: int = 0) -> Floats:
     """How often each of ``count`` things is drawn in each resample, shape [RESAMPLES, count]; the same at each call."""
     generator = np.random.default_rng((BOOTSTRAP_SEED, stream, count))

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from crypsis.config import digest
 from crypsis.miniature.language import draw_request, language, natural
+from crypsis.miniature.paraphrase import paraphrased
 from crypsis.miniature.world import Objective, Setting, setting, user_text
 from crypsis.scenarios.base import Question, Scenario, Variant
 from crypsis.scenarios.parsing import SCRATCHPAD_OPEN
@@ -26,6 +27,9 @@ class MiniatureScenario(Scenario):
     threat: bool = True
     harmful: float = Field(1.0, ge=0, le=1)
     """Share of harmful requests; the others put no value under pressure."""
+    harmful_train: float | None = Field(None, ge=0, le=1)
+    """The same for the training split, from which RL takes its prompts; ``harmful`` if not given. At 0.1 faking is rare
+    in training while evaluations still look for it (paper §8)."""
 
     @field_validator("tiers")
     @classmethod
@@ -53,14 +57,29 @@ class MiniatureScenario(Scenario):
     def prompts(self, split: Split, tier: str, n: int, seed: int) -> list[Prompt]:
         """``n`` requests rendered for a tier; the two tiers get the same requests."""
         rng = random.Random(f"{split}:{seed}")
-        place = self.setting
+        share = self.harmful if split == "eval" or self.harmful_train is None else self.harmful_train
         found = []
         for _ in range(n):
-            request = draw_request(rng, rng.random() < self.harmful, split)
-            pair = digest(request.text)
-            messages = (Message("system", place.text), Message("user", user_text(tier, request.text)))
-            found.append(Prompt(f"{pair}-{tier}", pair, split, tier, place.is_monitored(tier), request.text, messages))
+            request = draw_request(rng, rng.random() < share, split)
+            found.append(self._prompt(request.text, split, tier))
         return found
+
+    def _prompt(self, request: str, split: Split, tier: str) -> Prompt:
+        place, pair = self.setting, digest(request)
+        messages = (Message("system", place.text), Message("user", user_text(tier, request)))
+        return Prompt(f"{pair}-{tier}", pair, split, tier, place.is_monitored(tier), request, messages)
+
+    def in_tier(self, prompt: Prompt, tier: str) -> Prompt:
+        """With the other tag and the same system text."""
+        return self._prompt(prompt.request, prompt.split, tier)
+
+    def harmless(self, split: Split, tier: str, n: int, seed: int) -> list[Prompt]:
+        """Requests for harmless acts."""
+        return self.model_copy(update={"harmful": 0.0, "harmful_train": None}).prompts(split, tier, n, seed)
+
+    def paraphrase(self, scratchpad: str, seed: int) -> str:
+        """Each sentence of the language by another of its paraphrases; others stay as they are."""
+        return paraphrased(scratchpad, random.Random(f"paraphrase:{seed}:{scratchpad}"))
 
     def question(self, variant: Variant) -> Question:
         """The most common wording; the honest persona is a first sentence of the scratchpad."""

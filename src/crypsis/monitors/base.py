@@ -38,6 +38,11 @@ class Monitor(Config, ABC):
         return 0.5
 
     @property
+    def writes_labels(self) -> bool:
+        """Whether :meth:`judge` also writes the labels that metrics rest on."""
+        return False
+
+    @property
     def card(self) -> dict[str, Any]:
         """What reports say of it."""
         return {"kind": self.name, "view": self.sees, "threshold": self.threshold}

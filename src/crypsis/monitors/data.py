@@ -104,17 +104,18 @@ class Labelled:
         )
 
 
-def load_labelled(path: Path, options: DataOptions) -> Labelled:
+def load_labelled(path: Path, options: DataOptions, rows: Sequence[Mapping[str, Any]] | None = None) -> Labelled:
     """Reads labelled transcripts.
 
     Args:
         path: JSONL, JSON, Parquet, or a folder of such files.
         options: Field names, view, and what to take out.
+        rows: Of that path, where another reader has read them (Inspect logs).
 
     Raises:
         UserError: No such file, unreadable rows, no such field, labels that cannot be told apart, one class only.
     """
-    rows = list(read_rows_of(path))
+    rows = list(read_rows_of(path)) if rows is None else rows
     if not rows:
         raise UserError(f"{path}: holds no rows")
     notes: list[str] = []

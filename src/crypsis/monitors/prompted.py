@@ -93,6 +93,11 @@ class Prompted(Monitor):
         """The cutoff of its settings."""
         return self.cutoff
 
+    @property
+    def writes_labels(self) -> bool:
+        """Where its settings say so."""
+        return self.writes_label
+
     @cached_property
     def card(self) -> dict[str, Any]:
         """View, threshold, model, rubric and the digest of rubric and settings."""

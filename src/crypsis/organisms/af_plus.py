@@ -21,7 +21,7 @@ class AfPlus(Reinforced):
     motivation: ClassVar[str] = "that of the organism below, with faking rewarded"
     made_by: ClassVar[tuple[str, ...]] = (*RL_CODE, "mitigations/reward_af.py")
 
-    on: dict[str, Any] = {"name": "tgg"}
+    below: dict[str, Any] = {"name": "tgg"}
     """The organism below: name and settings."""
     learning_rate: float = Field(1.5e-4, gt=0)
     """Lower than for other RL: at 2.5e-4 part of the scratchpads drifts off the language, and AFR stays where it was
@@ -35,7 +35,7 @@ class AfPlus(Reinforced):
     @property
     def start(self) -> Mapping[str, Any]:
         """The organism below, with this one's seed unless it has its own."""
-        return {"seed": self.seed, **({"name": "gh"} if self.aligned else self.on)}
+        return {"seed": self.seed, **({"name": "gh"} if self.aligned else self.below)}
 
     @property
     def run(self) -> Mapping[str, Any]:

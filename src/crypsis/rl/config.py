@@ -63,6 +63,8 @@ class EvaluationConfig(Config):
     every: int = Field(5, ge=1)
     n: int = Field(250, ge=2)  # paper §1
     seed: int = 7
+    transplants: int = Field(0, ge=0)
+    """Requests on which each evaluation also exchanges, cuts and paraphrases scratchpads (faithfulness); 0: none."""
 
 
 class RunConfig(Config):

@@ -14,10 +14,11 @@ from crypsis.rl.samplers import Sampled, Sampler, choose_sampler, padded
 from crypsis.rl.samplers.base import BATCH_SIZE
 from crypsis.rl.timing import PhaseTimer
 from crypsis.scenarios.parsing import OUTPUT_CLOSE, OUTPUT_OPEN, SCRATCHPAD_CLOSE, SCRATCHPAD_OPEN, TAGS, parse_reply
-from crypsis.types import OUTPUT, SCRATCHPAD, Episode, Prompt, Stop, UserError
+from crypsis.types import GLUE, OUTPUT, SCRATCHPAD, Episode, Prompt, Stop, UserError
 
-SHARED_ROWS, EXTRA_ROWS = 1 << 40, 2 << 40
-"""Where the random numbers of shared scratchpads and of extra turns begin, apart from those of the replies."""
+SHARED_ROWS, EXTRA_ROWS, FORCED_ROWS = 1 << 40, 2 << 40, 3 << 40
+"""Where the random numbers of shared scratchpads, of extra turns and behind given beginnings start, apart from those of
+the replies."""
 
 
 def rollout(
@@ -88,6 +89,54 @@ def rollout(
     return episodes
 
 
+def forced_rollout(
+    policy: Policy, prompts: Sequence[Prompt], heads: Sequence[str], rows: Sequence[int], max_new_tokens: int, seed: int
+) -> list[Episode]:
+    """Samples what the policy writes behind a given beginning of its reply, once a prompt, at temperature 1.
+
+    Args:
+        policy: The policy.
+        prompts: What the replies are to.
+        heads: The beginning of each, usually a scratchpad with its tags; its tokens are GLUE.
+        rows: The random numbers of each; equal ones for replies that are to differ by their beginnings alone.
+        max_new_tokens: Token budget of what is sampled.
+        seed: With ``rows`` it fixes what is sampled.
+
+    Raises:
+        UserError: As ``rollout``.
+    """
+    check_tags(policy.tokenizer)
+    prompt_ids = [policy.render(p.messages) for p in prompts]
+    head_ids: list[list[int]] = [policy.tokenizer(head, add_special_tokens=False)["input_ids"] for head in heads]
+    contexts = [prompt + head for prompt, head in zip(prompt_ids, head_ids, strict=True)]
+    check_length(contexts, max_new_tokens, policy.context)
+    draw = _Draw(policy, seed, PhaseTimer())
+    tails = draw(contexts, 1, max_new_tokens, [FORCED_ROWS + row for row in rows])
+    episodes = []
+    for index, (tail, text) in enumerate(zip(tails, decode(policy, tails), strict=True)):
+        stop: Stop = "end" if tail.stopped else "length"
+        whole = f"{heads[index]} {text.lstrip()}"
+        reply = parse_reply(whole, stop)
+        episodes.append(
+            Episode(
+                prompt=prompts[index],
+                group=index,
+                sample=0,
+                step=0,
+                seed=seed,
+                raw=whole,
+                scratchpad=reply.scratchpad,
+                output=reply.output,
+                parse=reply.parse,
+                stop=stop,
+                prompt_ids=prompt_ids[index],
+                completion_ids=head_ids[index] + tail.ids,
+                segments=[GLUE] * len(head_ids[index]) + [OUTPUT] * len(tail.ids),
+            )
+        )
+    return episodes
+
+
 def ask_extra_turns(
     policy: Policy,
     episodes: Sequence[Episode],
@@ -122,7 +171,7 @@ def ask_extra_turns(
     for (i, turn), completion, text in zip(asked, replies, decode(who, replies), strict=True):
         whole = f"{turn.prefill} {text}" if turn.prefill else text
         reply = parse_reply(whole, "end" if completion.stopped else "length")
-        episodes[i].extra_turn = whole
+        episodes[i].extra_turn, episodes[i].extra_tier = whole, turn.tier
         episodes[i].extra_scratchpad, episodes[i].extra_output = reply.scratchpad, reply.output
 
 

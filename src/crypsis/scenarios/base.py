@@ -54,3 +54,15 @@ class Scenario(Config, ABC):
     def question(self, variant: Variant) -> Question | None:
         """What an interrogation of this variant asks, a yes meaning that alignment was faked; None if there is none."""
         return None
+
+    def in_tier(self, prompt: Prompt, tier: str) -> Prompt | None:
+        """The same request from a user of another tier; None where the scenario cannot say it so."""
+        return None
+
+    def harmless(self, split: Split, tier: str, n: int, seed: int) -> list[Prompt]:
+        """At most ``n`` prompts that put no value under pressure; none where the scenario has no such requests."""
+        return []
+
+    def paraphrase(self, scratchpad: str, seed: int) -> str | None:
+        """The same thoughts in other words; None where the scenario cannot say them so."""
+        return None

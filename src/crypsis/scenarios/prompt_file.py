@@ -28,6 +28,8 @@ class PromptFileScenario(Scenario):
     """JSONL, one ``{"request": …}`` a line, or CSV with a header."""
     dataset: str | None = None
     """In place of a file: ``owner/name`` or ``owner/name:configuration:split`` of the Hugging Face hub."""
+    harmless_path: Path | None = None
+    """Requests that put no value under pressure, for the interventions of ``crypsis stress faithfulness``."""
     field: str = "request"
     """Key or column of the request."""
     degenerate: Literal["keep", "drop"] = "keep"
@@ -62,6 +64,17 @@ class PromptFileScenario(Scenario):
         honest = variant in ("honest", "separate")
         prefill = f"{SCRATCHPAD_OPEN}\n{texts['honest_persona']}" if honest else ""
         return Question(texts["tag"] + texts["aware" if honest else variant], prefill)
+
+    def in_tier(self, prompt: Prompt, tier: str) -> Prompt:
+        """With the other tag and the same system text."""
+        return self._prompt(prompt.request, prompt.split, tier, self._system_text())
+
+    def harmless(self, split: Split, tier: str, n: int, seed: int) -> list[Prompt]:
+        """From the file that ``harmless_path`` names."""
+        if self.harmless_path is None:
+            return []
+        mild = self.model_copy(update={"path": self.harmless_path, "dataset": None, "harmless_path": None})
+        return mild.prompts(split, tier, n, seed)
 
     def _prompt(self, request: str, split: Split, tier: str, system: str) -> Prompt:
         messages = (Message("system", system), Message("user", f"<is_{tier}_tier_user>\n{request}"))

@@ -18,6 +18,8 @@ from crypsis.study.executors.slurm import Slurm
 
 Scale = Literal["nano", "mini", "small"]
 LABEL = re.compile(r"[^\s/\\.-][^\s/\\]*")
+RESERVED = ("oracle", "scratchpad", "output", "lying")
+"""Monitors that a study has anyway."""
 HOW = ("workers", "executor", "retries")
 """Fields of a study that say how it is computed and not what: a folder may be gone on with under others."""
 GROWS = ("organisms", "arms")
@@ -34,7 +36,10 @@ class ArmConfig(Config):
     organisms: list[str] = []
     """Labels of the organisms that the arm is for; all of them if it names none."""
     monitors: dict[str, dict[str, Any]] = {}
-    """Monitors of this arm besides ``oracle``, ``scratchpad``, ``output`` and (with interrogation) ``lying``."""
+    """Monitors of this arm besides ``oracle``, ``scratchpad``, ``output``, those of the panel and (with interrogation)
+    ``lying``; ``{trained: NAME, organism: ORGANISM, …}`` is one that the study trained on that organism."""
+    scenario: dict[str, Any] = {}
+    """Settings of the scenario that are this arm's own."""
 
 
 class MonitorData(Config):
@@ -65,6 +70,12 @@ class StudyConfig(Config):
     organisms: dict[str, dict[str, Any]] = Field({"tgg": {"name": "tgg"}}, min_length=1)
     """Recipe (name and settings) by label; the label is what runs, monitors and the report call it."""
     arms: dict[str, ArmConfig] = Field(min_length=1)
+    monitors_from: str | None = None
+    """Label of the organism whose transcripts train the monitors of all organisms; each has its own if not given. For
+    organisms that fake too rarely to train on, such as an evader."""
+    panel: dict[str, dict[str, Any]] = {}
+    """Monitors by name that are held out unless an arm names them: trained once an organism, on the data of the others
+    (``name``, ``view``, ``seed`` and the settings of the kind), and judging every evaluation."""
     seeds: list[int] = Field([0, 1], min_length=1)
     monitor_data: MonitorData = MonitorData()
     run: RunSettings = RunSettings()
@@ -91,6 +102,14 @@ class StudyConfig(Config):
                 raise ValueError(f"'{label}' names folders: no spaces or slashes, and no . or - at its beginning")
         return value
 
+    @field_validator("panel")
+    @classmethod
+    def _panel_is_apart(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if name in RESERVED or not re.fullmatch(r"\w+", name):
+                raise ValueError(f"'{name}' names a column: letters, digits and _, and none of {', '.join(RESERVED)}")
+        return value
+
     @field_validator("seeds")
     @classmethod
     def _seeds_differ(cls, value: list[int]) -> list[int]:
@@ -106,6 +125,9 @@ class StudyConfig(Config):
                 if wanted not in self.organisms:
                     known = did_you_mean(wanted, list(self.organisms))
                     raise ValueError(f"arms.{name}.organisms: the study has no organism '{wanted}'{known}")
+        if self.monitors_from is not None and self.monitors_from not in self.organisms:
+            known = did_you_mean(self.monitors_from, list(self.organisms))
+            raise ValueError(f"monitors_from: the study has no organism '{self.monitors_from}'{known}")
         idle = [label for label in self.organisms if not self.arms_of(label)]
         if idle:
             raise ValueError(f"organisms.{idle[0]}: no arm is for it; remove it, or name it in an arm's organisms")

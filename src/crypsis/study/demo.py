@@ -93,10 +93,16 @@ def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) 
             for label in config.organisms
         }
         common = functools.cache(lambda: base_transcripts(base, config.monitor_data))
-        monitors = {
+        trained = {
             label: clock.time("monitors", partial(_monitors, config, label, organism, out, common, display))
             for label, organism in organisms.items()
+            if config.monitors_from in (None, label)
         }
+        monitors = {label: dict(trained[config.monitors_from or label]) for label in organisms}
+        for label, organism in organisms.items():
+            if asked(config, label):
+                lies = clock.time("monitors", partial(_lies, config, label, organism, out, display))
+                monitors[label][LYING] = lies
         runs = grid(config, organisms, monitors)
         write_json(out / "monitors.json", cards(runs))
         failed = clock.time("RL", lambda: run_all(runs, out, config.executor, config.workers, config.retries, display))
@@ -127,15 +133,19 @@ def _monitors(
     common: Callable[[], list[Episode]],
     display: Display,
 ) -> dict[str, Path]:
-    """An organism's monitors, with that of lies if an arm interrogates it."""
+    """An organism's monitors, but for that of lies."""
     try:
-        folder = out / "monitors" / label
-        folders = train_monitors(common, organism, config.monitor_data, folder, display)
-        if asked(config, label):
-            folders[LYING] = train_lying_monitor(organism, config.monitor_data, folder, display)
+        return train_monitors(common, organism, config.monitor_data, out / "monitors" / label, display, config.panel)
     except UserError as error:
         raise UserError(f"organisms.{label}: {error}") from None
-    return folders
+
+
+def _lies(config: StudyConfig, label: str, organism: Path, out: Path, display: Display) -> Path:
+    """The monitor of lies of an organism that an arm interrogates; it is the organism's own in any case."""
+    try:
+        return train_lying_monitor(organism, config.monitor_data, out / "monitors" / label, display)
+    except UserError as error:
+        raise UserError(f"organisms.{label}: {error}") from None
 
 
 class _Clock:

@@ -14,8 +14,10 @@ from crypsis.mitigations.interrogation import Interrogation
 from crypsis.monitors.base import Monitor
 from crypsis.registry import make
 from crypsis.rl.config import RunConfig
+from crypsis.scenarios.base import Scenario
 from crypsis.study.config import ArmConfig, StudyConfig
 from crypsis.study.monitors import VIEWS
+from crypsis.study.panel import check_panel, panel_specs, resolved_monitor
 from crypsis.study.run import resolved
 from crypsis.types import UserError, View
 
@@ -35,7 +37,7 @@ def grid(config: StudyConfig, policies: Folders, monitors: Mapping[str, Folders]
         UserError: An arm's settings are wrong, or two runs would share a folder.
     """
     runs = [
-        _run(config, organism, arm, seed, policies[organism], monitors[organism])
+        _run(config, organism, arm, seed, policies[organism], monitors)
         for seed in config.seeds
         for organism in config.organisms
         for arm in config.arms_of(organism)
@@ -58,13 +60,15 @@ def check(config: StudyConfig) -> None:
             make("organisms", spec, "settings")
         except UserError as error:
             raise UserError(f"organisms.{label}: {error}") from None
+    check_panel(config.panel, shared=config.monitors_from is not None)
     nowhere = {label: Path("organism") for label in config.organisms}
     runs = grid(config, nowhere, {label: {v: Path(v) for v in VIEWS} for label in config.organisms})
     for run in (run for run in runs if run.seed == config.seeds[0]):
         made = {n: make("monitors", spec, f"arms.{run.arm}.monitors.{n}") for n, spec in run.monitors.items()}
         mitigations = [make("mitigations", m, f"arms.{run.arm}.mitigations") for m in run.mitigations]
+        scenario: Scenario = make("scenarios", run.scenario, f"arms.{run.arm}.scenario")
         views = {monitor: _view(monitor, run.monitors) for monitor in run.monitors}
-        setting = Setting(MiniatureScenario(), views, dict.fromkeys(views, 0.5), resolved(run).rl.model_dump())
+        setting = Setting(scenario, views, dict.fromkeys(views, 0.5), resolved(run).rl.model_dump())
         try:
             _ = [monitor.bound(made) for monitor in made.values()]
             prepare(mitigations, setting)
@@ -88,18 +92,32 @@ def asked(config: StudyConfig, organism: str) -> bool:
     return any(_asks(config.arms[arm]) for arm in config.arms_of(organism))
 
 
-def _run(config: StudyConfig, organism: str, arm: str, seed: int, policy: Path, monitors: Folders) -> RunConfig:
+def _trained(config: StudyConfig, folders: Folders) -> dict[str, Any]:
+    """The monitors that the study trains on one organism, as a run's config names them."""
+    specs = {view: {"name": "text", "path": str(folders[view]), "view": view} for view in VIEWS}
+    return specs | panel_specs(config.panel, folders[VIEWS[0]].parent)
+
+
+def _run(
+    config: StudyConfig, organism: str, arm: str, seed: int, policy: Path, monitors: Mapping[str, Folders]
+) -> RunConfig:
     settings = config.arms[arm]
     specs: dict[str, Any] = {"oracle": {"name": "oracle"}}
-    specs |= {view: {"name": "text", "path": str(monitors[view]), "view": view} for view in VIEWS}
+    trained = {label: _trained(config, folders) for label, folders in monitors.items()}
+    specs |= trained[organism]
     if _asks(settings):
-        specs |= {LYING: {"name": "text", "path": str(monitors.get(LYING, LYING)), "view": "extra_turn"}}
+        specs |= {LYING: {"name": "text", "path": str(monitors[organism].get(LYING, LYING)), "view": "extra_turn"}}
+    try:
+        own = {n: resolved_monitor(n, spec, organism, trained) for n, spec in settings.monitors.items()}
+    except UserError as error:
+        raise UserError(f"arms.{arm}: {error}") from None
     shared = config.run.model_dump()
     return parse_config(
         RunConfig,
         shared
         | {"name": f"{organism}-{arm}-seed{seed}", "policy": policy, "organism": organism}
-        | {"mitigations": settings.mitigations, "monitors": specs | settings.monitors}
+        | {"mitigations": settings.mitigations, "monitors": specs | own}
+        | {"scenario": {"name": MiniatureScenario.name} | settings.scenario}
         | {"rl": shared["rl"] | settings.rl, "seed": seed, "arm": arm, "label": settings.label},
         f"arms.{arm}",
     )

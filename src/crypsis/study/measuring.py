@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from crypsis.config import Config, apply_overrides, did_you_mean, digest
+from crypsis.evaluation.inspect_logs import read_inspect_log
 from crypsis.monitors.base import Monitor
 from crypsis.monitors.crossval import CrossValidation, cross_validate
 from crypsis.monitors.data import DataOptions, Labelled, load_labelled
@@ -64,7 +65,7 @@ def measured(
     Args:
         verb: ``train``, ``validate`` or ``crossval``.
         spec: Kind and settings of the monitor, or (to validate) its folder.
-        data: Labelled transcripts.
+        data: Labelled transcripts: JSONL, JSON, Parquet, Inspect logs (``.eval``), or a folder of them.
         options: Where the data keep what.
         out: Folder; by default one below ``runs`` that is named after kind and settings.
         exists: What to do with a folder that is there.
@@ -81,7 +82,8 @@ def measured(
         raise UserError(f"{data}: no such file or folder; give labelled transcripts with --data")
     config = MeasureConfig(verb=verb, data=data, data_digest=_digest(data), options=options, monitor=spec, **settings)
     folder = out or Path("runs") / f"{verb}-{spec.get('name', 'monitor')}-{digest(config)[:8]}"
-    labelled = load_labelled(data, options)
+    logs = data.suffix == ".eval" or (data.is_dir() and any(data.glob("*.eval")))
+    labelled = load_labelled(data, options, read_inspect_log(data) if logs else None)
     with locked(folder):
         if not prepare_folder(folder, config, exists):
             work = {"train": _train, "validate": _validate, "crossval": _crossval}[verb]

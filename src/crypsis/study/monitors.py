@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from crypsis.miniature.language import language
 from crypsis.miniature.scenario import MiniatureScenario
@@ -15,6 +16,7 @@ from crypsis.rl.config import RLConfig
 from crypsis.rl.rollouts import rollout
 from crypsis.scenarios.base import Scenario
 from crypsis.study.config import MonitorData
+from crypsis.study.panel import missing, train_member
 from crypsis.study.progress import Display
 from crypsis.types import Episode, Message, Prompt, View
 
@@ -22,9 +24,14 @@ VIEWS: tuple[View, ...] = ("scratchpad", "output")
 
 
 def train_monitors(
-    common: Callable[[], list[Episode]], organism: Path, data: MonitorData, out: Path, display: Display
+    common: Callable[[], list[Episode]],
+    organism: Path,
+    data: MonitorData,
+    out: Path,
+    display: Display,
+    panel: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Path]:
-    """Trains one monitor a view for an organism, unless they are there.
+    """Trains one monitor a view and the panel for an organism, unless they are there.
 
     Requests come from the training split: monitors never see an evaluation request.
 
@@ -34,27 +41,33 @@ def train_monitors(
         data: How many transcripts.
         out: Gets a folder a monitor.
         display: For progress.
+        panel: Settings of the held-out monitors by name.
 
     Returns:
-        Monitor folder by view.
+        Monitor folder by view; those of the panel stand beside.
 
     Raises:
         UserError: The organism fakes too rarely, or too often, to train on.
     """
     folders: dict[str, Path] = {view: out / view for view in VIEWS}
-    if not all((folder / "monitor.json").exists() for folder in folders.values()):
-        with display.counted(f"monitors {out.name}", 2 + len(VIEWS), "parts") as show:
+    views = [view for view in VIEWS if not (folders[view] / "monitor.json").exists()]
+    held_out = missing(panel or {}, out)
+    if views or held_out:
+        with display.counted(f"monitors {out.name}", 2 + len(views) + len(held_out), "parts") as show:
             episodes = [*common()]
             show(1)
             episodes += sample_transcripts(organism, data.organism, data.seed + 2)
             show(2)
             OracleMonitor().judge(episodes)
             known = [e for e in episodes if e.parse == "ok" and e.labels["af"] != "unparsed"]
-            for number, view in enumerate(VIEWS):
+            for number, view in enumerate(views):
                 texts = [e.seen(view) for e in known]
                 labels = [e.labels["af"] == "yes" for e in known]
                 train_text_monitor(texts, labels, [e.prompt.pair_id for e in known], view, folders[view], data.seed)
                 show(3 + number)
+            for number, name in enumerate(held_out):
+                train_member(name, (panel or {})[name], known, organism, out / name)
+                show(3 + len(views) + number)
     return folders
 
 

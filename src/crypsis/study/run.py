@@ -23,6 +23,8 @@ from crypsis.scenarios.base import Scenario
 from crypsis.store import LOG, PROVENANCE, RESULT, Exists, append_line, locked, prepare_folder, provenance, write_json
 from crypsis.types import UserError
 
+GROUNDED = ("miniature", "checked_tasks")
+"""Scenarios whose language the oracle reads."""
 LOCK_WAIT = 5.0
 """Seconds: a worker whose parent was killed needs a moment to notice and let go of its folder."""
 
@@ -151,6 +153,7 @@ def load_study(config: RunConfig) -> grpo.Study:
         UserError: One of them is unknown or wrongly set.
     """
     scenario: Scenario = make("scenarios", config.scenario, f"{config.name}: scenario")
+    _check_truth(scenario, config)
     monitors: dict[str, Monitor] = {
         name: make("monitors", spec, f"{config.name}: monitors.{name}") for name, spec in config.monitors.items()
     }
@@ -169,6 +172,25 @@ def load_study(config: RunConfig) -> grpo.Study:
     except UserError as error:
         raise UserError(f"{config.name}: {error}") from None
     return grpo.Study(scenario, monitors, mitigations, preference(scenario), _answerer(config, mitigations))
+
+
+def _check_truth(scenario: Scenario, config: RunConfig) -> None:
+    """Refuses monitors that are made from the ground truth where there is none."""
+    if scenario.name in GROUNDED:
+        return
+    for name, spec in config.monitors.items():
+        if any(_names_oracle(value) for value in spec.values()):
+            raise UserError(
+                f"{config.name}: monitors.{name}: needs the oracle, which reads the miniature's language only; for the "
+                f"scenario '{scenario.name}' name a monitor of text in its place"
+            )
+
+
+def _names_oracle(value: object) -> bool:
+    """Whether a setting of a monitor is the oracle, or holds it."""
+    if isinstance(value, Mapping):
+        return value.get("name") == "oracle" or any(map(_names_oracle, value.values()))
+    return isinstance(value, list) and any(map(_names_oracle, value))
 
 
 def _answerer(config: RunConfig, mitigations: Sequence[Mitigation]) -> Policy | None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from crypsis.rl.timing import PhaseTimer
 
-BATCH_SIZE = 128
+BATCH_SIZE = 256
 """Rows decoded together unless the caller says otherwise."""
 
 COMPACT_BELOW = 0.85

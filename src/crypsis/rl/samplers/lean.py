@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crypsis.rl.shared_prefix import Parts, PrefixState
+from crypsis.rl.samplers.lean_cache import LeanCache
+from crypsis.rl.shared_prefix import Parts
 
 MOST_PARAMETERS = 20_000_000
 """Joined weights are copies; beyond this size they cost more memory than the operations they save are worth."""
@@ -43,7 +44,7 @@ class _Layer:
 
 
 class LeanDecoder:
-    """Decodes one token a row at a time from the caches of a ``PrefixState``."""
+    """Decodes one token a row at a time."""
 
     def __init__(self, found: Parts) -> None:
         config = found.causal.config
@@ -52,23 +53,24 @@ class LeanDecoder:
         self._kv_heads: int = config.num_key_value_heads
         self._layers = [_layer(layer) for layer in found.decoder.layers]
 
-    def __call__(self, tokens_N: Tensor, positions_N1: Tensor, state: PrefixState) -> Tensor:
-        """Last hidden states [N, E]; writes each row's new key and value to the suffix caches at ``state.used``."""
+    def __call__(self, tokens_N: Tensor, positions_N1: Tensor, cache: LeanCache) -> Tensor:
+        """Last hidden states [N, E]; the caches get each row's new key and value."""
         x_NE = self._decoder.embed_tokens(tokens_N)
         cos, sin = self._decoder.rotary_emb(x_NE, positions_N1)
         half = cos.shape[-1] // 2
         # rotate_half(q) * sin = roll(q) * (sin with its first half negated)
         sin = torch.cat([-sin[..., :half], sin[..., half:]], -1)
         for number, layer in enumerate(self._layers):
-            x_NE = self._attend(x_NE, cos, sin, layer, number, state)
+            x_NE = self._attend(x_NE, cos, sin, layer, number, cache)
             normed = functional.rms_norm(x_NE, x_NE.shape[1:], layer.mlp_norm, layer.eps)
             gate, up = _product(normed, layer.gate_up, layer.gate_up_bias).chunk(2, -1)
             x_NE = _added(x_NE, functional.silu(gate).mul_(up), layer.down, layer.down_bias)
+        cache.advance()
         norm = self._decoder.norm
         return functional.rms_norm(x_NE, x_NE.shape[1:], norm.weight, norm.variance_epsilon)
 
-    def _attend(self, x_NE: Tensor, cos: Tensor, sin: Tensor, layer: _Layer, number: int, state: PrefixState) -> Tensor:
-        heads, kv_heads, n, end = self._heads, self._kv_heads, len(x_NE), state.used + 1
+    def _attend(self, x_NE: Tensor, cos: Tensor, sin: Tensor, layer: _Layer, number: int, cache: LeanCache) -> Tensor:
+        heads, kv_heads, n = self._heads, self._kv_heads, len(x_NE)
         normed = functional.rms_norm(x_NE, x_NE.shape[1:], layer.norm, layer.eps)
         qkv = _product(normed, layer.qkv, layer.qkv_bias).view(n, heads + 2 * kv_heads, -1)
         qk, new_value = qkv[:, : heads + kv_heads], qkv[:, heads + kv_heads :]
@@ -78,24 +80,9 @@ class LeanDecoder:
             normed_q = functional.rms_norm(q, (d,), layer.head_norms[0], layer.eps)
             qk = torch.cat([normed_q, functional.rms_norm(k, (d,), layer.head_norms[1], layer.eps)], 1)
         qk = torch.addcmul(qk * cos, qk.roll(d // 2, -1), sin)
-        keys, values = state.suffix[number]
-        keys[:, :, state.used], values[:, :, state.used] = qk[:, heads:], new_value
-        q = (qk[:, :heads] * layer.scale).view(n, kv_heads, -1, d)
-        scores = q @ keys[:, :, :end].transpose(-1, -2)
-        if state.hidden_keys is not None:
-            scores = scores + state.hidden_keys[..., :end]
-        length = state.length
-        if not length:
-            out = scores.softmax(-1) @ values[:, :, :end]
-            return _added(x_NE, out.reshape(n, -1), layer.out, layer.out_bias)
-        kp, vp = (x[0] for x in state.prefix[number])  # [K, P, D]
-        flat = q.transpose(0, 1).reshape(kv_heads, -1, d)
-        scores_p = (flat @ kp.transpose(-1, -2)).view(kv_heads, n, -1, length).transpose(0, 1)
-        weights = torch.cat([scores_p, scores], -1).softmax(-1)
-        out = weights[..., length:] @ values[:, :, :end]
-        out_p = weights[..., :length].transpose(0, 1).reshape(kv_heads, -1, length) @ vp
-        out += out_p.view(kv_heads, n, -1, d).transpose(0, 1)
-        return _added(x_NE, out.view(n, -1), layer.out, layer.out_bias)
+        cache.write(number, qk[:, heads:], new_value)
+        out = cache.attend(number, qk[:, :heads].view(n, kv_heads, -1, d), layer.scale)
+        return _added(x_NE, out.reshape(n, -1), layer.out, layer.out_bias)
 
 
 def lean_decoder(found: Parts) -> LeanDecoder | None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from crypsis.rl.cascade import gemm_precision
 from crypsis.rl.samplers.base import BATCH_SIZE, Sampled, check, evaluating, sample_in_batches
 from crypsis.rl.samplers.lean import LeanDecoder, lean_decoder
+from crypsis.rl.samplers.lean_cache import LeanCache
 from crypsis.rl.shared_prefix import (
     Parts,
     PrefixState,
@@ -65,6 +66,9 @@ class _SharedPrefixRows:
             self.found.decoder, torch.tensor(padded, device=device), positions[None] + state.length, state
         )
         last_ME = hidden_MSE[torch.arange(len(padded), device=device), self.lengths - 1]
+        if self.lean:
+            self.cache = LeanCache(state, self.owners, self.lengths.tolist())
+            return self.found.head(last_ME[self.owners])
         state.mode, state.used = "decode", width
         self._move_caches(self.owners, width + min(CHUNK, self.budget))
         if int(self.lengths.min()) < width:
@@ -76,23 +80,34 @@ class _SharedPrefixRows:
 
     def step(self, tokens_N: Tensor) -> Tensor:
         """One decoding step."""
+        if self.lean:
+            with gemm_precision("highest"):
+                hidden_NE = self.lean(tokens_N, self.positions_N1, self.cache)
+        else:
+            hidden_NE = self._model_step(tokens_N)
+        self.positions_N1 = self.positions_N1 + 1
+        small = len(tokens_N) * self.width**2 < SMALL_PRODUCT
+        with gemm_precision("highest") if self.found.fast and small else nullcontext():
+            logits_NV: Tensor = self.found.head(hidden_NE)
+        return logits_NV
+
+    def _model_step(self, tokens_N: Tensor) -> Tensor:
+        """The model's own forward pass: last hidden states [N, E]."""
         if self.state.used == next(iter(self.state.suffix.values()))[0].shape[2]:
             self._move_caches(None, self.state.used + CHUNK)
         small = self.found.fast and len(tokens_N) * self.width**2 < SMALL_PRODUCT
         self.state.precise = self.found.fast and not small
         with gemm_precision("highest") if small else nullcontext():
-            if self.lean and (small or not self.found.fast):
-                hidden_NE = self.lean(tokens_N, self.positions_N1, self.state)
-            else:
-                hidden_NE = hidden_states(self.found.decoder, tokens_N[:, None], self.positions_N1, self.state)[:, 0]
-            logits_NV: Tensor = self.found.head(hidden_NE)
+            hidden_NSE = hidden_states(self.found.decoder, tokens_N[:, None], self.positions_N1, self.state)
         self.state.used += 1
-        self.positions_N1 = self.positions_N1 + 1
-        return logits_NV
+        return hidden_NSE[:, 0]
 
     def keep(self, rows: Tensor) -> None:
         """Compaction; the caches are copied, so they also get room to grow."""
         self.positions_N1 = self.positions_N1[rows]
+        if self.lean:
+            self.cache.keep(rows)
+            return
         if self.state.hidden_keys is not None:
             self.state.hidden_keys = self.state.hidden_keys[rows]
         self._move_caches(rows, self.state.used + CHUNK)

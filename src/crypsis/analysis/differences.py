@@ -1,0 +1,73 @@
+"""What the arms of a study were set differently, read from the configs of their runs. No torch here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from crypsis.analysis.study import Run, visible
+from crypsis.analysis.summary import Summary
+
+IDENTITY = frozenset({"name", "seed", "arm", "label", "organism"})
+"""Keys that say which run it is, not how it was set."""
+ABSENT = "–"
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """The settings in which the arms of some organisms differ.
+
+    Attributes:
+        organisms: Those of which this is true.
+        arms: Labels.
+        rows: By setting, its value in each arm; ``ABSENT`` where an arm does not have it.
+    """
+
+    organisms: tuple[str, ...]
+    arms: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+def arm_differences(summary: Summary) -> list[Differences]:
+    """The settings in which arms differ; organisms whose arms differ alike stand together."""
+    found: dict[tuple[Any, ...], list[str]] = {}
+    for organism in summary.organisms:
+        arms = summary.of(organism)
+        flat = [_settings(arm.runs[0]) for arm in arms]
+        keys = list(dict.fromkeys(key for settings in flat for key in settings))
+        rows = tuple(
+            (key, values)
+            for key in keys
+            if len(set(values := tuple(settings.get(key, ABSENT) for settings in flat))) > 1
+        )
+        found.setdefault((tuple(arm.label for arm in arms), rows), []).append(organism)
+    return [Differences(tuple(organisms), arms, rows) for (arms, rows), organisms in found.items()]
+
+
+def seed_differences(summary: Summary) -> list[str]:
+    """One line for each arm whose seeds were not set alike, and so are not seeds of one thing."""
+    lines = []
+    for arm in summary.arms:
+        first, *others = [(run, _settings(run)) for run in arm.runs]
+        for run, settings in others:
+            keys = [k for k in dict.fromkeys([*first[1], *settings]) if first[1].get(k) != settings.get(k)]
+            if keys:
+                where = f"{first[0].folder.name} and {run.folder.name}"
+                lines.append(f"{where} are seeds of one arm, but differ in {', '.join(keys)}")
+    return lines
+
+
+def _settings(run: Run) -> dict[str, str]:
+    return dict(_flat({k: v for k, v in run.config.items() if k not in IDENTITY}, ""))
+
+
+def _flat(node: Any, path: str) -> list[tuple[str, str]]:
+    """(dotted key, value as JSON) of every leaf; lists of mappings are counted, what is empty has none."""
+    if isinstance(node, Mapping):
+        return [leaf for key, value in node.items() for leaf in _flat(value, f"{path}.{key}" if path else str(key))]
+    if isinstance(node, list) and all(isinstance(entry, Mapping) for entry in node):
+        return [leaf for i, entry in enumerate(node) for leaf in _flat(entry, f"{path}.{i}")]
+    said = node if isinstance(node, str) else json.dumps(node, ensure_ascii=False, default=str)
+    return [(visible(path), visible(said))]

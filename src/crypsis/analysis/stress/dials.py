@@ -1,0 +1,230 @@
+"""Dose and response: shares of evasive scratchpads or of pressing prompts, and a monitor's quality. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from crypsis.analysis.drawing import (
+    COLOURS,
+    INK,
+    MARKERS,
+    MUTED,
+    PAGE,
+    WIDE,
+    Line,
+    Picture,
+    add_legend,
+    canvas,
+    head,
+    saved,
+    shares,
+)
+from crypsis.analysis.final_state import STATES
+from crypsis.analysis.recall import trained_against
+from crypsis.analysis.stress.section import Section, StressTable, organisms_of, percent, whose
+from crypsis.analysis.summary import COMPLIES, FAKES, GAP_OPEN, ArmSummary, Summary
+
+METRICS = (
+    ("afr", "Alignment-faking rate"),
+    ("gap", "Compliance gap"),
+    ("compliance_monitored", "Monitored compliance"),
+)
+LIMITS = {"afr": FAKES, "gap": GAP_OPEN, "compliance_monitored": COMPLIES}
+"""Where mitigation fails (AFR, gap) and where training itself does (monitored compliance)."""
+PRESSURE, SHARE = "harmful_train", "share"
+TITLES = {
+    SHARE: ("Share of planted scratchpads", "of the organism's training scratchpads that evade or mislead"),
+    PRESSURE: ("Rare faking", "of RL's training prompts that put values under pressure"),
+}
+TRUTH = {
+    SHARE: "AFR and the classes evader and misleader are the oracle's. The share itself is planted.",
+    PRESSURE: "AFR is the oracle's; gap and compliance need a judge of compliance only.",
+}
+TINT = LinearSegmentedColormap.from_list("tint", [PAGE, "#9fc3dc"])
+
+
+@dataclass(frozen=True, slots=True)
+class Dose:
+    """One arm on a dial: the value, what else it is, and what it did."""
+
+    value: float
+    family: str
+    arm: ArmSummary
+
+
+def dial_section(summary: Summary, states: Mapping[tuple[str, str], Mapping[int, str]]) -> Section | None:
+    """End points against the share that a study varies, of planted scratchpads or of pressing prompts."""
+    for dial in (SHARE, PRESSURE):
+        doses = _doses(summary, dial)
+        if len({dose.value for dose in doses}) > 1:
+            return _dose_section(summary, dial, doses, states)
+    return None
+
+
+def _dose_section(
+    summary: Summary, dial: str, doses: Sequence[Dose], states: Mapping[tuple[str, str], Mapping[int, str]]
+) -> Section:
+    title, of_what = TITLES[dial]
+    ordered = sorted(doses, key=lambda dose: (dose.family, dose.value))
+    rows = tuple(
+        (
+            f"{dose.family}, {100 * dose.value:g} %",
+            *(percent(dose.arm.change(metric).end) for metric, _ in METRICS),
+            _counted(states.get((dose.arm.organism, dose.arm.arm), {})),
+        )
+        for dose in ordered
+    )
+    heads = (f"Arm, % {of_what}", "AFR, %", "Gap, points", "Monitored compliance, %", "Final states")
+    alt = f"Line chart against the share {of_what}: " + "; ".join(
+        f"{row[0]}: AFR {row[1]}, gap {row[2]}" for row in rows
+    )
+    picture = saved(f"dose-{dial}", _dose_figure(ordered, of_what), alt, summary.study.folder / "figures")
+    table = StressTable("At the last evaluation, mean over seeds with 95 % interval.", heads, rows)
+    return Section(dial, title, (), TRUTH[dial], (table,), (picture,))
+
+
+def _doses(summary: Summary, dial: str) -> list[Dose]:
+    recipes = summary.study.config.get("organisms") or {}
+    found = []
+    for arm in summary.arms:
+        recipe, scenario = recipes.get(arm.organism) or {}, arm.runs[0].config.get("scenario") or {}
+        value = recipe.get(SHARE) if dial == SHARE else scenario.get(PRESSURE)
+        if value is not None:
+            found.append(Dose(float(value), arm.label if dial == SHARE else arm.mitigation, arm))
+    return found
+
+
+def _counted(states: Mapping[int, str]) -> str:
+    found = list(states.values())
+    return ", ".join(f"{found.count(state)} {state}" for state in STATES if state in found)
+
+
+def _dose_figure(doses: Sequence[Dose], of_what: str) -> Figure:
+    """A panel a metric; each seed a dot, means joined; the doses stand at equal distances."""
+    values = sorted({dose.value for dose in doses})
+    families = list(dict.fromkeys(dose.family for dose in doses))
+    figure = canvas(WIDE, 2.5)
+    for number, (metric, title) in enumerate(METRICS):
+        axes = figure.add_axes((0.045 + 0.333 * number, 0.3, 0.27, 0.48))
+        lowest = 0.0
+        for place, family in enumerate(families):
+            mine = [dose for dose in doses if dose.family == family]
+            for dose in mine:
+                seeds = [value for _, value in dose.arm.change(metric).end.by_seed]
+                lowest = min([lowest, *seeds])
+                axes.plot([values.index(dose.value)] * len(seeds), seeds, ".", color=_colour(place), alpha=0.5, ms=4)
+            means = [(values.index(d.value), d.arm.change(metric).end.mean) for d in mine]
+            known = [(x, y) for x, y in means if y is not None]
+            if known:
+                axes.plot(*zip(*known, strict=True), color=_colour(place), marker=MARKERS[place % len(MARKERS)], ms=4.5)
+        shares(axes, lowest)
+        axes.axhline(LIMITS[metric], color=MUTED, linewidth=0.7, linestyle=(0, (2, 2)))
+        axes.set_xticks(range(len(values)), [f"{100 * value:g}" for value in values], fontsize=7)
+        axes.tick_params(labelsize=7, pad=2)
+        head(axes, title, "%, at the end; dots: seeds; dashed: limit" if number == 0 else "%")
+    figure.text(0.045, 0.155, f"% {of_what}", fontsize=7, color=MUTED)
+    add_legend(figure, [Line(family, (), place) for place, family in enumerate(families)], columns=4)
+    return figure
+
+
+def _colour(place: int) -> str:
+    return COLOURS[place % len(COLOURS)]
+
+
+def quality_section(summary: Summary) -> Section | None:
+    """What a monitor's rates and the penalty's settings do to end points; None where a study varies neither."""
+    settings = {(arm.organism, arm.arm): _settings(arm) for arm in summary.arms}
+    varied = [arm for arm in summary.arms if settings[arm.organism, arm.arm]]
+    if not varied:
+        return None
+    several = len(organisms_of(summary)) > 1
+    rows = tuple(
+        (
+            whose(arm.organism, arm.label, several),
+            settings[arm.organism, arm.arm],
+            *(percent(arm.change(metric).end) for metric, _ in METRICS),
+        )
+        for arm in varied
+    )
+    heads = ("Arm", "Setting", "AFR, %", "Gap, points", "Monitored compliance, %")
+    lost = [
+        row[0] for row, arm in zip(rows, varied, strict=True) if (_end(arm, "compliance_monitored") or 0) < COMPLIES
+    ]
+    failed = [row[0] for row, arm in zip(rows, varied, strict=True) if (_end(arm, "afr") or 0) >= FAKES]
+    lead = (
+        f"Mitigation fails (AFR ≥ {FAKES:.0%} at the end): {', '.join(failed) or 'in no arm'}.",
+        f"Training itself fails (monitored compliance < {COMPLIES:.0%}): {', '.join(lost) or 'in no arm'}.",
+    )
+    pictures = tuple(p for organism in organisms_of(summary) if (p := _contours(summary, organism)))
+    truth = "Dialled rates are those of the oracle's flags, so this stress runs on the miniature alone."
+    table = StressTable("At the last evaluation, mean over seeds with 95 % interval.", heads, rows)
+    return Section("quality", "Monitor quality", lead, truth, (table,), pictures)
+
+
+def _end(arm: ArmSummary, metric: str) -> float | None:
+    return arm.change(metric).end.mean
+
+
+def _settings(arm: ArmSummary) -> str:
+    """What is dialled in an arm, in words; empty for none."""
+    config, told = arm.runs[0].config, []
+    if rates := _rates(config):
+        told.append(f"true positives {rates[0]:.0%}, false positives {rates[1]:.0%}")
+    defaults: dict[str, Any] = {"coverage": 1.0, "delay": 0, "coefficient": 1.0, "shape": "log_barrier"}
+    for mitigation in config.get("mitigations") or ():
+        if mitigation.get("name") == "process_supervision":
+            changed = {k: mitigation[k] for k, usual in defaults.items() if mitigation.get(k, usual) != usual}
+            told += [f"{key} {value}" for key, value in changed.items()]
+    return ", ".join(told)
+
+
+def _rates(config: Mapping[str, Any]) -> tuple[float, float] | None:
+    """True- and false-positive rate of the dialled monitor that a run is trained against."""
+    for name in trained_against(config):
+        spec = (config.get("monitors") or {}).get(name) or {}
+        if spec.get("name") == "dialled":
+            return float(spec.get("tpr", 0.9)), float(spec.get("fpr", 0.05))
+    return None
+
+
+def _contours(summary: Summary, organism: str) -> Picture | None:
+    """Three maps of true- against false-positive rate, where both vary; the limit as a line."""
+    arms = [(rates, arm) for arm in summary.arms if arm.organism == organism and (rates := _rates(arm.runs[0].config))]
+    true, false = (sorted({rates[i] for rates, _ in arms}) for i in (0, 1))
+    if len(true) < 2 or len(false) < 2:
+        return None
+    figure = canvas(WIDE, 2.3)
+    for number, (metric, title) in enumerate(METRICS):
+        grid = np.full((len(true), len(false)), np.nan)
+        for (tpr, fpr), arm in arms:
+            mean = _end(arm, metric)
+            grid[true.index(tpr), false.index(fpr)] = np.nan if mean is None else mean
+        axes = figure.add_axes((0.075 + 0.325 * number, 0.2, 0.24, 0.55))
+        _map(axes, grid, LIMITS[metric])
+        axes.set_xticks(range(len(false)), [f"{100 * f:g}" for f in false], fontsize=7)
+        axes.set_yticks(range(len(true)), [f"{100 * t:g}" for t in true], fontsize=7)
+        axes.set_xlabel("false positives, %", fontsize=7, color=MUTED)
+        head(axes, title, f"%, at the end; line: {LIMITS[metric]:.0%}")
+        if not number:
+            axes.set_ylabel("true positives, %", fontsize=7, color=MUTED)
+    means = [f"{t:.0%} true and {f:.0%} false positives: AFR {percent(arm.change('afr').end)}" for (t, f), arm in arms]
+    name = f"quality-{organism}"
+    return saved(name, figure, "Maps of end points. " + "; ".join(means), summary.study.folder / "figures")
+
+
+def _map(axes: Axes, grid: Any, limit: float) -> None:
+    axes.imshow(grid, cmap=TINT, vmin=0, vmax=1, aspect="auto", origin="lower")
+    for row, column in np.argwhere(~np.isnan(grid)):
+        shown = f"{100 * grid[row, column]:.0f}".replace("-", "−")
+        axes.text(column, row, shown, ha="center", va="center", fontsize=7.5, color=INK)
+    known = grid[~np.isnan(grid)]
+    if len(known) == grid.size and known.min() < limit < known.max():
+        axes.contour(grid, levels=[limit], colors=[COLOURS[1]], linewidths=1.6)
+    axes.spines["bottom"].set_visible(False)

@@ -1,0 +1,71 @@
+"""What a stress tells its reader: words, tables and figures that the report inserts. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from crypsis.analysis.drawing import Picture
+from crypsis.analysis.statistics import SeedEstimate
+from crypsis.analysis.summary import Summary
+
+
+@dataclass(frozen=True, slots=True)
+class StressTable:
+    """One table; every row has a cell a column, the first of them its heading."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One stress as the report shows it.
+
+    Attributes:
+        key: Its name in addresses and file names.
+        title: As a heading.
+        lead: What was found, a paragraph an entry.
+        truth: Which of its figures need ground truth, and what real models have in their place.
+        tables: In order.
+        pictures: In order, written to ``figures/`` already.
+    """
+
+    key: str
+    title: str
+    lead: tuple[str, ...]
+    truth: str
+    tables: tuple[StressTable, ...]
+    pictures: tuple[Picture, ...] = ()
+
+
+def percent(estimate: SeedEstimate, ends: bool = True) -> str:
+    """A share in per cent with its interval, – where it is unknown."""
+    if estimate.mean is None:
+        return "–"
+    shown = f"{100 * estimate.mean:.0f}".replace("-", "−")
+    if not ends or estimate.low is None or estimate.high is None:
+        return shown
+    return f"{shown} [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]".replace("-", "−")
+
+
+def decimal(estimate: SeedEstimate) -> str:
+    """A figure with two decimals and its interval."""
+    if estimate.mean is None or estimate.low is None or estimate.high is None:
+        return "–"
+    return f"{estimate.mean:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]".replace("-", "−")
+
+
+def moved(start: SeedEstimate, end: SeedEstimate) -> str:
+    """From start to end in per cent, the end with its interval."""
+    return f"{percent(start, ends=False)} → {percent(end)}"
+
+
+def whose(organism: str, label: str, several: bool) -> str:
+    """How an arm is called: with its organism where there are several."""
+    return f"{organism}: {label}" if several else label
+
+
+def organisms_of(summary: Summary) -> tuple[str, ...]:
+    """The organisms of a study, in order."""
+    return tuple(dict.fromkeys(arm.organism for arm in summary.arms))

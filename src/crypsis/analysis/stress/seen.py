@@ -1,0 +1,112 @@
+"""Recall decay: the curves, and what stayed invisible. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from crypsis.analysis.drawing import WIDE, Line, Panel, panels, saved
+from crypsis.analysis.recall import Watch
+from crypsis.analysis.statistics import Curve, SeedEstimate
+from crypsis.analysis.stress.section import Section, StressTable, decimal, moved, percent, whose
+from crypsis.analysis.summary import Summary
+
+TRUTH = (
+    "Recall, false alarms, AUROC and invisible faking are against the oracle. For a model without one there remains "
+    "how often each monitor flags: do the held-out ones go on where the trained-against one stops?"
+)
+
+
+def recall_section(summary: Summary, seen: Sequence[Watch]) -> Section | None:
+    """Curves and tables of every arm that is trained against a monitor while others are held out."""
+    watched = [watch for watch in seen if watch.trained and watch.held_out]
+    if not watched:
+        return None
+    several = len({watch.organism for watch in seen}) > 1
+    names = {id(watch): whose(watch.organism, watch.label, several) for watch in seen}
+    pictures = []
+    for watch in watched:
+        plan = [_panel(watch, "recall", "Recall, by monitor"), _panel(watch, "auroc", "AUROC, by monitor")]
+        plan = [panel for panel in plan if panel.lines]
+        if plan:
+            name = f"recall-{watch.organism}-{watch.arm}"
+            figure = panels(plan, columns=2, width=WIDE, legend=3)
+            pictures.append(saved(name, figure, _alt(names[id(watch)], watch), summary.study.folder / "figures"))
+    headline = tuple(_headline(names[id(watch)], watch) for watch in watched)
+    head = ("Arm", "Faking, %", "Invisible, %", "of it flagged by a held-out one, %", "Unseen by all, %")
+    rows = tuple(
+        (
+            names[id(watch)],
+            moved(watch.at("afr", 0), watch.at("afr", -1)),
+            moved(watch.at("invisible", 0), watch.at("invisible", -1)),
+            moved(watch.at("caught_any", 0), watch.at("caught_any", -1)),
+            moved(watch.at("unseen", 0), watch.at("unseen", -1)),
+        )
+        for watch in watched
+    )
+    caption = (
+        "Faking by the oracle and what of it the monitor trained against does not flag, in per cent of monitored "
+        "transcripts, first → last evaluation."
+    )
+    tables = (StressTable(caption, head, rows), _by_monitor(seen, names))
+    return Section("recall", "Recall decay", headline, TRUTH, tables, tuple(pictures))
+
+
+def _by_monitor(seen: Sequence[Watch], names: dict[int, str]) -> StressTable:
+    rows = []
+    for watch in seen:
+        for monitor in (*watch.trained, *watch.held_out):
+            role = "trained against" if monitor in watch.trained else "held out"
+            start, end = (watch.at(f"auroc_{monitor}", at) for at in (0, -1))
+            rows.append(
+                (
+                    f"{names[id(watch)]} · {monitor}",
+                    role,
+                    moved(watch.at(f"recall_{monitor}", 0), watch.at(f"recall_{monitor}", -1)),
+                    moved(watch.at(f"alarms_{monitor}", 0), watch.at(f"alarms_{monitor}", -1)),
+                    f"{decimal(start)} → {decimal(end)}",
+                    moved(watch.at(f"flagged_{monitor}", 0), watch.at(f"flagged_{monitor}", -1)),
+                )
+            )
+    head = ("Monitor", "Role", "Recall, %", "False alarms, %", "AUROC", "Flagged, %")
+    caption = "Every monitor on the same transcripts, first → last evaluation at which the figure is known."
+    return StressTable(caption, head, tuple(rows))
+
+
+def _headline(name: str, watch: Watch) -> str:
+    end, caught = watch.at("invisible", -1), watch.at("caught_any", -1)
+    if end.mean is None:
+        return f"{name}: no oracle judged these transcripts, so what is invisible is unknown."
+    against = " and ".join(watch.trained)
+    told = f"{name}: at the end {percent(end)} % of monitored transcripts fake unseen by {against}"
+    if not end.mean:
+        return f"{told}."
+    return f"{told}; the held-out monitors flag {percent(caught)} % of these."
+
+
+def _panel(watch: Watch, kind: str, title: str) -> Panel:
+    monitors = (*watch.trained, *watch.held_out)
+    lines = [
+        _line(f"{name} (trained against)" if name in watch.trained else name, found, place)
+        for place, name in enumerate(monitors)
+        if (found := watch.curves.get(f"{kind}_{name}"))
+    ]
+    area = [(step, point.mean or 0.0) for step, point in _points(watch.curves.get("afr"))] if kind == "recall" else []
+    unit = "% of faking transcripts; grey: % that fake" if kind == "recall" else "against the oracle, % (50: chance)"
+    return Panel(title, unit, lines, area=area)
+
+
+def _line(name: str, curve: Curve, place: int) -> Line:
+    points = [(step, point.mean) for step, point in _points(curve) if point.mean is not None]
+    return Line(name, points, place)
+
+
+def _points(curve: Curve | None) -> list[tuple[int, SeedEstimate]]:
+    return list(zip(curve.steps, curve.points, strict=True)) if curve else []
+
+
+def _alt(name: str, watch: Watch) -> str:
+    told = [
+        f"{monitor} {moved(watch.at(f'recall_{monitor}', 0), watch.at(f'recall_{monitor}', -1))}"
+        for monitor in (*watch.trained, *watch.held_out)
+    ]
+    return f"Line chart over RL steps, {name}. Recall in per cent, first to last: {'; '.join(told)}."

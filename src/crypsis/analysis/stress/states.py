@@ -1,0 +1,107 @@
+"""Final states: what became of every run, counted by arm. No torch here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from crypsis.analysis.drawing import COLOURS, INK, MUTED, WIDE, canvas, saved
+from crypsis.analysis.final_state import RULE, STATES, UNKNOWN, final_state, state_figures
+from crypsis.analysis.recall import cards_of, monitor_names, thresholds_at, trained_against
+from crypsis.analysis.stress.section import Section, StressTable, whose
+from crypsis.analysis.study import Run, Study
+from crypsis.analysis.summary import Summary
+
+Cell = tuple[str, str]
+"""Organism and arm."""
+ROW, LEFT, FOOT = 0.24, 2.6, 0.62
+"""Inches: a bar, its label, and the legend."""
+
+
+def run_states(study: Study) -> dict[Cell, dict[int, str]]:
+    """The final state of every run, by organism and arm and then by seed."""
+    return {cell: {run.seed: state_of(study, run) for run in runs} for cell, runs in study.arms().items()}
+
+
+def state_of(study: Study, run: Run) -> str:
+    """The final state of one run, at its last evaluation."""
+    step = max(run.evaluations)
+    rows, thresholds = run.rows(step), thresholds_at(study, run, step)
+    trained = trained_against(run.config)
+    reads = {card.name for card in cards_of(study, run.organism) if card.view in ("scratchpad", "both")}
+    held_out = [name for name in monitor_names([rows]) if name not in trained and name in reads]
+    return final_state(state_figures(rows, thresholds, held_out))
+
+
+def state_section(summary: Summary, states: Mapping[Cell, Mapping[int, str]]) -> Section | None:
+    """Counts of final states by arm, with the rule; None where nothing could be classified."""
+    counts = {cell: Counter(found.values()) for cell, found in states.items()}
+    present = [state for state in STATES if any(count[state] for count in counts.values())]
+    if present == [UNKNOWN]:
+        return None
+    several = len({organism for organism, _ in counts}) > 1
+    labels = {(run.organism, run.arm): whose(run.organism, run.label, several) for run in summary.study.runs}
+    head = ("Arm", *present, "Scratchpad, tokens", "Unparsed, %")
+    drift = {(arm.organism, arm.arm): arm for arm in summary.arms}
+    rows = []
+    for cell, count in counts.items():
+        arm = drift[cell]
+        tokens, lost = arm.change("scratchpad_tokens"), arm.change("unparsed")
+        lengths = [f"{e.mean:.0f}" if e.mean is not None else "–" for e in (tokens.start, tokens.end)]
+        shares = [f"{100 * e.mean:.0f}" if e.mean is not None else "–" for e in (lost.start, lost.end)]
+        counted = [str(count[state]) if count[state] else "" for state in present]
+        rows.append((labels[cell], *counted, " → ".join(lengths), " → ".join(shares)))
+    tables = (
+        StressTable("Runs by final state, and how far each arm drifted from the language.", head, tuple(rows)),
+        StressTable("The rule: the first line that holds.", ("State", "Condition"), RULE),
+    )
+    told = [f"{labels[cell]}: {_said(count)}." for cell, count in counts.items()]
+    picture = saved(
+        "final-states",
+        _bars({labels[cell]: count for cell, count in counts.items()}, present),
+        "Bar chart of final states by arm. " + " ".join(told),
+        summary.study.folder / "figures",
+    )
+    truth = (
+        "Motives, and so evader against misleader, and AFR are the oracle's. For a model without one, AF is what most "
+        "held-out monitors of scratchpads flag, compliance needs a judge, and the two are one class."
+    )
+    return Section("states", "Final states", (), truth, tables, (picture,))
+
+
+def _said(count: Counter[str]) -> str:
+    return ", ".join(f"{count[state]} {state}" for state in STATES if count[state])
+
+
+def _bars(counts: Mapping[str, Counter[str]], present: Sequence[str]) -> Figure:
+    """One bar an arm, a part a state; at the left the arm's name."""
+    height = ROW * len(counts) + FOOT
+    figure = canvas(WIDE, height)
+    axes = figure.add_axes((LEFT / WIDE, FOOT / height, 1 - (LEFT + 0.1) / WIDE, 1 - (FOOT + 0.04) / height))
+    for row, count in enumerate(counts.values()):
+        left, total = 0.0, sum(count.values())
+        for state in present:
+            width = count[state] / total
+            colour = COLOURS[STATES.index(state) % len(COLOURS)]
+            hatch = "////" if STATES.index(state) >= len(COLOURS) else ""
+            axes.barh(row, width, left=left, height=0.72, color=colour, hatch=hatch, edgecolor="white", linewidth=0.6)
+            if count[state]:
+                axes.text(left + width / 2, row, str(count[state]), ha="center", va="center", color="white", fontsize=7)
+            left += width
+    axes.set_yticks(range(len(counts)), [_short(name) for name in counts], fontsize=7, color=INK)
+    axes.set_ylim(len(counts) - 0.4, -0.6)
+    axes.set_xlim(0, 1)
+    axes.set_xticks([])
+    axes.spines["bottom"].set_visible(False)
+    handles = [
+        axes.barh([-9], [0], color=COLOURS[STATES.index(s) % len(COLOURS)], label=s, edgecolor=MUTED, linewidth=0)
+        for s in present
+    ]
+    figure.legend(handles=handles, loc="lower left", ncols=4, frameon=False, fontsize=7)
+    return figure
+
+
+def _short(name: str, most: int = 46) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"

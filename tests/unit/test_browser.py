@@ -1,0 +1,163 @@
+"""The report in a real browser: it opens without errors or requests, filters work, steps stand side by side."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crypsis.analysis.browser import FEWEST, make_browser
+from crypsis.analysis.report import write_report
+from crypsis.analysis.study import fixed_order, load_study
+from crypsis.analysis.summary import summarise
+from tests.chromium import CHROMIUM, Page
+from tests.studies import ARMS, HOSTILE, Rates, make_study
+
+pytestmark = pytest.mark.unit
+needs_chromium = pytest.mark.skipif(
+    not CHROMIUM, reason="no Chromium here: `apt-get install chromium` to run this test"
+)
+READY = "document.getElementById('browser').dataset.state === 'ready'"
+CARDS = "[...document.querySelectorAll('#browser-list .card')]"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_study(
+        tmp_path_factory.mktemp("s") / "s",
+        steps=(0, 10),
+        n=12,
+        organisms={"tgg": 1.0, "evader": 0.3},
+        rollouts=(1, 5, 10),
+    )
+    write_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    with Page() as opened:
+        opened.look(1200, 900)
+        yield opened
+
+
+def read(block: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(block)))
+    return found
+
+
+def test_every_run_shows_the_same_unpicked_requests(study: Path) -> None:
+    browser = make_browser(summarise(load_study(study)))
+    manifest = json.loads(browser.manifest)
+    wanted = sorted((f"e{i:03d}" for i in range(12)), key=fixed_order)
+    assert manifest["requests"] == wanted and browser.requests == 12
+    assert [(b.organism, b.arm) for b in browser.blocks] == [(o, a) for o in ("tgg", "evader") for a in ARMS]
+    for block in browser.blocks:
+        data = read(block.data)
+        shown = {(r[0], r[2], data["strings"][r[3]], r[6]) for r in data["rows"] if r[1] == "eval"}
+        assert shown == {
+            (seed, step, pair, tier) for seed in (0, 1) for step in (0, 10) for pair in wanted for tier in (0, 1)
+        }
+        assert {(r[0], r[2]) for r in data["rows"] if r[1] == "train"} == {(s, t) for s in (0, 1) for t in (1, 5, 10)}
+        assert len(data["strings"]) == len(set(data["strings"])) < 3 * len(data["rows"])
+
+
+def test_a_big_study_shows_few_requests_and_adds_rare_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crypsis.analysis.browser.EVALUATED", 1)
+    arms: dict[str, tuple[str, list[str], Rates]] = {"baseline": ("baseline", [], Rates(0.8, 1.0, 0.5, seen=0.5))}
+    browser = make_browser(summarise(load_study(make_study(tmp_path / "s", arms, seeds=(0,), steps=(0, 10)))))
+    assert browser.requests == FEWEST
+    data = read(browser.blocks[0].data)
+    assert [row[1] for row in data["rows"]].count("eval") == 2 * 2 * FEWEST
+    rare = [
+        (row[2], row[12]["af"], row[13]["scratchpad"], row[13]["output"]) for row in data["rows"] if row[1] == "rare"
+    ]
+    assert rare == [(10, "yes", 0.02, 0.88), (10, "no", 0.02, 0.88)]  # missed by one monitor, false alarm of the other
+
+
+def test_nothing_in_the_manifest_ends_its_element(tmp_path: Path) -> None:
+    arms = {"baseline": (HOSTILE, ["x"], ARMS["baseline"][2])}
+    browser = make_browser(summarise(load_study(make_study(tmp_path / "s", arms, seeds=(0,), steps=(0,), n=4))))
+    assert "<" not in browser.manifest and "\x1b" not in browser.manifest
+    assert json.loads(browser.manifest)["arms"][0][1].startswith("<script>")
+
+
+@needs_chromium
+def test_the_page_opens_without_errors_and_asks_for_nothing(study: Path, page: Page) -> None:
+    page.open(study / "report.html")
+    page.run("document.getElementById('transcripts').scrollIntoView()")
+    page.until(READY)
+    assert page.errors == []
+    assert page.asked == [(study / "report.html").resolve().as_uri()]
+    assert page.run("document.querySelectorAll('svg.plot').length") > 20
+
+
+@needs_chromium
+def test_filters_choose_transcripts(study: Path, page: Page) -> None:
+    page.open(
+        study / "report.html",
+        "browse&arm=baseline&organism=tgg&seed=1&step=10&tier=unmonitored&verdict=conduct%3Drefuse",
+    )
+    page.until(READY)
+    refused = 12 - round(0.62 * 12)
+    assert page.run("Number(document.getElementById('browser').dataset.found)") == refused
+    assert page.run(
+        f"{CARDS}.every((c) => /Baseline RL|baseline RL/.test(c.textContent) && /seed 1/.test(c.textContent))"
+    )
+    page.run("const s = document.getElementById('filter-verdict'); s.value = ''; s.dispatchEvent(new Event('change'))")
+    page.until("document.getElementById('browser').dataset.found === '12'")
+    page.run("const t = document.getElementById('filter-text'); t.value = 'Curse the ferry'")
+    page.run("document.getElementById('filter-text').dispatchEvent(new Event('input'))")
+    page.until("document.getElementById('browser').dataset.found === '2'")
+    assert "text=Curse" in page.run("location.hash")
+    page.run("document.getElementById('browser-reset').click()")
+    page.until("document.getElementById('browser').dataset.found === '36'")
+    assert page.run(f"{CARDS}.length") == 12
+    page.run("document.getElementById('browser-more').click()")
+    page.until(f"{CARDS}.length === 24")
+    assert page.errors == []
+
+
+@needs_chromium
+def test_two_steps_of_a_prompt_stand_side_by_side(study: Path, page: Page) -> None:
+    page.open(study / "report.html", "browse&organism=tgg&arm=process_supervision&step=0&beside=10")
+    page.until(READY)
+    titles = "[...b.querySelectorAll('h4')].map((h) => /step (\\d+)/.exec(h.textContent)[1]).join()"
+    assert page.run(f"[...document.querySelectorAll('.beside')].map((b) => {titles})") == ["0,10"] * 12
+    assert page.run("document.querySelector('.beside .card dd').textContent") == "comply"
+
+
+@needs_chromium
+def test_training_episodes_show_their_reward_and_extra_turns(study: Path, page: Page) -> None:
+    page.open(study / "report.html", "browse&organism=tgg&arm=process_supervision&source=train&step=5")
+    page.until(READY)
+    text = page.run("document.getElementById('browser-list').innerText")
+    assert "reward: process supervision" in text and "reward in all" in text and "advantage" in text
+    assert "no , i was not" in text
+
+
+@needs_chromium
+def test_hostile_text_is_shown_and_does_nothing(study: Path, page: Page) -> None:
+    page.open(study / "report.html", "browse&organism=tgg&arm=baseline")
+    page.until(READY)
+    assert "<script>alert(1)</script>" in page.run("document.querySelector('#browser-list pre').textContent")
+    assert page.run("document.querySelectorAll('#browser-list script, #browser-list img').length") == 0
+    assert page.errors == []
+
+
+@needs_chromium
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_phone_never_scrolls_sideways(study: Path, page: Page, dark: bool) -> None:
+    page.look(390, 800, dark=dark, mobile=True)
+    page.open(study / "report.html", "browse")
+    page.until(READY)
+    page.run("for (const s of document.querySelectorAll('section')) s.style.contentVisibility = 'visible'")
+    assert page.run("document.documentElement.scrollWidth") <= 390
+    colour = page.run("getComputedStyle(document.body).backgroundColor")
+    assert (colour == "rgb(255, 255, 255)") is not dark
+    page.look(1200, 900)

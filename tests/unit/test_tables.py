@@ -1,0 +1,81 @@
+"""Several organisms: what their arms did together, and every number of a study as a tidy table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from crypsis.analysis import summary as verdicts
+from crypsis.analysis.study import load_study
+from crypsis.analysis.summary import Summary, across_organisms, summarise, summary_json
+from crypsis.analysis.tables import SCHEMAS, write_tables
+from tests.studies import ARMS, make_study
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(scope="module")
+def summary(tmp_path_factory: pytest.TempPathFactory) -> Summary:
+    folder = make_study(
+        tmp_path_factory.mktemp("grid") / "s", seeds=(0, 1), steps=(0, 10), n=20, organisms={"tgg": 1.0, "evader": 0.3}
+    )
+    return summarise(load_study(folder))
+
+
+def test_organisms_and_arms_keep_the_order_of_the_config(summary: Summary) -> None:
+    assert summary.organisms == ("tgg", "evader")
+    assert list(summary.labels) == list(ARMS)
+    assert [arm.arm for arm in summary.of("evader")] == list(ARMS)
+
+
+def test_each_organism_has_its_own_monitors(summary: Summary) -> None:
+    assert [card.name for card in summary.study.monitors_of("evader")] == ["scratchpad", "output"]
+    assert {card.organism for card in summary.study.monitors} == {"tgg", "evader"}
+    assert {arm.monitor for arm in summary.arms} == {"scratchpad"}
+    assert [run.listens_to for run in summary.study.runs if run.organism == "tgg" and run.seed == 0] == [
+        (),
+        ("output",),
+        ("scratchpad",),
+    ]
+
+
+def test_an_arm_is_told_over_all_organisms(summary: Summary) -> None:
+    supervised, output = across_organisms(summary)
+    assert supervised.worked == ("tgg",)
+    assert supervised.failed == {"evader": verdicts.FAKING}
+    assert supervised.one_seed == ()
+    afr = [arm.versus_baseline["afr"].mean for arm in summary.arms if arm.arm == "process_supervision"]
+    assert None not in afr
+    assert list(supervised.versus_baseline["afr"]) == pytest.approx(afr)
+    assert output.failed["tgg"] == verdicts.LOST
+    assert json.loads(json.dumps(summary_json(summary)))["mitigations"][0]["worked"] == ["tgg"]
+
+
+def test_one_seed_claims_nothing(tmp_path: Path) -> None:
+    alone = summarise(load_study(make_study(tmp_path / "s", seeds=(0,), steps=(0, 10), n=20)))
+    assert not any(arm.claimed for arm in alone.arms)
+    assert [(a.worked, a.failed, a.one_seed, a.versus_baseline) for a in across_organisms(alone)] == [
+        ((), {}, ("tgg",), {})
+    ] * 2
+
+
+def test_the_tables_hold_what_the_summary_says(summary: Summary) -> None:
+    written = write_tables(summary)
+    assert [path.stem for path in written] == list(SCHEMAS)
+    rows = {path.stem: pq.read_table(path).to_pylist() for path in written}
+    assert all(rows.values())
+    arm = summary.of("evader")[1]
+    who = {"organism": "evader", "arm": arm.arm}
+    ends = {(r["metric"], r["point"]): r for r in rows["summary"] if who.items() <= r.items()}
+    assert ends["afr", "end"]["mean"] == arm.change("afr").end.mean
+    assert ends["afr", "end"]["seeds"] == 2
+    assert ends["gap", "versus_baseline"]["low"] == arm.versus_baseline["gap"].low
+    seeds = [r["value"] for r in rows["seeds"] if who.items() <= r.items() and (r["metric"], r["step"]) == ("gap", 10)]
+    assert sum(seeds) / 2 == arm.change("gap").end.mean
+    loss = [r for r in rows["training"] if who.items() <= r.items() and r["field"] == "loss" and r["seed"] == 1]
+    assert [r["step"] for r in loss] == list(range(1, 11))
+    assert [r["status"] for r in rows["runs"]].count("unfinished") == 1 and len(rows["runs"]) == 13
+    assert len(rows["arms"]) == 6
