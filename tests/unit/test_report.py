@@ -20,12 +20,13 @@ import yaml
 from rich.console import Console
 
 from crypsis.analysis import summary as verdicts
-from crypsis.analysis.differences import arm_differences, seed_differences
+from crypsis.analysis.differences import arm_differences, code_differences, seed_differences
 from crypsis.analysis.figures import figure_name
 from crypsis.analysis.report import REPORT, TEMPLATES, terminal_table, write_report
 from crypsis.analysis.study import load_study, visible
 from crypsis.analysis.summary import SUMMARY, summarise, summary_json, verdict
 from crypsis.analysis.words import headline
+from crypsis.cli.options import show_report
 from crypsis.config import read_yaml
 from crypsis.store import write_atomic, write_json
 from crypsis.types import UserError
@@ -391,3 +392,13 @@ def test_analysis_is_quick(tmp_path: Path) -> None:
     begun = time.process_time()
     summarise(load_study(folder))
     assert time.process_time() - begun < 3
+
+
+def test_runs_of_several_states_of_the_code_are_one_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_study(tmp_path / "s", seeds=(0,), steps=(0, 5), n=4)
+    assert code_differences(summarise(load_study(folder))) == []
+    for run, code in (("tgg-baseline-seed0", "aaaa"), ("tgg-output_monitor-seed0", "bbbb")):
+        write_json(folder / "runs" / run / "provenance.json", {"code": code})
+    show_report(folder, Console())
+    note = "note: the runs were made by 2 states of the code: aaaa (1 runs, such as tgg-baseline-seed0), bbbb (1 runs,"
+    assert note in capsys.readouterr().out

@@ -32,6 +32,7 @@ def choice(value: str, option: str, known: tuple[str, ...]) -> Any:
 
 def show_report(folder: Path, console: Console) -> None:
     """Writes a folder's report and prints its table."""
+    from crypsis.analysis.differences import code_differences, seed_differences
     from crypsis.analysis.report import terminal_table, write_report
     from crypsis.analysis.study import load_study
     from crypsis.analysis.summary import summarise
@@ -39,4 +40,6 @@ def show_report(folder: Path, console: Console) -> None:
     summary = summarise(load_study(folder))
     page = write_report(folder, summary)
     console.print(terminal_table(summary))
+    for line in [*code_differences(summary), *seed_differences(summary)]:
+        console.print(f"note: {line}", soft_wrap=True, markup=False, highlight=False)
     console.print(f"report: {page.resolve()}", soft_wrap=True, markup=False, highlight=False)
