@@ -25,6 +25,7 @@ from crypsis.analysis.browser import Browser, make_browser
 from crypsis.analysis.differences import arm_differences, seed_differences
 from crypsis.analysis.drawing import COLOURS, Picture
 from crypsis.analysis.figures import TITLES, UNITS, display_label, draw_all, figure_name
+from crypsis.analysis.scorecard_figure import scorecard_section
 from crypsis.analysis.statistics import FEW
 from crypsis.analysis.study import load_study, visible
 from crypsis.analysis.summary import RULE, Change, Summary, summarise, write_summary
@@ -100,7 +101,7 @@ def render(summary: Summary, pictures: dict[str, Picture], browser: Browser) -> 
         resamples=RESAMPLES,
         silent=[c.name for c in study.monitors if any(a.change(f"missing_{c.name}").end.mean for a in summary.arms)],
         rewarded=any(name.startswith("terms") for name in pictures),
-        scorecard="",
+        scorecard=scorecard_section(study.folder),
         browser=browser,
         manifest=Markup(browser.manifest),
         differences=arm_differences(summary),
