@@ -25,6 +25,7 @@ from crypsis.analysis.browser import Browser, make_browser
 from crypsis.analysis.differences import arm_differences, seed_differences
 from crypsis.analysis.drawing import COLOURS, Picture
 from crypsis.analysis.figures import TITLES, UNITS, display_label, draw_all, figure_name
+from crypsis.analysis.scorecard_figure import scorecard_section
 from crypsis.analysis.seed_checks import FEWEST, modes, paired_tests
 from crypsis.analysis.statistics import FEW
 from crypsis.analysis.stress import Section, sections
@@ -103,12 +104,12 @@ def render(summary: Summary, pictures: dict[str, Picture], browser: Browser, str
         resamples=RESAMPLES,
         silent=[c.name for c in study.monitors if any(a.change(f"missing_{c.name}").end.mean for a in summary.arms)],
         rewarded=any(name.startswith("terms") for name in pictures),
-        scorecard="",
         paired={(t.organism, t.arm, t.metric): t for t in paired_tests(summary)},
         modes={(m.organism, m.arm, m.metric): m for m in modes(summary)},
         few_for_modes=FEWEST,
         stresses=stresses,
         drawing=lambda picture: Markup(picture.inline),
+        scorecard=scorecard_section(study.folder),
         browser=browser,
         manifest=Markup(browser.manifest),
         differences=arm_differences(summary),
