@@ -330,7 +330,7 @@ def test_half_written_and_given_up_runs_are_told_with_their_reason(tmp_path: Pat
     assert [(left.name, left.reason) for left in load_study(folder).unfinished] == [
         ("begun", "stopped before it began (no config.yaml)"),
         ("tgg-baseline-seed0", "stopped after step 0 of 0"),
-        ("tgg-output_monitor-seed0", "stopped after step 0 of 0; given up: out of memory"),
+        ("tgg-output_monitor-seed0", "given up: out of memory"),
     ]
     (runs / "tgg-process_supervision-seed0" / "result.json").unlink()
     assert "holds no finished run (begun: stopped before it began" in fault(folder)

@@ -225,8 +225,12 @@ def _refuse_twins(folder: Path, runs: list[Run]) -> None:
 
 
 def _run(folder: Path, monitors: Sequence[MonitorCard]) -> Run | Unfinished:
-    if not (folder / CONFIG).exists():
-        return Unfinished(folder.name, _given_up(folder) or f"stopped before it began (no {CONFIG})")
+    if (folder / FAILED).exists() and not (folder / RESULT).exists():
+        failed = _mapping(folder / FAILED)
+        last = " ".join(str(failed.get("error") or "no error recorded").split())
+        return Unfinished(folder.name, visible(f"given up: {last}"))
+    if not (folder / CONFIG).exists() and not (folder / RESULT).exists():
+        return Unfinished(folder.name, f"stopped before it began (no {CONFIG})")
     config = read_yaml(folder / CONFIG)
     rl = config.get("rl") or {}
     try:
