@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from crypsis.config import read_yaml
 from crypsis.evaluation.metrics import Tally, tabulate
-from crypsis.store import CONFIG, METRICS, PROVENANCE, RESULT, read_json, read_rows, steps_of
+from crypsis.store import CONFIG, FAILED, METRICS, PROVENANCE, RESULT, read_json, read_rows, steps_of
 from crypsis.types import UserError
 
 MONITORS, TIMING = "monitors.json", "timing.json"
