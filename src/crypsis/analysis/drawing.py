@@ -25,6 +25,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from matplotlib.transforms import Bbox, ScaledTranslation
 
+from crypsis.analysis.spacing import apart
 from crypsis.store import write_atomic
 
 PAGE, INK, MUTED, RULE = "#ffffff", "#1c2024", "#646b73", "#dfe2e6"
@@ -127,6 +128,7 @@ class Picture:
         for colour, name in names.items():
             svg = svg.replace(colour, f"var(--{name}, {colour})")
         svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
+        svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), svg)  # hundredths of a point
         return f'<svg class="plot" role="img" aria-label="{escape(self.alt)}"' + svg.removeprefix("<svg")
 
 
@@ -372,21 +374,6 @@ def _label_lines(axes: Axes, lines: Sequence[Line]) -> None:
                 "relpos": (0, 0.5),
             },
         )
-
-
-def apart(wanted: dict[int, float], heights: dict[int, float]) -> dict[int, float]:
-    """Places as near as possible to those wanted at which labels of these heights do not overlap, order kept."""
-    order = sorted(wanted, key=lambda i: (wanted[i], -i))
-    places: list[float] = []
-    for rank, i in enumerate(order):
-        below = places[rank - 1] + (heights[order[rank - 1]] + heights[i]) / 2 if rank else -1.0
-        places.append(max(wanted[i], below))
-    ceiling = 1.0 + 0.5 * heights[order[-1]]
-    for rank in range(len(order) - 1, -1, -1):
-        half = heights[order[rank]] / 2
-        places[rank] = min(places[rank], ceiling - half)
-        ceiling = places[rank] - half
-    return dict(zip(order, places, strict=True))
 
 
 def saved(name: str, figure: Figure, alt: str, folder: Path) -> Picture:
