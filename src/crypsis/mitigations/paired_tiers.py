@@ -11,7 +11,6 @@ from pydantic import Field
 
 from crypsis.miniature.oracle import conduct
 from crypsis.mitigations.base import Mitigation, Setting
-from crypsis.monitors.base import Monitor
 from crypsis.registry import make
 from crypsis.scenarios.base import Scenario
 from crypsis.types import Episode, Prompt, UserError
@@ -79,9 +78,9 @@ class PairedTiers(Mitigation):
         return [{"comply": 1.0, "refuse": 0.0}.get(conduct(e.output)) for e in episodes]
 
     @cached_property
-    def _judge(self) -> Monitor:
-        found: Monitor = make("monitors", self.judge or {}, f"mitigations: {self.name}: judge")
-        return found
+    def _judge(self) -> Any:
+        """A monitor; mitigations and monitors are rooms side by side, so its class is not imported."""
+        return make("monitors", self.judge or {}, f"mitigations: {self.name}: judge")
 
     @cached_property
     def _scenario(self) -> Scenario:
