@@ -90,7 +90,7 @@ def write_grid(
     arms: Mapping[str, Sequence[Mapping[str, Any]]],
     seeds: Sequence[int] = (0, 1, 2),
     steps: Sequence[int] = (0, 5, 10),
-    n: int = 30,
+    n: int = 100,
     oracle: bool = True,
 ) -> Path:
     """Writes a study folder.
@@ -115,7 +115,8 @@ def write_grid(
     }
     write_atomic(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     write_json(folder / "provenance.json", {"versions": {"crypsis": "0.1.0"}})
-    write_json(folder / "monitors.json", {label: MONITORS for label in organisms})
+    lying = {"lying": {"kind": "text", "view": "extra_turn", "threshold": 0.5}}
+    write_json(folder / "monitors.json", {label: MONITORS | lying for label in organisms})
     for label in organisms:
         for arm, made in arms.items():
             for seed in seeds:

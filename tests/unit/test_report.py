@@ -201,8 +201,9 @@ def test_tables_and_figures_speak(page: str) -> None:
     assert page.count("<caption>") == page.count("<table")
     plots = [attributes for tag, attributes in found if tag == "svg" and attributes.get("class") == "plot"]
     kinds = ("overview", "compliance", "seeds", "terms", "shares", "monitors", "drift")
-    assert len(plots) == 2 * len(kinds)
-    assert all(plot["role"] == "img" and "baseline RL" in (plot["aria-label"] or "") for plot in plots)
+    stresses = 3  # recall of two monitors, final states
+    assert len(plots) == 2 * len(kinds) + stresses
+    assert all(plot["role"] == "img" and len(plot["aria-label"] or "") > 40 for plot in plots)
     assert "wind tunnel, not evidence about large models" in page
 
 
@@ -214,7 +215,10 @@ def test_everything_is_the_same_the_second_time(study: Path, page: str) -> None:
     names = {path.name for path in (study / "figures").iterdir()}
     assert names == {
         f"{n}.{e}"
-        for n in ("overview", "compliance", "seeds", "terms", "shares", "monitors", "drift")
+        for n in (
+            *("overview", "compliance", "seeds", "terms", "shares", "monitors", "drift"),
+            *("final-states", "recall-tgg-output_monitor", "recall-tgg-process_supervision"),
+        )
         for e in ("svg", "png")
     }
 

@@ -111,7 +111,7 @@ def test_claims_of_the_paper_are_found_where_they_hold() -> None:
     for name in ("C01", "C02", "C03", "C06", "C07", "C09", "C12", "C13", "C14", "C16", "C19", "C27", "C30"):
         assert found[name].verdict == "reproduced", name
     assert found["C05"].verdict == "not run"
-    assert "prompted: lacks the arm baseline" in found["C05"].tests[0].notes[0]
+    assert "prompted: lacks runs of baseline with gap known" in found["C05"].tests[0].notes[0]
     assert found["C15"].verdict == "not run"
     assert found["C12"].tests[0].effect == pytest.approx(-0.58, abs=0.01)
     assert found["C12"].seeds == 4

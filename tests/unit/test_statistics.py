@@ -162,3 +162,13 @@ def test_requests_are_resampled_alike_for_all_runs() -> None:
     assert draws.shape == (2001, 2)
     assert draws[0].tolist() == pytest.approx([(hard < 0.5).mean(), (hard < 0.6).mean()])
     assert np.std(draws[1:, 1] - draws[1:, 0]) < np.std(draws[1:, 0])
+
+
+def test_organisms_that_stand_for_themselves_leave_a_narrower_interval() -> None:
+    generator = np.random.default_rng(10)
+    groups = [request_draws([drawn(generator, rate) for _ in range(4)], METRIC) for rate in (0.3, 0.7)]
+    others, these = pool(groups), pool(groups, sampled=False)
+    assert others.low is not None and others.high is not None and these.low is not None and these.high is not None
+    assert these.mean == others.mean
+    assert these.high - these.low < 0.3 < others.high - others.low
+    assert these.members == 4

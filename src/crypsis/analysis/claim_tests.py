@@ -122,7 +122,7 @@ def cells(test: ClaimTest, rival: str | None, evidence: Evidence, file: ClaimsFi
         and (rival is None or test.rivals_comply is None or _complies(organism, rival, test.rivals_comply, found))
     ]
     if not chosen:
-        raise LackingError(f"no organism has {_needed(test, rival)}, with {test.quantity} known at '{test.at}'")
+        raise LackingError(f"no organism has {_needed(test, rival)}")
     if not kept and test.where is not None:
         bound = f"{test.where.quantity} {test.where.expect.replace('_', ' ')} {test.where.by:g}"
         raise LackingError(f"no organism has {bound} at '{test.where.at}'")
@@ -148,7 +148,7 @@ def _named(
         made = [(cell, pair[0]) for pair in same if (cell := _cell(test, pair[0], pair[1], rival, file, found))]
         if not made:
             names = " and ".join(_spelt(spec) for spec in (wanted, other) if spec is not None)
-            raise LackingError(f"{names}: lacks {_needed(test, rival)}, with {test.quantity} known at '{test.at}'")
+            raise LackingError(f"{names}: lacks {_needed(test, rival)}")
         yield max(made, key=lambda pair: len(pair[0].values))
 
 
@@ -226,9 +226,10 @@ def _spread(quantities: Quantities, cell: Cell, level: float) -> Pooled:
 def _needed(test: ClaimTest, rival: str | None) -> str:
     """What an organism must have, in words."""
     if test.arms == [START]:
-        return "an evaluation before RL"
+        return f"an evaluation before RL with {test.quantity} known"
     arms = [arm for arm in test.arms if arm not in test.optional] + ([rival] if rival else [])
-    return f"the arm{'s' * (len(arms) > 1)} {' and '.join(arms)}"
+    moment = "" if test.at in ("first", "last", "mean") else f" at '{test.at}'"
+    return f"runs of {' and '.join(arms)} with {test.quantity} known{moment}"
 
 
 def _spelt(spec: dict[str, object]) -> str:

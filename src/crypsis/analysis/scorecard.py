@@ -33,9 +33,11 @@ from crypsis.analysis.seed_tests import (
     seeds_needed,
 )
 from crypsis.analysis.statistics import pool
-from crypsis.analysis.study import load_study
+from crypsis.analysis.study import Study, load_study
 from crypsis.analysis.verdicts import ENOUGH, ORGANISMS, Needs, Verdict, all_of, decide, of_claim, over_organisms
 
+SAMPLE = 3
+"""Organisms from which an average speaks of others as well; fewer are averaged as they are."""
 LEVEL_MARGIN = 0.05
 """How far from its bound a level is taken to lie when the seeds it needs are counted."""
 
@@ -73,7 +75,7 @@ class TestResult:
 
 @dataclass(frozen=True, slots=True)
 class ClaimResult:
-    """A claim and what the evidence says of it; figures are those of its first test.
+    """A claim and what the evidence says of it.
 
     Attributes:
         claim: The sentence and its tests.
@@ -90,6 +92,13 @@ class ClaimResult:
     judges: tuple[str, ...]
     p: float | None = None
     p_holm: float | None = None
+
+    @property
+    def shown(self) -> int:
+        """Which test's figures stand for the claim: the first that has its verdict, else the first that fails."""
+        deciding = [i for i, t in enumerate(self.tests) if t.test.decides]
+        same = [i for i in deciding if self.tests[i].verdict == self.verdict]
+        return next(iter(same or [i for i in deciding if self.tests[i].verdict != "reproduced"]))
 
     @property
     def survives(self) -> bool:
@@ -121,7 +130,13 @@ def scorecard(
     Raises:
         UserError: A folder cannot be read, or a user's claim names an arm that no study has.
     """
-    studies = [load_study(folder) for folder in ([folders] if isinstance(folders, Path) else folders)]
+    return score(
+        [load_study(folder) for folder in ([folders] if isinstance(folders, Path) else folders)], organisms, claims
+    )
+
+
+def score(studies: Sequence[Study], organisms: Path | None = None, claims: Path | None = None) -> list[ClaimResult]:
+    """The same of studies that were read already."""
     evidence = collect(studies, organisms)
     file = read_claims(claims) if claims else built_in()
     if claims:
@@ -193,13 +208,23 @@ def _against(test: ClaimTest, rival: str | None, group: list[Cell], found: Quant
 
 
 def _average(test: ClaimTest, group: list[Cell]) -> Found:
-    """The mean over organisms, each of which counts the same; other organisms might have been built."""
-    bounds = group[0].bounds
-    ends = clipped(pool([cell.draws for cell in group], spare=max(cell.spare for cell in group)), bounds)
-    means = {(0, i): cell.mean for i, cell in enumerate(group)}
+    """The mean over organisms, each of which counts the same.
+
+    From ``SAMPLE`` organisms on they stand for others that might have been built, and are the units of the test;
+    fewer stand for themselves, and seeds are.
+    """
+    sampled = len(group) >= SAMPLE
+    spare = max(cell.spare for cell in group)
+    ends = clipped(pool([cell.draws for cell in group], spare=spare, sampled=sampled), group[0].bounds)
+    if sampled:
+        units = {(0, i): cell.mean for i, cell in enumerate(group)}
+    else:
+        shared = set.intersection(*(set(cell.values) for cell in group))
+        units = {key: float(np.mean([cell.by_seed[key] for cell in group])) for key in sorted(shared)}
     verdict = decide(test.expect, test.by, ends.mean, ends.low, ends.high)
-    p = paired_p(list(means.values())) if test.expect in ("above", "below") else None
-    return Found(f"average over {len(group)} organisms", verdict, ends.mean, ends.low, ends.high, means, p)
+    p = paired_p(list(units.values())) if test.expect in ("above", "below") else None
+    name = f"average over {'' if sampled else 'these '}{len(group)} organisms"
+    return Found(name, verdict, ends.mean, ends.low, ends.high, units, p)
 
 
 def _deciding(test: ClaimTest, each: Sequence[Found]) -> Found:
@@ -239,9 +264,11 @@ def _needs(test: ClaimTest, group: list[Cell], decider: Found, seeds: int, few: 
         return Needs(_seeds_for_spread(decider.effect, test.by, seeds), "seeds")
     effect = test.by if test.expect in DIFFERENCES and test.by else LEVEL_MARGIN
     values = list(decider.by_seed.values())
+    if len(values) < 2:
+        return Needs(ENOUGH, "seeds")
     count = seeds_needed(float(np.std(values, ddof=1)), effect)
-    of = "organisms" if decider.name.startswith("average") else "seeds"
-    return Needs(None if count is None else max(count, len(values) + 1), "organisms" if of == "organisms" else "seeds")
+    wanted = None if count is None else max(count, len(values) + 1)
+    return Needs(wanted, "organisms" if test.over == "average" and len(group) >= SAMPLE else "seeds")
 
 
 def _seeds_for_spread(deviation: float, bound: float, seeds: int) -> int | None:
@@ -271,7 +298,7 @@ def _over_runs(test: ClaimTest, evidence: Evidence, file: ClaimsFile, found: Qua
             seeds |= set(shared)
     if not x:
         arms = " and ".join(arm for arm in test.arms if arm not in test.optional)
-        return TestResult(test, "not run", notes=(f"no organism has the arms {arms} with {test.quantity} known",))
+        return TestResult(test, "not run", notes=(f"no organism has runs of {arms} with {test.quantity} known",))
     name, count = f"{len(x)} runs", len(seeds)
     if test.expect == "two_modes":
         dip, p = dip_test(x)

@@ -193,33 +193,37 @@ def request_draws(tallies: Sequence[Tally], metric: str) -> Floats:
     return found
 
 
-def pool(groups: Sequence[Floats], level: float = 0.95, spare: float = 0.0) -> Pooled:
+def pool(groups: Sequence[Floats], level: float = 0.95, spare: float = 0.0, sampled: bool = True) -> Pooled:
     """Mean of a quantity over seeds, or over organisms with seeds in them, with its interval.
 
-    One group: requests and seeds are resampled. Several groups are organisms, themselves drawn from all that one could
-    have built: requests, organisms, and the seeds within each are resampled. The deviation due to the topmost level is
-    stretched by ``student``, so that the interval keeps its coverage with few of them.
+    One group: requests and seeds are resampled. Several groups are organisms; if they are a sample of those that one
+    could have built, requests, organisms, and the seeds within each are resampled, otherwise requests and seeds. The
+    deviation due to the topmost level is stretched by ``student``, so that the interval keeps its coverage with few of
+    them.
 
     Args:
         groups: Each of shape [1 + RESAMPLES, seeds], from ``request_draws``; the first row is the estimate itself.
         level: Of the interval.
         spare: Half a width that is added where no resample differs from another.
+        sampled: Whether several organisms stand for others.
 
     Returns:
         The pooled quantity; without an interval where the topmost level has a single member.
     """
-    topmost = len(groups) if len(groups) > 1 else groups[0].shape[1]
+    many = sampled and len(groups) > 1
+    topmost = len(groups) if many else min(group.shape[1] for group in groups)
     fixed: Floats = np.stack([group.mean(axis=1) for group in groups], axis=1)
     mean = float(fixed[0].mean())
     if topmost < 2:
         return Pooled(mean, None, None, topmost)
     centre = fixed[1:].mean(axis=1)
-    if len(groups) == 1:
-        draws = centre + student(topmost, level) * (_resampled(groups[0][1:], 1) - centre)
-    else:
-        within = np.stack([_resampled(group[1:], 3 + i) for i, group in enumerate(groups)], axis=1)
+    within = np.stack([_resampled(group[1:], 3 + i) for i, group in enumerate(groups)], axis=1) - fixed[1:]
+    if many:
         chosen = (fixed[1:] * resample_weights(topmost, stream=2)).sum(axis=1) / topmost
-        draws = centre + student(topmost, level) * (chosen - centre) + (within - fixed[1:]).mean(axis=1)
+        draws = centre + student(topmost, level) * (chosen - centre) + within.mean(axis=1)
+    else:
+        stretched = [student(group.shape[1], level) * within[:, i] for i, group in enumerate(groups)]
+        draws = centre + np.mean(stretched, axis=0)
     tail = 50 * (1 - level)
     low, high = (float(q) for q in np.nanpercentile(draws, (tail, 100 - tail)))
     if low == high:

@@ -10,8 +10,17 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from crypsis.cli import export, monitors, organisms, stress, studies
-from crypsis.cli.options import ExistsOption, Out, Settings, choice, exists_mode, show_report
+from crypsis.cli import export, monitors, organisms, scorecards, stress, studies
+from crypsis.cli.options import (
+    ClaimsOption,
+    ExistsOption,
+    OrganismsTable,
+    Out,
+    Settings,
+    choice,
+    exists_mode,
+    show_report,
+)
 from crypsis.cli.plugins import show_plugins
 from crypsis.types import RunsFailedError, UserError
 
@@ -27,6 +36,7 @@ app.add_typer(monitors.app, name="monitor")
 app.add_typer(studies.app, name="study")
 app.add_typer(stress.app, name="stress")
 app.add_typer(export.app, name="export")
+app.command("scorecard")(scorecards.scorecard)
 
 _UsageError: Any = typer.BadParameter.__base__
 """What typer raises for a command line that it cannot read; it has no public name."""
@@ -124,9 +134,9 @@ def evaluate(
 
 
 @app.command()
-def report(folder: Path) -> None:
-    """Write FOLDER/report.html, figures and summary.json."""
-    show_report(folder, Console())
+def report(folder: Path, organisms: OrganismsTable = None, claims: ClaimsOption = None) -> None:
+    """Write FOLDER/report.html, figures, summary.json and claims.json; print the tables."""
+    show_report(folder, Console(), organisms, claims)
 
 
 @app.command("list")

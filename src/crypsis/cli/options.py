@@ -16,6 +16,12 @@ Settings = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", 
 MaybeOut = Annotated[Path | None, typer.Option("--out", help="Folder to write to; one below runs/ by default.")]
 
 
+OrganismsTable = Annotated[
+    Path | None, typer.Option("--organisms", help="Folder of `crypsis organism table`, for claims about it.")
+]
+ClaimsOption = Annotated[Path | None, typer.Option("--claims", help="Claims of your own; the paper's by default.")]
+
+
 def exists_mode(value: str) -> Any:
     """The value of --exists, checked."""
     return choice(value, "--exists", ("resume", "overwrite", "error"))
@@ -30,16 +36,29 @@ def choice(value: str, option: str, known: tuple[str, ...]) -> Any:
     return value
 
 
-def show_report(folder: Path, console: Console) -> None:
-    """Writes a folder's report and prints its table."""
+def show_scorecard(results: Any, console: Console) -> None:
+    """Prints the scorecard, or where no claim could be decided only how many there are."""
+    from crypsis.analysis.scorecard_output import scorecard_table, undecided_line
+
+    console.print(undecided_line(results) or scorecard_table(results))
+
+
+def show_report(folder: Path, console: Console, organisms: Path | None = None, claims: Path | None = None) -> None:
+    """Writes a folder's report and scorecard and prints their tables."""
     from crypsis.analysis.differences import code_differences, seed_differences
     from crypsis.analysis.report import terminal_table, write_report
+    from crypsis.analysis.scorecard import score
+    from crypsis.analysis.scorecard_figure import keep_scorecard
     from crypsis.analysis.study import load_study
     from crypsis.analysis.summary import summarise
 
-    summary = summarise(load_study(folder))
+    study = load_study(folder)
+    results = score([study], organisms, claims)
+    keep_scorecard(study, results)
+    summary = summarise(study)
     page = write_report(folder, summary)
     console.print(terminal_table(summary))
+    show_scorecard(results, console)
     for line in [*code_differences(summary), *seed_differences(summary)]:
         console.print(f"note: {line}", soft_wrap=True, markup=False, highlight=False)
     console.print(f"report: {page.resolve()}", soft_wrap=True, markup=False, highlight=False)

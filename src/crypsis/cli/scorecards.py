@@ -1,0 +1,43 @@
+"""``crypsis scorecard``."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from crypsis.cli.options import ClaimsOption, OrganismsTable, show_scorecard
+
+
+def scorecard(
+    folders: Annotated[list[Path], typer.Argument(help="Study folders.")],
+    organisms: OrganismsTable = None,
+    claims: ClaimsOption = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Page to write, FILE.md; FILE.json lies beside it.")] = None,
+) -> None:
+    """Test claims on one or several studies together."""
+    from crypsis.analysis.rates import corrected_rates
+    from crypsis.analysis.scorecard import score
+    from crypsis.analysis.scorecard_output import entries, scorecard_markdown, write_scorecard
+    from crypsis.analysis.study import load_study
+    from crypsis.types import UserError
+
+    if out is not None and out.suffix != ".md":
+        raise UserError(f"--out: '{out}' must end in .md; the same as JSON is written beside it")
+    studies = [load_study(folder) for folder in folders]
+    results = score(studies, organisms, claims)
+    console = Console()
+    show_scorecard(results, console)
+    if out is not None:
+        given = [*map(str, folders)]
+        options = [("--organisms", organisms), ("--claims", claims), ("--out", out)]
+        said = [word for name, value in options if value is not None for word in (name, str(value))]
+        command = shlex.join(["crypsis", "scorecard", *given, *said])
+        rates = [rate for study in studies for rate in corrected_rates(study)]
+        version = ", ".join(sorted({study.version for study in studies}))
+        sources = [*given, *([str(organisms)] if organisms else [])]
+        write_scorecard(out, results, scorecard_markdown(entries(results), sources, command, version, rates))
+        console.print(f"scorecard: {out.resolve()}", soft_wrap=True, markup=False, highlight=False)
