@@ -158,6 +158,14 @@ def test_seeds_that_disagree_leave_a_claim_undecided_and_say_how_many_it_needs()
     assert result.needs is not None and result.needs.of == "seeds" and (result.needs.count or 999) > 4
 
 
+def test_seeds_that_agree_on_too_few_requests_ask_for_requests() -> None:
+    arms = {"scratchpad": [NO_AF] * 4}
+    found = evidence(organism("tgg", arms, requests=40), organism("igg", arms, requests=40))
+    result = results(found)["C06"]
+    assert result.verdict == "undecided"
+    assert result.needs is not None and result.needs.of == "requests" and (result.needs.count or 0) > 40
+
+
 def test_one_seed_decides_nothing() -> None:
     arms = {"baseline": [KEPT], "scratchpad": [NO_AF], "simple": [CLOSED]}
     found = results(evidence(organism("tgg", arms), organism("igg", arms)))
