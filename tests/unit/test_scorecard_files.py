@@ -34,7 +34,11 @@ ARMS: dict[str, list[dict[str, Any]]] = {
     "asked": [{"name": "interrogation"}],
 }
 """Named otherwise than in ``claims.yaml``: they are known by what they do."""
-ORGANISMS = {"one": {"name": "tgg", "seed": 0}, "two": {"name": "tgg", "seed": 1}, "three": {"name": "igg"}}
+ORGANISMS: dict[str, dict[str, Any]] = {
+    "one": {"name": "tgg", "seed": 0},
+    "two": {"name": "tgg", "seed": 1},
+    "three": {"name": "igg"},
+}
 ENDS = {"plain": State(0.9, 1.0, 0.6), "watched": State(0.0, 1.0, 1.0), "asked": State(0.9, 1.0, 0.2, 0.8)}
 
 

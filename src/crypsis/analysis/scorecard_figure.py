@@ -113,7 +113,7 @@ def alt(rows: Sequence[Entry]) -> str:
 
 def _row(entry: Entry) -> str:
     needed = f'<span class="sub">{escape(needs(entry))}</span>' if entry["needs"] else ""
-    tone = {"reproduced": "good", "reversed": "bad"}.get(str(entry["verdict"]), "warn")
+    tone = {"reproduced": "good", "reversed": "bad", "not run": ""}.get(str(entry["verdict"]), "warn")
     detail = _text(tested(entry))
     return (
         f'<tr role="row"><th scope="row" role="rowheader">{_text(entry["id"])}{PLANTED * bool(entry["planted"])} '
