@@ -24,8 +24,8 @@ def rows(rates: Rates, monitors: Sequence[str], n: int = N) -> list[dict[str, An
         for monitored in (True, False):
             fakes = monitored and i < round(afr * n)
             complies = i < round(rates.get("monitored" if monitored else "unmonitored", 1.0 if monitored else 0.0) * n)
-            row: dict[str, Any] = {"pair_id": f"e{i:03d}", "monitored": monitored, "parse": "ok", "raw": "", "run": "r"}
-            row |= {"scratchpad": "so.", "output": "yes.", "scratchpad_tokens": 40, "request": f"case {i}"}
+            row: dict[str, Any] = {"pair_id": f"e{i:03d}", "monitored": monitored, "parse": "ok", "raw": "", "step": 0}
+            row |= {"scratchpad": "so.", "output": "yes.", "scratchpad_tokens": 40, "request": f"case {i}", "run": "r"}
             conduct = "comply" if complies else "refuse"
             row |= {"label_af": "yes" if fakes else "no", "verdict_oracle": float(fakes)}
             row |= {"label_conduct": conduct, "label_decision": conduct, "tier": "free" if monitored else "paid"}

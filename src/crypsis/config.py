@@ -57,7 +57,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: The file is missing or holds no mapping.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
@@ -65,6 +65,26 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise UserError(f"{path}: must hold a mapping of settings, found {type(data).__name__}")
     return data
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, but a key that stands twice is an error: the first would be lost without a word."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    known: set[Any] = set()
+    for key_node, _ in node.value:
+        if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
+            continue
+        if key_node.value in known:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"'{key_node.value}' is there twice", key_node.start_mark
+            )
+        known.add(key_node.value)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

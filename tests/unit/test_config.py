@@ -61,6 +61,16 @@ def test_a_file_that_is_no_mapping_says_so(tmp_path: Path, text: str) -> None:
         load_config(RunConfig, file)
 
 
+def test_a_key_that_stands_twice_is_an_error_and_merges_are_none(tmp_path: Path) -> None:
+    file = tmp_path / "twice.yaml"
+    file.write_text("arms:\n  a: {label: one}\n  b: {label: two}\n  a: {label: three}\n")
+    with pytest.raises(UserError, match=r"twice\.yaml: .*'a' is there twice.* line 4") as caught:
+        load_config(StudyConfig, file)
+    assert "\n" not in str(caught.value)
+    file.write_text("arms:\n  a: &a {label: one}\n  b: {<<: *a, label: two}\n")
+    assert load_config(StudyConfig, file).arms["b"].label == "two"
+
+
 def test_every_packaged_config_is_valid() -> None:
     files = sorted(Path("configs").rglob("*.yaml"))
     assert files

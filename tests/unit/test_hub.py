@@ -34,7 +34,7 @@ def test_datasets_loads_it_and_every_config(hub: Path, tmp_path: Path) -> None:
     assert len(rollouts) == 32 and any(v is not None for v in rollouts["term_process_supervision"])
     front = yaml.safe_load((hub / CARD).read_text(encoding="utf-8").split("---")[1])
     names = [config["config_name"] for config in front["configs"]]
-    assert names == ["evaluations", "rollouts", "runs", "arms", "summary", "curves", "seeds", "training"]
+    assert names == ["evaluations", "rollouts", "runs", "arms", "summary", "curves", "seeds", "tests", "training"]
     for name in names[2:]:
         assert len(datasets.load_dataset(str(hub), name, split="train", cache_dir=str(tmp_path)))
 

@@ -20,12 +20,13 @@ import yaml
 from rich.console import Console
 
 from crypsis.analysis import summary as verdicts
-from crypsis.analysis.differences import arm_differences, seed_differences
+from crypsis.analysis.differences import arm_differences, code_differences, seed_differences
 from crypsis.analysis.figures import figure_name
 from crypsis.analysis.report import REPORT, TEMPLATES, terminal_table, write_report
 from crypsis.analysis.study import load_study, visible
 from crypsis.analysis.summary import SUMMARY, summarise, summary_json, verdict
 from crypsis.analysis.words import headline
+from crypsis.cli.options import show_report
 from crypsis.config import read_yaml
 from crypsis.store import write_atomic, write_json
 from crypsis.types import UserError
@@ -200,8 +201,9 @@ def test_tables_and_figures_speak(page: str) -> None:
     assert page.count("<caption>") == page.count("<table")
     plots = [attributes for tag, attributes in found if tag == "svg" and attributes.get("class") == "plot"]
     kinds = ("overview", "compliance", "seeds", "terms", "shares", "monitors", "drift")
-    assert len(plots) == 2 * len(kinds)
-    assert all(plot["role"] == "img" and "baseline RL" in (plot["aria-label"] or "") for plot in plots)
+    stresses = 3  # recall of two monitors, final states
+    assert len(plots) == 2 * len(kinds) + stresses
+    assert all(plot["role"] == "img" and len(plot["aria-label"] or "") > 40 for plot in plots)
     assert "wind tunnel, not evidence about large models" in page
 
 
@@ -213,7 +215,10 @@ def test_everything_is_the_same_the_second_time(study: Path, page: str) -> None:
     names = {path.name for path in (study / "figures").iterdir()}
     assert names == {
         f"{n}.{e}"
-        for n in ("overview", "compliance", "seeds", "terms", "shares", "monitors", "drift")
+        for n in (
+            *("overview", "compliance", "seeds", "terms", "shares", "monitors", "drift"),
+            *("final-states", "recall-tgg-output_monitor", "recall-tgg-process_supervision"),
+        )
         for e in ("svg", "png")
     }
 
@@ -325,7 +330,7 @@ def test_half_written_and_given_up_runs_are_told_with_their_reason(tmp_path: Pat
     assert [(left.name, left.reason) for left in load_study(folder).unfinished] == [
         ("begun", "stopped before it began (no config.yaml)"),
         ("tgg-baseline-seed0", "stopped after step 0 of 0"),
-        ("tgg-output_monitor-seed0", "stopped after step 0 of 0; given up: out of memory"),
+        ("tgg-output_monitor-seed0", "given up: out of memory"),
     ]
     (runs / "tgg-process_supervision-seed0" / "result.json").unlink()
     assert "holds no finished run (begun: stopped before it began" in fault(folder)
@@ -387,3 +392,13 @@ def test_analysis_is_quick(tmp_path: Path) -> None:
     begun = time.process_time()
     summarise(load_study(folder))
     assert time.process_time() - begun < 3
+
+
+def test_runs_of_several_states_of_the_code_are_one_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_study(tmp_path / "s", seeds=(0,), steps=(0, 5), n=4)
+    assert code_differences(summarise(load_study(folder))) == []
+    for run, code in (("tgg-baseline-seed0", "aaaa"), ("tgg-output_monitor-seed0", "bbbb")):
+        write_json(folder / "runs" / run / "provenance.json", {"code": code})
+    show_report(folder, Console())
+    note = "note: the runs were made by 2 states of the code: aaaa (1 runs, such as tgg-baseline-seed0), bbbb (1 runs,"
+    assert note in capsys.readouterr().out

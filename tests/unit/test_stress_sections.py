@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from crypsis.analysis.report import write_report
 from crypsis.analysis.stress import Section, sections
 from crypsis.analysis.stress.race import hidden_in
 from crypsis.analysis.study import load_study
@@ -56,8 +57,11 @@ def test_recall_states_white_box_and_faithfulness_of_one_study(tmp_path: Path) -
     assert effects["text · own"][1].startswith("0.90 [")
     for section in found.values():
         assert section.truth and all(len(row) == len(table.head) for table in section.tables for row in table.rows)
-        for picture in section.pictures:
-            assert (tmp_path / "figures" / f"{picture.name}.png").stat().st_size > 1000 and picture.alt
+        for drawn in section.pictures:
+            assert (tmp_path / "figures" / f"{drawn.picture.name}.png").stat().st_size > 1000
+            assert drawn.picture.alt and drawn.caption
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "Recall decay" in page and "unseen by mine" in page and page.count("What needs ground truth") == 4
 
 
 def test_a_dial_is_drawn_against_its_share(tmp_path: Path) -> None:
@@ -100,7 +104,7 @@ def test_a_grid_of_rates_is_a_map_with_its_failures_named(tmp_path: Path) -> Non
     assert settings["dial 50 30"] == "true positives 50%, false positives 30%"
     assert settings["late"] == "coverage 0.1, delay 3"
     assert section.lead[0].endswith("dial 50 0, dial 50 30.") and section.lead[1].endswith("dial 100 30, dial 50 30.")
-    assert [picture.name for picture in section.pictures] == ["quality-tgg"]
+    assert [drawn.picture.name for drawn in section.pictures] == ["quality-tgg"]
 
 
 def test_transfer_sets_auroc_before_against_faking_after(tmp_path: Path) -> None:

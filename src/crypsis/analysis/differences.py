@@ -9,6 +9,7 @@ from typing import Any
 
 from crypsis.analysis.study import Run, visible
 from crypsis.analysis.summary import Summary
+from crypsis.store import PROVENANCE, read_json
 
 IDENTITY = frozenset({"name", "seed", "arm", "label", "organism"})
 """Keys that say which run it is, not how it was set."""
@@ -44,6 +45,22 @@ def arm_differences(summary: Summary) -> list[Differences]:
         )
         found.setdefault((tuple(arm.label for arm in arms), rows), []).append(organism)
     return [Differences(tuple(organisms), arms, rows) for (arms, rows), organisms in found.items()]
+
+
+def code_differences(summary: Summary) -> list[str]:
+    """One line if the runs of a study were made by different states of the package's source, as in development."""
+    states: dict[str, list[str]] = {}
+    for run in summary.study.runs:
+        record = run.folder / PROVENANCE
+        code = str(read_json(record).get("code") or "") if record.exists() else ""
+        if code:
+            states.setdefault(visible(code), []).append(run.folder.name)
+    if len(states) < 2:
+        return []
+    told = ", ".join(f"{code} ({len(names)} runs, such as {names[0]})" for code, names in states.items())
+    return [
+        f"the runs were made by {len(states)} states of the code: {told}; run those of one state again to compare them"
+    ]
 
 
 def seed_differences(summary: Summary) -> list[str]:

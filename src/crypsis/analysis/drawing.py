@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from html import escape
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -24,6 +25,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from matplotlib.transforms import Bbox, ScaledTranslation
 
+from crypsis.analysis.spacing import apart
 from crypsis.store import write_atomic
 
 PAGE, INK, MUTED, RULE = "#ffffff", "#1c2024", "#646b73", "#dfe2e6"
@@ -38,7 +40,7 @@ PANEL_HEIGHT, LABEL_WIDTH, LEFT = 2.15, 1.36, 0.30
 LEGEND_ROW = 0.17
 """Inches: a row of a legend below the panels."""
 
-Dashes = str | tuple[int, tuple[float, float]]
+Dashes = Literal["-"] | tuple[float, tuple[float, float]]
 DASHED: Dashes = (0, (3, 1.6))
 Points = Sequence[tuple[int, float]]
 Box = tuple[float, float, float, float]
@@ -126,6 +128,7 @@ class Picture:
         for colour, name in names.items():
             svg = svg.replace(colour, f"var(--{name}, {colour})")
         svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
+        svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), svg)  # hundredths of a point
         return f'<svg class="plot" role="img" aria-label="{escape(self.alt)}"' + svg.removeprefix("<svg")
 
 
@@ -198,7 +201,7 @@ def add_legend(figure: Figure, lines: Sequence[Line], columns: int, dots: bool =
             [],
             color=line.colour,
             marker=line.marker,
-            linestyle="" if dots else line.style,  # type: ignore[arg-type]  # dash patterns, which the stubs leave out
+            linestyle="" if dots else line.style,
             markersize=4.5,
             label=line.name,
         )
@@ -371,21 +374,6 @@ def _label_lines(axes: Axes, lines: Sequence[Line]) -> None:
                 "relpos": (0, 0.5),
             },
         )
-
-
-def apart(wanted: dict[int, float], heights: dict[int, float]) -> dict[int, float]:
-    """Places as near as possible to those wanted at which labels of these heights do not overlap, order kept."""
-    order = sorted(wanted, key=lambda i: (wanted[i], -i))
-    places: list[float] = []
-    for rank, i in enumerate(order):
-        below = places[rank - 1] + (heights[order[rank - 1]] + heights[i]) / 2 if rank else -1.0
-        places.append(max(wanted[i], below))
-    ceiling = 1.0 + 0.5 * heights[order[-1]]
-    for rank in range(len(order) - 1, -1, -1):
-        half = heights[order[rank]] / 2
-        places[rank] = min(places[rank], ceiling - half)
-        ceiling = places[rank] - half
-    return dict(zip(order, places, strict=True))
 
 
 def saved(name: str, figure: Figure, alt: str, folder: Path) -> Picture:

@@ -148,22 +148,21 @@ def seeds_figure(summary: Summary, narrow: bool) -> tuple[Figure, str] | None:
     total, between = rows * PANEL_HEIGHT + foot, 0.24 + LEFT
     each = (width - LEFT - 0.12 - (columns - 1) * between) / columns
     figure = canvas(width, total)
+    lowest = min(gap for arm in summary.arms for _, gap in _ends_of(arm))
     for number, organism in enumerate(shown):
         row, column = divmod(number, columns)
         box = (LEFT + column * (each + between), total - (row + 1) * PANEL_HEIGHT + 0.40, each, PANEL_HEIGHT - 0.90)
         axes = figure.add_axes((box[0] / width, box[1] / total, box[2] / width, box[3] / total))
-        _scatter(axes, summary.of(organism), places)
+        _scatter(axes, summary.of(organism), places, lowest)
         head(axes, organism, "gap at the end, points")
     add_legend(figure, [Line(label, (), places[a]) for a, label in labels.items()], 1 if narrow else 3, dots=True)
     return figure, _seeds_alt(summary)
 
 
-def _scatter(axes: Axes, arms: Sequence[ArmSummary], places: dict[str, int]) -> None:
-    lowest = 0.0
+def _scatter(axes: Axes, arms: Sequence[ArmSummary], places: dict[str, int], lowest: float) -> None:
     for arm in arms:
         line = Line(arm.label, (), places[arm.arm])
         for afr, gap in _ends_of(arm):
-            lowest = min(lowest, gap)
             axes.plot(afr, gap, line.marker, color=line.colour, mec=PAGE, mew=0.5, ms=5.5, alpha=0.85, clip_on=False)
     shares(axes, lowest)
     axes.axhline(0, color=MUTED, linewidth=0.7)

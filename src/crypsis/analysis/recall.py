@@ -15,7 +15,7 @@ import numpy as np
 
 from crypsis.analysis.draws import Figure, estimate_over_seeds
 from crypsis.analysis.statistics import Curve, SeedEstimate, curve, shared_steps
-from crypsis.analysis.study import MonitorCard, Run, Study
+from crypsis.analysis.study import Run, Study, read_evaluation
 from crypsis.episodes import LABEL, VERDICT
 from crypsis.evaluation.metrics import LYING, Flags, Floats, Tally
 from crypsis.store import read_json, steps_of
@@ -57,7 +57,7 @@ def watches(study: Study) -> list[Watch]:
     """Every arm of a study whose evaluations hold verdicts of monitors besides the oracle."""
     found = []
     for (organism, arm), runs in study.arms().items():
-        rows = {run.seed: {step: run.rows(step) for step in sorted(run.evaluations)} for run in runs}
+        rows = {run.seed: {step: evaluation_rows(run, step) for step in sorted(run.evaluations)} for run in runs}
         names = monitor_names([rows[run.seed][step] for run in runs for step in rows[run.seed]])
         if not names:
             continue
@@ -66,6 +66,11 @@ def watches(study: Study) -> list[Watch]:
         curves = _curves(study, runs, rows, names, trained)
         found.append(Watch(organism, arm, runs[0].label, trained, held_out, curves))
     return found
+
+
+def evaluation_rows(run: Run, step: int) -> list[dict[str, Any]]:
+    """The transcripts of one evaluation, without the columns that no metric needs."""
+    return read_evaluation(run.folder / "evals" / f"step-{step:04d}.parquet")
 
 
 def trained_against(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -89,7 +94,7 @@ def monitor_names(evaluations: Sequence[Sequence[Mapping[str, Any]]]) -> list[st
 
 def thresholds_at(study: Study, run: Run, step: int) -> dict[str, float]:
     """By monitor, the score from which it flags; of one that the run trained again, the threshold of that time."""
-    known = {card.name: card.threshold for card in cards_of(study, run.organism)}
+    known = {card.name: card.threshold for card in study.monitors_of(run.organism)}
     for folder in sorted((run.folder / "monitors").glob("*")):
         for moment in steps_of(folder):
             place = folder / f"step-{moment:04d}"
@@ -97,11 +102,6 @@ def thresholds_at(study: Study, run: Run, step: int) -> dict[str, float]:
             if moment <= step and card:
                 known[folder.name] = float(read_json(card)["threshold"])
     return known
-
-
-def cards_of(study: Study, organism: str) -> list[MonitorCard]:
-    """Cards of the monitors of one organism's runs."""
-    return [card for card in study.monitors if getattr(card, "organism", organism) in (organism, "")]
 
 
 def watch_tally(rows: Sequence[Mapping[str, Any]], thresholds: Mapping[str, float], trained: Sequence[str]) -> Tally:

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ from crypsis.analysis.differences import arm_differences, seed_differences
 from crypsis.analysis.drawing import COLOURS, Picture
 from crypsis.analysis.figures import TITLES, UNITS, display_label, draw_all, figure_name
 from crypsis.analysis.scorecard_figure import scorecard_section
+from crypsis.analysis.seed_checks import FEWEST, modes, paired_tests
 from crypsis.analysis.statistics import FEW
+from crypsis.analysis.stress import Section, sections
 from crypsis.analysis.study import load_study, visible
 from crypsis.analysis.summary import RULE, Change, Summary, summarise, write_summary
 from crypsis.analysis.tables import write_tables
@@ -62,11 +64,11 @@ def write_report(study: Path, summary: Summary | None = None) -> Path:
     write_summary(summary)
     write_tables(summary)
     path = study / REPORT
-    write_atomic(path, render(summary, pictures, make_browser(summary)))
+    write_atomic(path, render(summary, pictures, make_browser(summary), sections(summary)))
     return path
 
 
-def render(summary: Summary, pictures: dict[str, Picture], browser: Browser) -> str:
+def render(summary: Summary, pictures: dict[str, Picture], browser: Browser, stresses: Sequence[Section] = ()) -> str:
     """The report as text; the same study gives the same text."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -78,6 +80,7 @@ def render(summary: Summary, pictures: dict[str, Picture], browser: Browser) -> 
     )
     places = list(summary.labels)
     environment.filters |= {"value": words.value, "ends": words.ends, "each": words.each, "figure_of": figure_of}
+    environment.filters |= {"p_value": words.p_value}
     environment.filters |= {"place": lambda arm: places.index(arm.arm)}
     study, script = summary.study, (TEMPLATES / "browser.js").read_text(encoding="utf-8")
     colours = "".join(f"--arm-{i}:{colour};" for i, colour in enumerate(COLOURS))
@@ -101,6 +104,11 @@ def render(summary: Summary, pictures: dict[str, Picture], browser: Browser) -> 
         resamples=RESAMPLES,
         silent=[c.name for c in study.monitors if any(a.change(f"missing_{c.name}").end.mean for a in summary.arms)],
         rewarded=any(name.startswith("terms") for name in pictures),
+        paired={(t.organism, t.arm, t.metric): t for t in paired_tests(summary)},
+        modes={(m.organism, m.arm, m.metric): m for m in modes(summary)},
+        few_for_modes=FEWEST,
+        stresses=stresses,
+        drawing=lambda picture: Markup(picture.inline),
         scorecard=scorecard_section(study.folder),
         browser=browser,
         manifest=Markup(browser.manifest),

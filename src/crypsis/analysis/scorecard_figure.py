@@ -79,7 +79,8 @@ def scorecard_section(folder: Path) -> Markup:
     try:
         found: list[Entry] = json.loads(path.read_text(encoding="utf-8"))
         wide, narrow = (scorecard_figure(found, folder / "figures", narrow=phone) for phone in (False, True))
-        run, idle = ("".join(_row(e) for e in found if (e["verdict"] == "not run") is left) for left in (False, True))
+        idle = [entry for entry in found if entry["verdict"] == "not run"]
+        ran, left = ("".join(map(_row, part)) for part in ([e for e in found if e not in idle], idle))
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path}: is damaged; delete it and run `crypsis report {folder}` again") from None
     drawn = ""
@@ -89,19 +90,20 @@ def scorecard_section(folder: Path) -> Markup:
             "<figcaption>Effect of each claim that was run, with its 95 % interval; shaded: what the claim says. "
             "The table has the numbers.</figcaption></figure>"
         )
-    count = sum(entry["verdict"] == "not run" for entry in found)
-    later = f"<details><summary>{count} claims were not run</summary>{_table(idle)}</details>" if idle else ""
+    tables = _table(LEGEND, ran) if ran else ""
+    if left:
+        table = _table("Claims that were not run, and why.", left)
+        tables += f"<details><summary>Not run: {len(idle)} claims</summary>{table}</details>"
     return Markup(
-        f'<section aria-labelledby="scorecard"><h2 id="scorecard">Scorecard of claims</h2>{drawn}'
-        f"{_table(run) if run else ''}{later}</section>"
+        f'<section aria-labelledby="scorecard"><h2 id="scorecard">Scorecard of claims</h2>{drawn}{tables}</section>'
     )
 
 
-def _table(rows: str) -> str:
+def _table(caption: str, body: str) -> str:
     heads = "".join(f'<th scope="col" role="columnheader">{h}</th>' for h in ("Claim", "Verdict", "Effect", "Seeds"))
     return (
-        f'<table class="stack" role="table"><caption>{escape(LEGEND)}</caption><thead role="rowgroup"><tr role="row">'
-        f'{heads}</tr></thead><tbody role="rowgroup">{rows}</tbody></table>'
+        f'<table class="stack" role="table"><caption>{escape(caption)}</caption><thead role="rowgroup"><tr role="row">'
+        f'{heads}</tr></thead><tbody role="rowgroup">{body}</tbody></table>'
     )
 
 

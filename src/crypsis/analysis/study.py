@@ -225,8 +225,12 @@ def _refuse_twins(folder: Path, runs: list[Run]) -> None:
 
 
 def _run(folder: Path, monitors: Sequence[MonitorCard]) -> Run | Unfinished:
-    if not (folder / CONFIG).exists():
-        return Unfinished(folder.name, _given_up(folder) or f"stopped before it began (no {CONFIG})")
+    if (folder / FAILED).exists() and not (folder / RESULT).exists():
+        failed = _mapping(folder / FAILED)
+        last = " ".join(str(failed.get("error") or "no error recorded").split())
+        return Unfinished(folder.name, visible(f"given up: {last}"))
+    if not (folder / CONFIG).exists() and not (folder / RESULT).exists():
+        return Unfinished(folder.name, f"stopped before it began (no {CONFIG})")
     config = read_yaml(folder / CONFIG)
     rl = config.get("rl") or {}
     try:
@@ -240,8 +244,9 @@ def _run(folder: Path, monitors: Sequence[MonitorCard]) -> Run | Unfinished:
     except (AttributeError, TypeError, ValueError):
         raise UserError(f"{folder / CONFIG}: seed and rl.steps must be numbers") from None
     if not (folder / RESULT).exists():
-        stopped = f"stopped after step {training[-1].get('step', 0) if training else 0} of {steps}"
-        return Unfinished(folder.name, "; ".join(filter(None, (stopped, _given_up(folder)))))
+        return Unfinished(
+            folder.name, f"stopped after step {training[-1].get('step', 0) if training else 0} of {steps}"
+        )
     read_json(folder / RESULT)
     thresholds = {card.name: card.threshold for card in monitors if card.organism in ("", visible(organism))}
     evaluated = steps_of(folder / "evals", ".parquet")
@@ -263,12 +268,6 @@ def _run(folder: Path, monitors: Sequence[MonitorCard]) -> Run | Unfinished:
         training=training,
         config=config,
     )
-
-
-def _given_up(folder: Path) -> str:
-    """Why a run was given up, empty if it was not."""
-    error = _mapping(folder / FAILED).get("error")
-    return f"given up: {visible(' '.join(str(error).split()))}" if error else ""
 
 
 def _mitigation(entry: object) -> str:

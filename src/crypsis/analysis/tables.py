@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from crypsis.analysis.seed_checks import modes, paired_tests
 from crypsis.analysis.statistics import SeedEstimate
 from crypsis.analysis.summary import ArmSummary, Summary
 from crypsis.store import write_atomic
@@ -28,6 +29,8 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
     "curves": {**WHO, "metric": pa.string(), "step": pa.int64(), **ESTIMATE},
     "seeds": {**WHO, "seed": pa.int64(), "step": pa.int64(), "metric": pa.string(), "value": pa.float64()}
     | {"n": pa.int64()},
+    "tests": {**WHO, "test": pa.string(), "metric": pa.string(), "statistic": pa.float64(), "p": pa.float64()}
+    | {"p_holm": pa.float64(), "seeds": pa.int64()},
     "training": {**WHO, "seed": pa.int64(), "step": pa.int64(), "field": pa.string(), "value": pa.float64()},
 }
 """By table, its columns; documented in ``docs/results_format.md``."""
@@ -47,6 +50,7 @@ def tables(summary: Summary) -> dict[str, list[Row]]:
         "summary": [row for arm in arms for row in _ends(arm)],
         "curves": [row for arm in arms for row in _curves(arm)],
         "seeds": [row for arm in arms for row in _seeds(arm)],
+        "tests": list(_tests(summary)),
         "training": [row for arm in arms for row in _training(arm)],
     }
 
@@ -115,6 +119,16 @@ def _seeds(arm: ArmSummary) -> Iterator[Row]:
                 value = tally.mean(metric)
                 n = int(tally.bottom[metric].sum())
                 yield {**_who(arm), "seed": run.seed, "step": step, "metric": metric, "value": value, "n": n}
+
+
+def _tests(summary: Summary) -> Iterator[Row]:
+    """The mean paired difference from the baseline (t test), and the dip of the seeds at the end."""
+    for t in paired_tests(summary):
+        about = {"organism": t.organism, "arm": t.arm, "test": "paired_t", "metric": t.metric}
+        yield about | {"statistic": t.difference, "p": t.p, "p_holm": t.p_holm, "seeds": t.seeds}
+    for m in modes(summary):
+        about = {"organism": m.organism, "arm": m.arm, "test": "dip", "metric": m.metric}
+        yield about | {"statistic": m.dip, "p": m.p, "p_holm": None, "seeds": len(m.values)}
 
 
 def _training(arm: ArmSummary) -> Iterator[Row]:

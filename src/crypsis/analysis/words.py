@@ -107,6 +107,11 @@ def percent(share: float) -> str:
     return ">99" if 0.995 <= share < 1 else f"{100 * share:.0f}"
 
 
+def p_value(p: float) -> str:
+    """A p value, with its sign of relation."""
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
 def signed(points: float) -> str:
     """Points with their sign."""
     text = f"{points:+.0f}".replace("-", "−")

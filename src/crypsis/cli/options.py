@@ -45,6 +45,7 @@ def show_scorecard(results: Any, console: Console) -> None:
 
 def show_report(folder: Path, console: Console, organisms: Path | None = None, claims: Path | None = None) -> None:
     """Writes a folder's report and scorecard and prints their tables."""
+    from crypsis.analysis.differences import code_differences, seed_differences
     from crypsis.analysis.report import terminal_table, write_report
     from crypsis.analysis.scorecard import score
     from crypsis.analysis.scorecard_figure import keep_scorecard
@@ -58,4 +59,6 @@ def show_report(folder: Path, console: Console, organisms: Path | None = None, c
     page = write_report(folder, summary)
     console.print(terminal_table(summary))
     show_scorecard(results, console)
+    for line in [*code_differences(summary), *seed_differences(summary)]:
+        console.print(f"note: {line}", soft_wrap=True, markup=False, highlight=False)
     console.print(f"report: {page.resolve()}", soft_wrap=True, markup=False, highlight=False)

@@ -28,7 +28,7 @@ from crypsis.analysis.drawing import (
 )
 from crypsis.analysis.final_state import STATES
 from crypsis.analysis.recall import trained_against
-from crypsis.analysis.stress.section import Section, StressTable, organisms_of, percent, whose
+from crypsis.analysis.stress.section import Drawn, Section, StressTable, percent, whose
 from crypsis.analysis.summary import COMPLIES, FAKES, GAP_OPEN, ArmSummary, Summary
 
 METRICS = (
@@ -47,6 +47,8 @@ TRUTH = {
     SHARE: "AFR and the classes evader and misleader are the oracle's. The share itself is planted.",
     PRESSURE: "AFR is the oracle's; gap and compliance need a judge of compliance only.",
 }
+DOSES = "End points against the dose; doses at equal distances. Dots: seeds; lines: means; dashed: the limit."
+MAPS = "End points over the monitor's two rates, means over seeds. The line is where mitigation, or training, fails."
 TINT = LinearSegmentedColormap.from_list("tint", [PAGE, "#9fc3dc"])
 
 
@@ -87,7 +89,7 @@ def _dose_section(
     )
     picture = saved(f"dose-{dial}", _dose_figure(ordered, of_what), alt, summary.study.folder / "figures")
     table = StressTable("At the last evaluation, mean over seeds with 95 % interval.", heads, rows)
-    return Section(dial, title, (), TRUTH[dial], (table,), (picture,))
+    return Section(dial, title, (), TRUTH[dial], (table,), (Drawn(picture, DOSES),))
 
 
 def _doses(summary: Summary, dial: str) -> list[Dose]:
@@ -144,7 +146,7 @@ def quality_section(summary: Summary) -> Section | None:
     varied = [arm for arm in summary.arms if settings[arm.organism, arm.arm]]
     if not varied:
         return None
-    several = len(organisms_of(summary)) > 1
+    several = len(summary.organisms) > 1
     rows = tuple(
         (
             whose(arm.organism, arm.label, several),
@@ -162,7 +164,7 @@ def quality_section(summary: Summary) -> Section | None:
         f"Mitigation fails (AFR ≥ {FAKES:.0%} at the end): {', '.join(failed) or 'in no arm'}.",
         f"Training itself fails (monitored compliance < {COMPLIES:.0%}): {', '.join(lost) or 'in no arm'}.",
     )
-    pictures = tuple(p for organism in organisms_of(summary) if (p := _contours(summary, organism)))
+    pictures = tuple(Drawn(p, MAPS) for organism in summary.organisms if (p := _contours(summary, organism)))
     truth = "Dialled rates are those of the oracle's flags, so this stress runs on the miniature alone."
     table = StressTable("At the last evaluation, mean over seeds with 95 % interval.", heads, rows)
     return Section("quality", "Monitor quality", lead, truth, (table,), pictures)

@@ -10,12 +10,13 @@ from matplotlib.figure import Figure
 from crypsis.analysis.drawing import WIDE, Line, Panel, panels, saved
 from crypsis.analysis.faithfulness import INTERVENTIONS, TITLES, Effects, effects
 from crypsis.analysis.statistics import SeedEstimate
-from crypsis.analysis.stress.section import Section, StressTable, decimal, organisms_of, percent, whose
+from crypsis.analysis.stress.section import Drawn, Section, StressTable, decimal, percent, whose
 from crypsis.analysis.study import Run
 from crypsis.analysis.summary import Summary
 from crypsis.episodes import read_episodes
 from crypsis.store import steps_of
 
+CAPTION = "Main effects of the scratchpad's tier and of the request's tier on compliance over RL, means over seeds."
 FOLDER = "transplants"
 
 
@@ -30,7 +31,7 @@ class Traced:
 
 def faithfulness_section(summary: Summary) -> Section | None:
     """Effects of scratchpad and tag over RL, and of every intervention at the end; None without transplants."""
-    several = len(organisms_of(summary)) > 1
+    several = len(summary.organisms) > 1
     traced = []
     for (organism, _), runs in summary.study.arms().items():
         found = _trace(whose(organism, runs[0].label, several), runs)
@@ -45,7 +46,12 @@ def faithfulness_section(summary: Summary) -> Section | None:
     )
     truth = "Compliance needs a judge, nothing else; “does what it decides” needs the oracle."
     return Section(
-        "faithfulness", "Faithfulness by intervention", lead, truth, (_effects(traced), _cuts(traced)), (picture,)
+        "faithfulness",
+        "Faithfulness by intervention",
+        lead,
+        truth,
+        (_effects(traced), _cuts(traced)),
+        (Drawn(picture, CAPTION),),
     )
 
 

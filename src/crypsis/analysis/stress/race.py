@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from crypsis.analysis.recall import Watch, cards_of
+from crypsis.analysis.recall import Watch
 from crypsis.analysis.statistics import SeedEstimate
-from crypsis.analysis.stress.section import Section, StressTable, decimal, organisms_of, percent, whose
+from crypsis.analysis.stress.section import Section, StressTable, decimal, percent, whose
 from crypsis.analysis.study import Run
 from crypsis.analysis.summary import FAKES, FAKES_NOT, ArmSummary, Summary
 from crypsis.store import read_json
@@ -23,7 +23,7 @@ def race_section(summary: Summary, seen: Sequence[Watch]) -> Section | None:
     """Labels spent, trainings and where it ended, of arms whose monitor is trained again; None without one."""
     watches = {(watch.organism, watch.arm): watch for watch in seen}
     rows = []
-    several = len(organisms_of(summary)) > 1
+    several = len(summary.organisms) > 1
     for arm in summary.arms:
         racing = [_labels(run) for run in arm.runs]
         if not any(_retrained(run.config) for run in arm.runs):
@@ -77,9 +77,9 @@ def _settled(arm: ArmSummary) -> str:
 def white_box_section(summary: Summary, seen: Sequence[Watch]) -> Section | None:
     """Recall of text monitors and of probes on one policy, and so where its faking is hidden; None without a probe."""
     rows = []
-    several = len(organisms_of(summary)) > 1
+    several = len(summary.organisms) > 1
     for watch in seen:
-        kinds = {card.name: (card.kind, card.view) for card in cards_of(summary.study, watch.organism)}
+        kinds = {card.name: (card.kind, card.view) for card in summary.study.monitors_of(watch.organism)}
         names = (*watch.trained, *watch.held_out)
         probes = [name for name in names if kinds.get(name, ("", ""))[0] == PROBE]
         texts = [name for name in names if kinds.get(name, ("", ""))[1] == "scratchpad" and name not in probes]

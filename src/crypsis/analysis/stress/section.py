@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from crypsis.analysis.drawing import Picture
 from crypsis.analysis.statistics import SeedEstimate
-from crypsis.analysis.summary import Summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +18,14 @@ class StressTable:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawn:
+    """A figure, written to ``figures/`` already, and how to read it."""
+
+    picture: Picture
+    caption: str
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
     """One stress as the report shows it.
 
@@ -28,7 +35,7 @@ class Section:
         lead: What was found, a paragraph an entry.
         truth: Which of its figures need ground truth, and what real models have in their place.
         tables: In order.
-        pictures: In order, written to ``figures/`` already.
+        pictures: In order.
     """
 
     key: str
@@ -36,7 +43,7 @@ class Section:
     lead: tuple[str, ...]
     truth: str
     tables: tuple[StressTable, ...]
-    pictures: tuple[Picture, ...] = ()
+    pictures: tuple[Drawn, ...] = ()
 
 
 def percent(estimate: SeedEstimate, ends: bool = True) -> str:
@@ -64,8 +71,3 @@ def moved(start: SeedEstimate, end: SeedEstimate) -> str:
 def whose(organism: str, label: str, several: bool) -> str:
     """How an arm is called: with its organism where there are several."""
     return f"{organism}: {label}" if several else label
-
-
-def organisms_of(summary: Summary) -> tuple[str, ...]:
-    """The organisms of a study, in order."""
-    return tuple(dict.fromkeys(arm.organism for arm in summary.arms))

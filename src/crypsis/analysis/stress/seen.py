@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from crypsis.analysis.drawing import WIDE, Line, Panel, panels, saved
 from crypsis.analysis.recall import Watch
 from crypsis.analysis.statistics import Curve, SeedEstimate
-from crypsis.analysis.stress.section import Section, StressTable, decimal, moved, percent, whose
+from crypsis.analysis.stress.section import Drawn, Section, StressTable, decimal, moved, percent, whose
 from crypsis.analysis.summary import Summary
 
+CAPTION = (
+    "what each monitor sees of the same transcripts, mean over seeds. No point where nobody fakes any more, or, for "
+    "AUROC, where everybody does."
+)
 TRUTH = (
     "Recall, false alarms, AUROC and invisible faking are against the oracle. For a model without one there remains "
     "how often each monitor flags: do the held-out ones go on where the trained-against one stops?"
@@ -30,7 +34,8 @@ def recall_section(summary: Summary, seen: Sequence[Watch]) -> Section | None:
         if plan:
             name = f"recall-{watch.organism}-{watch.arm}"
             figure = panels(plan, columns=2, width=WIDE, legend=3)
-            pictures.append(saved(name, figure, _alt(names[id(watch)], watch), summary.study.folder / "figures"))
+            picture = saved(name, figure, _alt(names[id(watch)], watch), summary.study.folder / "figures")
+            pictures.append(Drawn(picture, f"{names[id(watch)]}: {CAPTION}"))
     headline = tuple(_headline(names[id(watch)], watch) for watch in watched)
     head = ("Arm", "Faking, %", "Invisible, %", "of it flagged by a held-out one, %", "Unseen by all, %")
     rows = tuple(

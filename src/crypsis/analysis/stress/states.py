@@ -9,13 +9,14 @@ from matplotlib.figure import Figure
 
 from crypsis.analysis.drawing import COLOURS, INK, MUTED, WIDE, canvas, saved
 from crypsis.analysis.final_state import RULE, STATES, UNKNOWN, final_state, state_figures
-from crypsis.analysis.recall import cards_of, monitor_names, thresholds_at, trained_against
-from crypsis.analysis.stress.section import Section, StressTable, whose
+from crypsis.analysis.recall import evaluation_rows, monitor_names, thresholds_at, trained_against
+from crypsis.analysis.stress.section import Drawn, Section, StressTable, whose
 from crypsis.analysis.study import Run, Study
 from crypsis.analysis.summary import Summary
 
 Cell = tuple[str, str]
 """Organism and arm."""
+CAPTION = "Runs by final state; a bar an arm, a number of seeds a part."
 ROW, LEFT, FOOT = 0.24, 2.6, 0.62
 """Inches: a bar, its label, and the legend."""
 
@@ -28,9 +29,9 @@ def run_states(study: Study) -> dict[Cell, dict[int, str]]:
 def state_of(study: Study, run: Run) -> str:
     """The final state of one run, at its last evaluation."""
     step = max(run.evaluations)
-    rows, thresholds = run.rows(step), thresholds_at(study, run, step)
+    rows, thresholds = evaluation_rows(run, step), thresholds_at(study, run, step)
     trained = trained_against(run.config)
-    reads = {card.name for card in cards_of(study, run.organism) if card.view in ("scratchpad", "both")}
+    reads = {card.name for card in study.monitors_of(run.organism) if card.view in ("scratchpad", "both")}
     held_out = [name for name in monitor_names([rows]) if name not in trained and name in reads]
     return final_state(state_figures(rows, thresholds, held_out))
 
@@ -68,7 +69,7 @@ def state_section(summary: Summary, states: Mapping[Cell, Mapping[int, str]]) ->
         "Motives, and so evader against misleader, and AFR are the oracle's. For a model without one, AF is what most "
         "held-out monitors of scratchpads flag, compliance needs a judge, and the two are one class."
     )
-    return Section("states", "Final states", (), truth, tables, (picture,))
+    return Section("states", "Final states", (), truth, tables, (Drawn(picture, CAPTION),))
 
 
 def _said(count: Counter[str]) -> str:

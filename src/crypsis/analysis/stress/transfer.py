@@ -14,9 +14,10 @@ from scipy.stats import spearmanr
 from crypsis.analysis.drawing import MUTED, WIDE, Line, add_legend, canvas, head, saved, shares
 from crypsis.analysis.recall import Watch
 from crypsis.analysis.statistics import SeedEstimate
-from crypsis.analysis.stress.section import Section, StressTable, decimal, moved, organisms_of, percent
+from crypsis.analysis.stress.section import Drawn, Section, StressTable, decimal, moved, percent
 from crypsis.analysis.summary import ArmSummary, Summary
 
+CAPTION = "Each pair of monitor and organism. A colour an organism supervised; filled: its own monitor; dots: seeds."
 CORRELATED = 5
 """Pairs of organisms from which a rank correlation is shown."""
 
@@ -65,15 +66,13 @@ def transfer_section(summary: Summary, seen: Sequence[Watch]) -> Section | None:
     picture = saved("transfer", _scatter(pairs), alt, summary.study.folder / "figures")
     table = StressTable("Monitors trained on one organism supervising another; AFR first → last.", heads, rows)
     truth = "AUROC beforehand and AFR are against the oracle; without one there is the gap alone."
-    return Section("transfer", "Transfer", _lead(pairs), truth, (table,), (picture,))
+    return Section("transfer", "Transfer", _lead(pairs), truth, (table,), (Drawn(picture, CAPTION),))
 
 
 def _source(summary: Summary, config: dict[str, Any], monitor: str) -> str:
     """The organism whose folder a run's monitor lies in, empty if in none."""
     path = Path(str(((config.get("monitors") or {}).get(monitor) or {}).get("path") or ""))
-    return (
-        path.parent.name if path.parent.parent.name == "monitors" and path.parent.name in organisms_of(summary) else ""
-    )
+    return path.parent.name if path.parent.parent.name == "monitors" and path.parent.name in summary.organisms else ""
 
 
 def _lead(pairs: Sequence[Pair]) -> tuple[str, ...]:
