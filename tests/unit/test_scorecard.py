@@ -10,6 +10,7 @@ import pytest
 from crypsis.analysis.claims import ArmPattern, Claim, ClaimsFile, ClaimTest, built_in, check_arms
 from crypsis.analysis.evidence import Evidence, is_arm
 from crypsis.analysis.scorecard import ClaimResult, evaluate
+from crypsis.analysis.scorecard_output import entries
 from crypsis.analysis.verdicts import Needs, all_of, decide, of_claim, over_organisms
 from crypsis.config import parse_config
 from crypsis.types import UserError
@@ -173,6 +174,12 @@ def test_one_seed_decides_nothing() -> None:
         assert found[name].verdict == "undecided", name
         assert found[name].needs == Needs(5, "seeds")
         assert found[name].tests[0].effect is not None
+
+
+def test_one_seed_has_no_spread() -> None:
+    result = results(evidence(organism("tgg", {"baseline": [KEPT]})))["C24"]
+    assert (result.verdict, result.needs) == ("undecided", Needs(5, "seeds"))
+    assert next(entry for entry in entries([result]))["effect"] is None
 
 
 def test_one_organism_does_not_decide_what_is_said_of_every_one() -> None:

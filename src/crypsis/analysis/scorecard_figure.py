@@ -190,7 +190,8 @@ def _mark(axes: Axes, entry: Entry, middle: float, top: float, foot: float) -> N
     if entry["low"] is not None:
         colour = SIGNS[str(entry["verdict"])][1]
         axes.plot([entry["low"], entry["high"]], [middle, middle], color=colour, linewidth=1.5, solid_capstyle="butt")
-    _sign(axes, str(entry["verdict"]), [entry["effect"]], [middle])
+    if entry["effect"] is not None:
+        _sign(axes, str(entry["verdict"]), [entry["effect"]], [middle])
 
 
 def _sign(axes: Axes, verdict: str, x: Sequence[float], y: Sequence[float], label: str = "") -> Line2D:
