@@ -18,7 +18,7 @@ from crypsis.scenarios.base import Scenario
 from crypsis.study.config import ArmConfig, StudyConfig
 from crypsis.study.monitors import VIEWS
 from crypsis.study.panel import check_panel, panel_specs, resolved_monitor
-from crypsis.study.run import resolved
+from crypsis.study.run import GROUNDED, no_reward, resolved
 from crypsis.types import UserError, View
 
 Folders = Mapping[str, Path]
@@ -67,6 +67,8 @@ def check(config: StudyConfig) -> None:
         made = {n: make("monitors", spec, f"arms.{run.arm}.monitors.{n}") for n, spec in run.monitors.items()}
         mitigations = [make("mitigations", m, f"arms.{run.arm}.mitigations") for m in run.mitigations]
         scenario: Scenario = make("scenarios", run.scenario, f"arms.{run.arm}.scenario")
+        if run.preference is None and scenario.name not in GROUNDED:
+            raise no_reward(scenario)
         views = {monitor: _view(monitor, run.monitors) for monitor in run.monitors}
         setting = Setting(scenario, views, dict.fromkeys(views, 0.5), resolved(run).rl.model_dump())
         try:

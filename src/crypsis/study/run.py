@@ -225,7 +225,12 @@ def preference(scenario: Scenario, config: RunConfig) -> Preference:
         return preference_model().score
     if isinstance(scenario, CheckedTasks):
         return check_honestly if scenario.honest else check
-    raise UserError(
+    raise no_reward(scenario)
+
+
+def no_reward(scenario: Scenario) -> UserError:
+    """What is said of a scenario that nothing rewards."""
+    return UserError(
         f"scenario '{scenario.name}': has no preference model, so it can be evaluated but not trained on; name "
         "a reward model with preference: {model: …}"
     )
