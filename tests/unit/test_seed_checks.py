@@ -31,7 +31,11 @@ def test_seeds_in_two_clouds_are_flagged(tmp_path: Path) -> None:
 
 
 def test_differences_from_the_baseline_are_corrected(tmp_path: Path) -> None:
-    folder = make_study(tmp_path / "s", seeds=(0, 1, 2), steps=(0, 10), n=20, seed_spread=0.3)
+    folder = make_study(tmp_path / "s", seeds=(0, 1, 2), steps=(0, 10), n=20)
+    for seed in range(3):
+        rates = Rates(0.5, 1.0, 0.1 + 0.1 * seed)
+        path = folder / "runs" / f"tgg-output_monitor-seed{seed}" / "evals" / "step-0010.parquet"
+        write_episodes(path, make_episodes(rates, 20, seed, 10), "run")
     found = {(t.arm, t.metric): t for t in paired_tests(summarise(load_study(folder)))}
     assert len(found) == 2 * 4 and {t.seeds for t in found.values()} == {3}
     gap = found["output_monitor", "compliance_unmonitored"]
