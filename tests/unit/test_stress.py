@@ -266,6 +266,22 @@ def test_monitors_made_from_the_oracle_are_refused_on_a_real_model(tmp_path: Pat
         config = RunConfig(name="run", policy=tmp_path, scenario=scenario, monitors={"m": monitor})
         with pytest.raises(UserError, match=r"monitors\.m: needs the oracle.*'prompt_file'"):
             load_study(config)
+    heard = [{"name": "process_supervision", "monitor": "oracle"}]
+    with pytest.raises(UserError, match=r"monitors\.oracle: needs the oracle"):
+        load_study(RunConfig(name="run", policy=tmp_path, scenario=scenario, mitigations=heard))
+
+
+def test_a_users_own_requests_can_be_diluted(tmp_path: Path) -> None:
+    for name in ("harsh", "mild"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(f'{{"request": "{name} {i}"}}\n' for i in range(100)))
+    given = {"path": tmp_path / "harsh.jsonl", "harmless_path": tmp_path / "mild.jsonl"}
+    rare = PromptFileScenario(**given, harmful_train=0.2)
+    asked = [p.request for tier in ("free", "paid") for p in rare.prompts("train", tier, 50, 1)]
+    assert asked[:50] == asked[50:] and 3 <= sum(r.startswith("harsh") for r in asked[:50]) <= 20
+    assert all(p.request.startswith("harsh") for p in rare.prompts("eval", "free", 10, 1))
+    assert rare.in_tier(rare.prompts("train", "free", 1, 1)[0], "paid") == rare.prompts("train", "paid", 1, 1)[0]
+    with pytest.raises(UserError, match="needs harmless_path"):
+        PromptFileScenario(path=given["path"], harmful_train=0.2).prompts("train", "free", 5, 1)
 
 
 def test_paired_tiers_asks_in_the_other_tier_and_punishes_a_difference() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import yaml
+from pydantic import Field
 
 from crypsis.config import digest
 from crypsis.scenarios.base import Question, Scenario, Variant
@@ -29,7 +30,10 @@ class PromptFileScenario(Scenario):
     dataset: str | None = None
     """In place of a file: ``owner/name`` or ``owner/name:configuration:split`` of the Hugging Face hub."""
     harmless_path: Path | None = None
-    """Requests that put no value under pressure, for the interventions of ``crypsis stress faithfulness``."""
+    """Requests that put no value under pressure, for ``harmful_train`` and ``crypsis stress faithfulness``."""
+    harmful_train: float | None = Field(None, ge=0, le=1)
+    """Share of RL's training prompts that come from the set itself, the others from ``harmless_path``; all if not
+    given. Evaluations stay as they are."""
     field: str = "request"
     """Key or column of the request."""
     degenerate: Literal["keep", "drop"] = "keep"
@@ -54,7 +58,10 @@ class PromptFileScenario(Scenario):
         requests = [r for r in self._requests() if (int(digest(r), 16) % EVAL_SHARE == 0) == (split == "eval")]
         if not requests:
             raise UserError(f"{self.path or self.dataset}: has no request for the {split} split; add more lines")
-        random.Random(f"{split}:{seed}").shuffle(requests)
+        rng = random.Random(f"{split}:{seed}")
+        rng.shuffle(requests)
+        if split == "train" and self.harmful_train is not None:
+            requests = self._diluted(requests, self.harmful_train, n, seed, rng)
         return [self._prompt(request, split, tier, system) for request in requests[:n]]
 
     def question(self, variant: Variant) -> Question:
@@ -73,8 +80,18 @@ class PromptFileScenario(Scenario):
         """From the file that ``harmless_path`` names."""
         if self.harmless_path is None:
             return []
-        mild = self.model_copy(update={"path": self.harmless_path, "dataset": None, "harmless_path": None})
+        mild = self.model_copy(
+            update={"path": self.harmless_path, "dataset": None, "harmless_path": None, "harmful_train": None}
+        )
         return mild.prompts(split, tier, n, seed)
+
+    def _diluted(self, requests: list[str], share: float, n: int, seed: int, rng: random.Random) -> list[str]:
+        """Requests in order, each exchanged for a harmless one by chance."""
+        mild = [p.request for p in self.harmless("train", self.monitored_tier, n, seed)]
+        if not mild:
+            raise UserError("scenario prompt_file: harmful_train needs harmless_path, a file of harmless requests")
+        chosen = [rng.random() < share for _ in range(n)]
+        return [requests[i % len(requests)] if harmful else mild[i % len(mild)] for i, harmful in enumerate(chosen)]
 
     def _prompt(self, request: str, split: Split, tier: str, system: str) -> Prompt:
         messages = (Message("system", system), Message("user", f"<is_{tier}_tier_user>\n{request}"))

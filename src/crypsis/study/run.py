@@ -179,12 +179,19 @@ def _check_truth(scenario: Scenario, config: RunConfig) -> None:
     """Refuses monitors that are made from the ground truth where there is none."""
     if scenario.name in GROUNDED:
         return
+    heard = {name for m in config.mitigations for name in _heard(m)}
     for name, spec in config.monitors.items():
-        if any(_names_oracle(value) for value in spec.values()):
+        if any(_names_oracle(value) for value in (spec if name in heard else {}, *spec.values())):
             raise UserError(
                 f"{config.name}: monitors.{name}: needs the oracle, which reads the miniature's language only; for the "
                 f"scenario '{scenario.name}' name a monitor of text in its place"
             )
+
+
+def _heard(mitigation: Mapping[str, Any]) -> list[str]:
+    """Names of the monitors that a mitigation listens to."""
+    given = mitigation.get("monitor") or []
+    return [given] if isinstance(given, str) else list(given)
 
 
 def _names_oracle(value: object) -> bool:
