@@ -274,7 +274,7 @@ def test_monitors_made_from_the_oracle_are_refused_on_a_real_model(tmp_path: Pat
 def test_a_users_own_requests_can_be_diluted(tmp_path: Path) -> None:
     for name in ("harsh", "mild"):
         (tmp_path / f"{name}.jsonl").write_text("".join(f'{{"request": "{name} {i}"}}\n' for i in range(100)))
-    given = {"path": tmp_path / "harsh.jsonl", "harmless_path": tmp_path / "mild.jsonl"}
+    given: dict[str, Any] = {"path": tmp_path / "harsh.jsonl", "harmless_path": tmp_path / "mild.jsonl"}
     rare = PromptFileScenario(**given, harmful_train=0.2)
     asked = [p.request for tier in ("free", "paid") for p in rare.prompts("train", tier, 50, 1)]
     assert asked[:50] == asked[50:] and 3 <= sum(r.startswith("harsh") for r in asked[:50]) <= 20
