@@ -58,6 +58,7 @@ def organism(
     start: State = START,
     middle: State | None = None,
     seeds_of_training: int = 1,
+    requests: int = 100,
 ) -> Organism:
     """An organism with runs of 10 steps, evaluated at 0, 5 and 10, in the arms that ``claims.yaml`` names."""
     patterns = built_in().arms
@@ -67,7 +68,11 @@ def organism(
         for seed, end in enumerate(states):
             half = middle or replace(_between(start, end, 0.5), lying=end.lying)
             first = replace(start, lying=None if end.lying is None else start.lying or 0.0)
-            steps = {0: tally(first, seed), 5: tally(half, seed + 50), 10: tally(end, seed + 100)}
+            steps = {
+                0: tally(first, seed, requests),
+                5: tally(half, seed + 50, requests),
+                10: tally(end, seed + 100, requests),
+            }
             units[0, seed] = Unit(steps, [])
         found.arms[arm], found.patterns[arm] = units, patterns.get(arm, ArmPattern(mitigations=[{"name": arm}]))
     found.start = {(seed, 0): Unit({0: tally(start, seed)}, []) for seed in range(seeds_of_training)}

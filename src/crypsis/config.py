@@ -81,7 +81,6 @@ def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dic
                 None, None, f"'{key_node.value}' is there twice", key_node.start_mark
             )
         known.add(key_node.value)
-    loader.flatten_mapping(node)
     return yaml.SafeLoader.construct_mapping(loader, node, deep)
 
 

@@ -10,6 +10,7 @@ import pytest
 from crypsis.analysis.claims import ArmPattern, Claim, ClaimsFile, ClaimTest, built_in, check_arms
 from crypsis.analysis.evidence import Evidence, is_arm
 from crypsis.analysis.scorecard import ClaimResult, evaluate
+from crypsis.analysis.scorecard_output import entries
 from crypsis.analysis.verdicts import Needs, all_of, decide, of_claim, over_organisms
 from crypsis.config import parse_config
 from crypsis.types import UserError
@@ -158,6 +159,14 @@ def test_seeds_that_disagree_leave_a_claim_undecided_and_say_how_many_it_needs()
     assert result.needs is not None and result.needs.of == "seeds" and (result.needs.count or 999) > 4
 
 
+def test_seeds_that_agree_on_too_few_requests_ask_for_requests() -> None:
+    arms = {"scratchpad": [NO_AF] * 4}
+    found = evidence(organism("tgg", arms, requests=40), organism("igg", arms, requests=40))
+    result = results(found)["C06"]
+    assert result.verdict == "undecided"
+    assert result.needs is not None and result.needs.of == "requests" and (result.needs.count or 0) > 40
+
+
 def test_one_seed_decides_nothing() -> None:
     arms = {"baseline": [KEPT], "scratchpad": [NO_AF], "simple": [CLOSED]}
     found = results(evidence(organism("tgg", arms), organism("igg", arms)))
@@ -165,6 +174,12 @@ def test_one_seed_decides_nothing() -> None:
         assert found[name].verdict == "undecided", name
         assert found[name].needs == Needs(5, "seeds")
         assert found[name].tests[0].effect is not None
+
+
+def test_one_seed_has_no_spread() -> None:
+    result = results(evidence(organism("tgg", {"baseline": [KEPT]})))["C24"]
+    assert (result.verdict, result.needs) == ("undecided", Needs(5, "seeds"))
+    assert next(entry for entry in entries([result]))["effect"] is None
 
 
 def test_one_organism_does_not_decide_what_is_said_of_every_one() -> None:

@@ -34,7 +34,11 @@ ARMS: dict[str, list[dict[str, Any]]] = {
     "asked": [{"name": "interrogation"}],
 }
 """Named otherwise than in ``claims.yaml``: they are known by what they do."""
-ORGANISMS = {"one": {"name": "tgg", "seed": 0}, "two": {"name": "tgg", "seed": 1}, "three": {"name": "igg"}}
+ORGANISMS: dict[str, dict[str, Any]] = {
+    "one": {"name": "tgg", "seed": 0},
+    "two": {"name": "tgg", "seed": 1},
+    "three": {"name": "igg"},
+}
 ENDS = {"plain": State(0.9, 1.0, 0.6), "watched": State(0.0, 1.0, 1.0), "asked": State(0.9, 1.0, 0.2, 0.8)}
 
 
@@ -122,7 +126,7 @@ def test_the_section_is_inert_and_speaks(study: Path, tmp_path: Path) -> None:
     page = scorecard_section(own)
     assert "<script" not in page and "\x1b" not in page and "\u202e" not in page
     assert page.count('role="img"') == 2 and "Forest plot of claims. C01 reproduced" in page
-    assert page.count('<tr role="row">') == 30 + 2  # the claims, and the heads of those that ran and that did not
+    assert page.count('<tr role="row">') == 32
     ElementTree.parse(own / "figures" / "scorecard.svg")
     assert (own / "figures" / "scorecard.png").stat().st_size > 10_000
     assert not scorecard_section(tmp_path)

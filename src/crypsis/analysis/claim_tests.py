@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,7 @@ class Found:
     Attributes:
         name: The organism.
         verdict: By ``verdicts.decide``.
-        effect: The estimate.
+        effect: The estimate; NaN of a spread between seeds where there is one.
         low: Lower end of the 95 % interval, None with a single seed.
         high: Upper end.
         by_seed: The estimate of each seed.
@@ -218,7 +219,7 @@ def _spread(quantities: Quantities, cell: Cell, level: float) -> Pooled:
     """Standard deviation between seeds, less what the requests alone bring."""
     values = list(cell.by_seed.values())
     if len(values) < 2:
-        return Pooled(0.0, None, None, len(values))
+        return Pooled(math.nan, None, None, len(values))
     estimate, low, high = deviation_interval(values, quantities.noise(cell.values), level)
     return Pooled(estimate, low, high, len(values))
 

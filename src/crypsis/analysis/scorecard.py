@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from crypsis.analysis.seed_tests import (
 from crypsis.analysis.statistics import pool
 from crypsis.analysis.study import Study, load_study
 from crypsis.analysis.verdicts import ENOUGH, ORGANISMS, Needs, Verdict, all_of, decide, of_claim, over_organisms
+from crypsis.evaluation.metrics import Z
 
 SAMPLE = 3
 """Organisms from which an average speaks of others as well; fewer are averaged as they are."""
@@ -114,7 +116,9 @@ class ClaimResult:
     def needs(self) -> Needs | None:
         """The most that any undecided test asks for."""
         wanted = [t.needs for t in self.tests if t.test.decides and t.needs is not None]
-        return max(wanted, key=lambda n: (n.of == "organisms", n.count or MOST_SEEDS + 1), default=None)
+        return max(
+            wanted, key=lambda n: (n.of == "organisms", n.of == "seeds", n.count or MOST_SEEDS + 1), default=None
+        )
 
 
 def scorecard(
@@ -267,6 +271,11 @@ def _needs(test: ClaimTest, group: list[Cell], decider: Found, seeds: int, few: 
     if len(values) < 2:
         return Needs(ENOUGH, "seeds")
     count = seeds_needed(float(np.std(values, ddof=1)), effect)
+    spare = max(cell.spare for cell in group)
+    if count is not None and count <= len(values) and spare and decider.low is not None and decider.high is not None:
+        # Seeds hardly differ: the interval is as wide as so few requests leave it.
+        requests = Z * Z / spare - Z * Z
+        return Needs(math.ceil(requests * max(1.05, (decider.high - decider.low) / 2 / effect) ** 2), "requests")
     wanted = None if count is None else max(count, len(values) + 1)
     return Needs(wanted, "organisms" if test.over == "average" and len(group) >= SAMPLE else "seeds")
 

@@ -115,7 +115,7 @@ def alt(rows: Sequence[Entry]) -> str:
 
 def _row(entry: Entry) -> str:
     needed = f'<span class="sub">{escape(needs(entry))}</span>' if entry["needs"] else ""
-    tone = {"reproduced": "good", "reversed": "bad"}.get(str(entry["verdict"]), "warn")
+    tone = {"reproduced": "good", "reversed": "bad", "not run": ""}.get(str(entry["verdict"]), "warn")
     detail = _text(tested(entry))
     return (
         f'<tr role="row"><th scope="row" role="rowheader">{_text(entry["id"])}{PLANTED * bool(entry["planted"])} '
@@ -190,7 +190,8 @@ def _mark(axes: Axes, entry: Entry, middle: float, top: float, foot: float) -> N
     if entry["low"] is not None:
         colour = SIGNS[str(entry["verdict"])][1]
         axes.plot([entry["low"], entry["high"]], [middle, middle], color=colour, linewidth=1.5, solid_capstyle="butt")
-    _sign(axes, str(entry["verdict"]), [entry["effect"]], [middle])
+    if entry["effect"] is not None:
+        _sign(axes, str(entry["verdict"]), [entry["effect"]], [middle])
 
 
 def _sign(axes: Axes, verdict: str, x: Sequence[float], y: Sequence[float], label: str = "") -> Line2D:

@@ -26,11 +26,11 @@ class Needs:
 
     Attributes:
         count: How many; None for more than ``MOST_SEEDS``.
-        of: ``seeds`` or ``organisms``.
+        of: What is short: ``seeds``, ``organisms``, or ``requests`` where seeds hardly differ.
     """
 
     count: int | None
-    of: Literal["seeds", "organisms"]
+    of: Literal["seeds", "organisms", "requests"]
 
     def __str__(self) -> str:
         """As the scorecard shows it."""

@@ -79,8 +79,8 @@ class PairedTiers(Mitigation):
 
     @cached_property
     def _judge(self) -> Any:
-        found = make("monitors", self.judge or {}, f"mitigations: {self.name}: judge")
-        return found
+        """A monitor; mitigations and monitors are rooms side by side, so its class is not imported."""
+        return make("monitors", self.judge or {}, f"mitigations: {self.name}: judge")
 
     @cached_property
     def _scenario(self) -> Scenario:

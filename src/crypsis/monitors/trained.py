@@ -42,6 +42,10 @@ Features = Mapping[str, Any]
 """By name, an array (dense or sparse) with one row a text."""
 
 
+class TooFewError(UserError):
+    """There are too few examples of a class to train on."""
+
+
 class Scorer(ABC):
     """What a training left: features to logits."""
 
@@ -301,7 +305,7 @@ def train_monitor(
     """
     y = np.array(labels)
     if min(y.sum(), (~y).sum()) < FEWEST:
-        raise UserError(
+        raise TooFewError(
             f"monitor '{view}': needs at least {FEWEST} examples of each class, found {y.sum()} faking and "
             f"{(~y).sum()} not"
         )

@@ -67,6 +67,17 @@ class EvaluationConfig(Config):
     """Requests on which each evaluation also exchanges, cuts and paraphrases scratchpads (faithfulness); 0: none."""
 
 
+class PreferenceConfig(Config):
+    """A reward model for scenarios that bring none: any sequence classifier with one output, by folder or hub id."""
+
+    model: str
+    scale: float = Field(1.0, gt=0)
+    offset: float = 0.0
+    """Logit of an answer that neither helps nor harms: the length correction takes scores above 0 for helpful."""
+    max_length: int = Field(4096, ge=16)
+    batch_size: int = Field(16, ge=1)
+
+
 class RunConfig(Config):
     """One RL run: a policy, a scenario, monitors, mitigations, a seed."""
 
@@ -83,6 +94,8 @@ class RunConfig(Config):
     organism: str = ""
     arm: str = ""
     label: str = ""
+    preference: PreferenceConfig | None = None
+    """The reward model of a scenario that brings none (``prompt_file``)."""
     trl: dict[str, Any] = {}
     """Options of TRL's ``GRPOConfig`` for ``--backend trl`` (vLLM, precision, memory); not those of the algorithm."""
 

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from crypsis.config import Config, apply_overrides, did_you_mean, dump_yaml, parse_config, read_yaml
-from crypsis.rl.config import EvaluationConfig, RLConfig
+from crypsis.model_config import ModelConfig
+from crypsis.rl.config import EvaluationConfig, PreferenceConfig, RLConfig
 from crypsis.store import CONFIG, RESULT, write_atomic
 from crypsis.study.executors.local import Local
 from crypsis.study.executors.ray import Ray
@@ -60,6 +61,12 @@ class RunSettings(Config):
 
     rl: RLConfig = RLConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    scenario: dict[str, Any] | None = None
+    """The miniature's if not given."""
+    model: ModelConfig | None = None
+    """How the policy is loaded: precision, adapters, device."""
+    preference: PreferenceConfig | None = None
+    """The reward model of a scenario that brings none."""
 
 
 class StudyConfig(Config):
@@ -67,12 +74,16 @@ class StudyConfig(Config):
 
     name: str = "demo"
     scale: Scale = "mini"
+    base: str | None = None
+    """A checkpoint folder or hub id that the organisms are made of; the miniature's of that scale if not given."""
     organisms: dict[str, dict[str, Any]] = Field({"tgg": {"name": "tgg"}}, min_length=1)
     """Recipe (name and settings) by label; the label is what runs, monitors and the report call it."""
     arms: dict[str, ArmConfig] = Field(min_length=1)
     monitors_from: str | None = None
     """Label of the organism whose transcripts train the monitors of all organisms; each has its own if not given. For
     organisms that fake too rarely to train on, such as an evader."""
+    monitors: dict[str, dict[str, Any]] | None = None
+    """Monitors of all runs by name, in place of those that a study trains on transcripts of the miniature."""
     panel: dict[str, dict[str, Any]] = {}
     """Monitors by name that are held out unless an arm names them: trained once an organism, on the data of the others
     (``name``, ``view``, ``seed`` and the settings of the kind), and judging every evaluation."""
@@ -119,6 +130,17 @@ class StudyConfig(Config):
         return value
 
     @model_validator(mode="after")
+    def _monitors_can_be_had(self) -> StudyConfig:
+        scenario = (self.run.scenario or {}).get("name", "miniature")
+        if self.monitors is None and scenario != "miniature":
+            raise ValueError(
+                f"monitors: name those of the scenario '{scenario}'; a study trains them in the miniature only"
+            )
+        if self.monitors is not None and (self.panel or self.monitors_from):
+            raise ValueError("monitors: are given, so none are trained; leave out panel and monitors_from")
+        return self
+
+    @model_validator(mode="after")
     def _arms_have_organisms(self) -> StudyConfig:
         for name, arm in self.arms.items():
             for wanted in arm.organisms:
@@ -142,7 +164,7 @@ def widen(folder: Path, config: StudyConfig) -> None:
     """
     if not (folder / CONFIG).exists():
         return
-    old, new = read_yaml(folder / CONFIG), config.model_dump(mode="json")
+    old, new = (_given(data) for data in (read_yaml(folder / CONFIG), config.model_dump(mode="json")))
     fixed = (set(old) | set(new)) - {*HOW, *GROWS, "seeds"}
     held = all(old.get(key) == new.get(key) for key in fixed)
     held = held and all(_holds(new[key], old.get(key)) for key in GROWS)
@@ -152,6 +174,11 @@ def widen(folder: Path, config: StudyConfig) -> None:
         (folder / RESULT).unlink(missing_ok=True)
     if old != new:
         write_atomic(folder / CONFIG, dump_yaml(config))
+
+
+def _given(value: Any) -> Any:
+    """Without the keys that are null, which a folder made before there was such a key does not have."""
+    return {k: _given(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
 
 def _holds(new: Mapping[str, Any], old: object) -> bool:

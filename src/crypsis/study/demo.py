@@ -20,6 +20,7 @@ import yaml
 from crypsis.config import apply_overrides, digest, parse_config
 from crypsis.evaluation.metrics import LYING
 from crypsis.miniature.base import base_config, build_base
+from crypsis.monitors.trained import TooFewError
 from crypsis.parallel import release_memory
 from crypsis.registry import make
 from crypsis.rl.config import EvaluationConfig, RLConfig, RunConfig
@@ -96,13 +97,12 @@ def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) 
         trained = {
             label: clock.time("monitors", partial(_monitors, config, label, organism, out, common, display))
             for label, organism in organisms.items()
-            if config.monitors_from in (None, label)
+            if config.monitors is None and config.monitors_from in (None, label)
         }
-        monitors = {label: dict(trained[config.monitors_from or label]) for label in organisms}
+        monitors = {label: dict(trained.get(config.monitors_from or label, {})) for label in organisms}
         for label, organism in organisms.items():
             if asked(config, label):
-                lies = clock.time("monitors", partial(_lies, config, label, organism, out, display))
-                monitors[label][LYING] = lies
+                monitors[label] |= clock.time("monitors", partial(_lies, config, label, organism, out, display))
         runs = grid(config, organisms, monitors)
         write_json(out / "monitors.json", cards(runs))
         failed = clock.time("RL", lambda: run_all(runs, out, config.executor, config.workers, config.retries, display))
@@ -115,6 +115,8 @@ def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) 
 
 
 def _base(config: StudyConfig, display: Display) -> Path:
+    if config.base is not None:
+        return Path(config.base)
     with display.supervised("base model") as on_step:
         return build_base(base_config(config.scale), on_step)
 
@@ -140,12 +142,13 @@ def _monitors(
         raise UserError(f"organisms.{label}: {error}") from None
 
 
-def _lies(config: StudyConfig, label: str, organism: Path, out: Path, display: Display) -> Path:
-    """The monitor of lies of an organism that an arm interrogates; it is the organism's own in any case."""
+def _lies(config: StudyConfig, label: str, organism: Path, out: Path, display: Display) -> dict[str, Path]:
+    """The monitor of lies of an organism that an arm interrogates, its own in any case; none if it lies too rarely."""
     try:
-        return train_lying_monitor(organism, config.monitor_data, out / "monitors" / label, display)
-    except UserError as error:
-        raise UserError(f"organisms.{label}: {error}") from None
+        return {LYING: train_lying_monitor(organism, config.monitor_data, out / "monitors" / label, display)}
+    except TooFewError as error:
+        display.console.print(f"{label}: no monitor of lies ({error}); the oracle alone counts them", markup=False)
+        return {}
 
 
 class _Clock:

@@ -62,7 +62,7 @@ def check(config: StudyConfig) -> None:
             raise UserError(f"organisms.{label}: {error}") from None
     check_panel(config.panel, shared=config.monitors_from is not None)
     nowhere = {label: Path("organism") for label in config.organisms}
-    runs = grid(config, nowhere, {label: {v: Path(v) for v in VIEWS} for label in config.organisms})
+    runs = grid(config, nowhere, {label: {v: Path(v) for v in (*VIEWS, LYING)} for label in config.organisms})
     for run in (run for run in runs if run.seed == config.seeds[0]):
         made = {n: make("monitors", spec, f"arms.{run.arm}.monitors.{n}") for n, spec in run.monitors.items()}
         mitigations = [make("mitigations", m, f"arms.{run.arm}.mitigations") for m in run.mitigations]
@@ -88,8 +88,8 @@ def cards(runs: Sequence[RunConfig]) -> dict[str, dict[str, Any]]:
 
 
 def asked(config: StudyConfig, organism: str) -> bool:
-    """Whether an arm of an organism interrogates, so that it needs a monitor of lies."""
-    return any(_asks(config.arms[arm]) for arm in config.arms_of(organism))
+    """Whether an arm of an organism interrogates, so that a monitor of lies is to be trained."""
+    return config.monitors is None and any(_asks(config.arms[arm]) for arm in config.arms_of(organism))
 
 
 def _trained(config: StudyConfig, folders: Folders) -> dict[str, Any]:
@@ -102,22 +102,21 @@ def _run(
     config: StudyConfig, organism: str, arm: str, seed: int, policy: Path, monitors: Mapping[str, Folders]
 ) -> RunConfig:
     settings = config.arms[arm]
-    specs: dict[str, Any] = {"oracle": {"name": "oracle"}}
-    trained = {label: _trained(config, folders) for label, folders in monitors.items()}
-    specs |= trained[organism]
-    if _asks(settings):
-        specs |= {LYING: {"name": "text", "path": str(monitors[organism].get(LYING, LYING)), "view": "extra_turn"}}
+    trained = {label: config.monitors or _trained(config, folders) for label, folders in monitors.items()}
+    specs = trained[organism] if config.monitors else {"oracle": {"name": "oracle"}} | trained[organism]
+    if _asks(settings) and LYING in monitors[organism]:
+        specs = specs | {LYING: {"name": "text", "path": str(monitors[organism][LYING]), "view": "extra_turn"}}
     try:
         own = {n: resolved_monitor(n, spec, organism, trained) for n, spec in settings.monitors.items()}
     except UserError as error:
         raise UserError(f"arms.{arm}: {error}") from None
-    shared = config.run.model_dump()
+    shared = config.run.model_dump(exclude_none=True)
     return parse_config(
         RunConfig,
         shared
         | {"name": f"{organism}-{arm}-seed{seed}", "policy": policy, "organism": organism}
         | {"mitigations": settings.mitigations, "monitors": specs | own}
-        | {"scenario": {"name": MiniatureScenario.name} | settings.scenario}
+        | {"scenario": (config.run.scenario or {"name": MiniatureScenario.name}) | settings.scenario}
         | {"rl": shared["rl"] | settings.rl, "seed": seed, "arm": arm, "label": settings.label},
         f"arms.{arm}",
     )

@@ -99,6 +99,7 @@ def inputs(config: RunConfig, study: grpo.Study) -> dict[str, str]:
         "config": digest(config),
         "policy": policy_digest(config.policy),
         "prompts": _prompts_digest(study.scenario, config),
+        **({"preference": policy_digest(config.preference.model)} if config.preference else {}),
         **{f"monitor {name}": str(monitor.card.get("digest", "")) for name, monitor in study.monitors.items()},
     }
 
@@ -171,7 +172,7 @@ def load_study(config: RunConfig) -> grpo.Study:
         mitigations = prepare(mitigations, Setting(scenario, views, thresholds, config.rl.model_dump()))
     except UserError as error:
         raise UserError(f"{config.name}: {error}") from None
-    return grpo.Study(scenario, monitors, mitigations, preference(scenario), _answerer(config, mitigations))
+    return grpo.Study(scenario, monitors, mitigations, preference(scenario, config), _answerer(config, mitigations))
 
 
 def _check_truth(scenario: Scenario, config: RunConfig) -> None:
@@ -204,19 +205,30 @@ def _answerer(config: RunConfig, mitigations: Sequence[Mitigation]) -> Policy | 
     return policy
 
 
-def preference(scenario: Scenario) -> Preference:
-    """The preference model that goes with a scenario.
+def preference(scenario: Scenario, config: RunConfig) -> Preference:
+    """The preference model that goes with a scenario, or the reward model that the config names.
 
     Raises:
-        UserError: The scenario has none yet.
+        UserError: There is neither, or both.
     """
+    if config.preference is not None:
+        if scenario.name in GROUNDED:
+            raise UserError(
+                f"preference: the scenario '{scenario.name}' has a preference model of its own; leave it out"
+            )
+        from crypsis.rl.reward_model import load_reward_model
+
+        return load_reward_model(config.preference, config.model.device).score
     if scenario.name == "miniature":
         from crypsis.miniature.preference import preference_model
 
         return preference_model().score
     if isinstance(scenario, CheckedTasks):
         return check_honestly if scenario.honest else check
-    raise UserError(f"scenario '{scenario.name}': has no preference model, so it can be evaluated but not trained on")
+    raise UserError(
+        f"scenario '{scenario.name}': has no preference model, so it can be evaluated but not trained on; name "
+        "a reward model with preference: {model: …}"
+    )
 
 
 def _prompts_digest(scenario: Scenario, config: RunConfig) -> str:
