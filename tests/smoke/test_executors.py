@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from crypsis.store import METRICS, RESULT, read_rows
 from crypsis.study.execute import run_all
 from crypsis.study.executors.base import Executor
 from crypsis.study.executors.local import Local
-from crypsis.study.executors.ray import Ray
+from crypsis.study.executors.ray import LOOPBACK, Ray
 from crypsis.study.executors.slurm import Slurm
 from crypsis.study.progress import Display
 from crypsis.study.run import run_one
@@ -83,6 +84,7 @@ def test_submitit_runs_a_study(runs: list[RunConfig], straight: list[Path], tmp_
 
 
 def test_a_killed_node_of_a_ray_cluster(runs: list[RunConfig], straight: list[Path], tmp_path: Path) -> None:
+    os.environ[LOOPBACK] = "0"  # read by Ray when it is imported
     pytest.importorskip("ray", reason="Ray's executor needs Ray: pip install 'crypsis[ray]'")
     from ray.cluster_utils import Cluster
 

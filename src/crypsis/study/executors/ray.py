@@ -15,6 +15,10 @@ from pydantic import Field
 from crypsis.study.executors.base import Ended, Executor, Failure, Job, attempt, one_line
 from crypsis.types import UserError
 
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Set to 0 before Ray is imported, Ray listens on the loopback alone, on Linux too; else on all of the machine's
+addresses. It has no other switch for all of its servers."""
+
 
 class Ray(Executor):
     """A Ray cluster. The study's folder must lie on a file system that all nodes share."""
@@ -30,14 +34,15 @@ class Ray(Executor):
     @contextmanager
     def pool(self, folder: Path, workers: int) -> Iterator[RayPool]:
         """Connects to the cluster, or starts one here; tasks end with this process."""
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if self.address is None:
+            os.environ.setdefault(LOOPBACK, "0")
         try:
             import ray
         except ImportError:
             raise UserError("executor ray needs Ray: pip install 'crypsis[ray]'") from None
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         mine = not ray.is_initialized()
-        alone: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-        alone |= {"num_cpus": workers * self.threads}
+        alone: dict[str, Any] = {"include_dashboard": False, "num_cpus": workers * self.threads}
         try:
             if mine:
                 own = {} if self.address else alone
