@@ -136,8 +136,9 @@ def test_two_steps_of_a_prompt_stand_side_by_side(study: Path, page: Page) -> No
 def test_training_episodes_show_their_reward_and_extra_turns(study: Path, page: Page) -> None:
     page.open(study / "report.html", "browse&organism=tgg&arm=process_supervision&source=train&step=5")
     page.until(READY)
-    text = page.run("document.getElementById('browser-list').innerText")
-    assert "reward: process supervision" in text and "reward in all" in text and "advantage" in text
+    page.until("document.getElementById('browser-list').textContent.includes('reward: process supervision')")
+    text = page.run("document.getElementById('browser-list').textContent")
+    assert "reward in all" in text and "advantage" in text
     assert "no , i was not" in text
 
 

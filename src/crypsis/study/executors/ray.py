@@ -46,7 +46,7 @@ class Ray(Executor):
         try:
             if mine:
                 own = {} if self.address else alone
-                ray.init(self.address, log_to_driver=False, logging_level=logging.WARNING, **own)
+                ray.init(self.address or "local", log_to_driver=False, logging_level=logging.WARNING, **own)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(f"executor ray: no cluster at '{self.address}': {one_line(error)}") from None
         try:
