@@ -83,24 +83,31 @@ def test_submitit_runs_a_study(runs: list[RunConfig], straight: list[Path], tmp_
     assert len(list((tmp_path / "slurm").iterdir())) == before
 
 
-@pytest.mark.science  # it can wait for Ray without end on a machine that is busy (docs/studies.md), so not in make test
+@pytest.mark.science  # starting and killing Ray's nodes can take minutes on a busy machine, so not in make test
 def test_a_killed_node_of_a_ray_cluster(runs: list[RunConfig], straight: list[Path], tmp_path: Path) -> None:
     os.environ[LOOPBACK] = "0"  # read by Ray when it is imported
-    pytest.importorskip("ray", reason="Ray's executor needs Ray: pip install 'crypsis[ray]'")
+    ray = pytest.importorskip("ray", reason="Ray's executor needs Ray: pip install 'crypsis[ray]'")
     from ray.cluster_utils import Cluster
 
     here: dict[str, Any] = {"node_ip_address": "127.0.0.1", "object_store_memory": 80 * 2**20}
     cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **here})
     try:
+        ray.init(address=cluster.address, log_to_driver=False)  # now, so that this process joins the head
         first = cluster.add_node(num_cpus=1, **here)
-
-        def kill() -> None:
-            cluster.remove_node(first, allow_graceful=False)
-            cluster.add_node(num_cpus=1, **here)
-
-        watch = in_the_middle(tmp_path / "runs" / "run0", kill)
-        assert go(runs, tmp_path, Ray(address=cluster.address), workers=1) == {}
-        assert watch.name == "in time"
+        failed: list[dict[str, str]] = []
+        study = threading.Thread(
+            target=lambda: failed.append(go(runs, tmp_path, Ray(address=cluster.address), workers=1)), daemon=True
+        )
+        study.start()  # and not the other way round: what a thread has started, Ray's nodes too, ends with it
+        first_run = tmp_path / "runs" / "run0"
+        while not read_rows(first_run / METRICS):
+            time.sleep(0.02)
+        cluster.remove_node(first, allow_graceful=False)
+        assert not (first_run / RESULT).exists()
+        cluster.add_node(num_cpus=1, **here)
+        study.join(timeout=300)
+        assert failed == [{}]
     finally:
+        ray.shutdown()
         cluster.shutdown()
     assert [numbers(tmp_path / "runs" / run.name) for run in runs] == [numbers(folder) for folder in straight]
