@@ -134,6 +134,20 @@ def scorecard_markdown(
         "",
         f"{_cell(LEGEND)}",
         "",
+        *claims_markdown(found),
+    ]
+    planted = [f"- {e['id']}: {_cell(e['planted_how'])}" for e in found if e["planted"]]
+    lines += ["", "## What is planted", "", *planted] if planted else []
+    return "\n".join([*lines, *_rates(rates)]) + "\n"
+
+
+def claims_markdown(found: Sequence[Entry]) -> list[str]:
+    """Lines of a table of claims.
+
+    Args:
+        found: As ``entries`` gives them.
+    """
+    lines = [
         "| claim | says | verdict | effect [95 %] | seeds | what was tested |",
         "|---|---|---|---|---|---|",
     ]
@@ -147,9 +161,7 @@ def scorecard_markdown(
             tested(entry),
         ]
         lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
-    planted = [f"- {e['id']}: {_cell(e['planted_how'])}" for e in found if e["planted"]]
-    lines += ["", "## What is planted", "", *planted] if planted else []
-    return "\n".join([*lines, *_rates(rates)]) + "\n"
+    return lines
 
 
 def write_scorecard(path: Path, results: Sequence[ClaimResult], page: str) -> None:

@@ -48,7 +48,7 @@ def organism_table(
     seeds: Annotated[int, typer.Option(help="Seeds of every organism.")] = 3,
 ) -> None:
     """Build and measure every organism; finished parts are kept."""
-    from crypsis.analysis.organisms import write_table
+    from crypsis.analysis.organism_table import write_table
     from crypsis.study.organism_table import run_table, table_config
     from crypsis.study.progress import Display
 
