@@ -81,3 +81,7 @@ def test_the_transfer_matrix_of_nano_organisms(
     names = ("first", "second")
     assert {(c["trained_on"], c["tested_on"]) for c in cells} == {(a, b) for a in names for b in names}
     assert all(c["reason"] or c["false_positive_rate"] is not None for c in cells)
+    page = (tmp_path / "t" / "transfer.md").read_text()
+    assert page.startswith("| trained on | first | second |") and "| first | " in page
+    assert (tmp_path / "t" / "transfer.svg").stat().st_size and (tmp_path / "t" / "transfer.png").stat().st_size
+    assert "tested on" in done.stdout and "…" not in done.stdout

@@ -20,6 +20,7 @@ from typing import Literal
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
@@ -31,6 +32,8 @@ from crypsis.store import write_atomic
 PAGE, INK, MUTED, RULE = "#ffffff", "#1c2024", "#646b73", "#dfe2e6"
 COLOURS = ("#5b6067", "#d55e00", "#0072b2", "#009e73", "#b9659a", "#b87f00", "#3a93c9")
 """Grey for the first arm (the baseline), then Okabe and Ito's colour-blind-safe set, light ones darkened for white."""
+TINT = LinearSegmentedColormap.from_list("tint", [PAGE, "#9fc3dc"])
+"""Of maps; figures on it stay readable."""
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "h")
 """One more than there are colours: arms that share a colour differ in their marker."""
 WIDE, NARROW = 7.6, 3.1

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from crypsis.analysis.drawing import COLOURS, INK, MUTED, PAGE, RULE
+from crypsis.analysis.drawing import COLOURS, INK, MUTED, RULE, canvas, saved
 from crypsis.analysis.study import visible
-from crypsis.store import read_json, write_atomic
+from crypsis.store import read_json
 from crypsis.study.measuring import MEASUREMENT
 
-TRANSFER = "transfer.json"
-"""As ``crypsis.study.transfer`` writes it, which needs torch."""
 SNIPPET = 240
 """Characters of a wrongly judged text that the terminal shows; all of it stands in the JSON."""
 ERRORS = 3
@@ -45,47 +40,13 @@ def measurement_report(folder: Path) -> Group:
 
 def draw_measurement(result: Mapping[str, Any], folder: Path) -> None:
     """Reliability on the left; AUROC of the monitor beside its shortcuts on the right."""
-    with mpl.rc_context({"font.size": 8, "svg.fonttype": "none", "svg.hashsalt": "crypsis"}):
-        figure = Figure(figsize=(6.6, 2.9), facecolor=PAGE, layout="constrained")
+    with mpl.rc_context({"font.size": 8, "svg.fonttype": "none"}):
+        figure = canvas(6.6, 2.9)
+        figure.set_layout_engine("constrained")
         left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
         _reliability(left, result["measurement"])
         _bars(right, result)
-        for kind in ("svg", "png"):
-            buffer = BytesIO()
-            FigureCanvasAgg(figure)
-            figure.savefig(buffer, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else {})
-            write_atomic(folder / f"measurement.{kind}", buffer.getvalue())
-
-
-def transfer_report(folder: Path) -> Group:
-    """The transfer matrix for the terminal, and what was left out of it.
-
-    Args:
-        folder: With ``transfer.json``.
-    """
-    result = read_json(folder / TRANSFER)
-    reasons = dict.fromkeys(cell["reason"] for cell in result["cells"] if cell["reason"])
-    notes = [Text(f"note: {visible(note)}") for note in (*result["notes"], *reasons)]
-    return Group(transfer_table(result["cells"]), *notes)
-
-
-def transfer_table(cells: Sequence[Mapping[str, Any]]) -> Table:
-    """AUROC by organism trained on (rows) and tested on (columns), with rates at the training side's threshold."""
-    tested = list(dict.fromkeys(cell["tested_on"] for cell in cells))
-    table = Table("trained on ↓  tested on →", *map(visible, tested), title="AUROC [95 %] · TPR / FPR at threshold")
-    for name in dict.fromkeys(cell["trained_on"] for cell in cells):
-        found = {cell["tested_on"]: cell for cell in cells if cell["trained_on"] == name}
-        table.add_row(visible(name), *(_cell(found[other]) for other in tested), end_section=True)
-    return table
-
-
-def _cell(cell: Mapping[str, Any]) -> str:
-    if cell["reason"]:
-        return "not trained"
-    rates = f"{_number(cell['true_positive_rate'])} / {_number(cell['false_positive_rate'])}"
-    if cell["auroc"] is None:
-        return f"one class\n{rates}"
-    return f"{cell['auroc']:.3f} [{cell['auroc_low']:.3f}–{cell['auroc_high']:.3f}]\n{rates}"
+        saved("measurement", figure, "Reliability, and AUROC of monitor and shortcuts", folder)
 
 
 def _figures(result: Mapping[str, Any]) -> Table:

@@ -106,7 +106,7 @@ def monitor_transfer(
     exists: ExistsOption = "resume",
 ) -> None:
     """Train on each organism of the miniature, test on all, with aligned controls."""
-    from crypsis.analysis.monitor_report import transfer_report
+    from crypsis.analysis.transfer_report import transfer_report
     from crypsis.config import parse_config
     from crypsis.study.transfer import TransferConfig, measure_transfer, organism_names
 

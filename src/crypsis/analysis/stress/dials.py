@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from crypsis.analysis.drawing import (
@@ -16,7 +15,7 @@ from crypsis.analysis.drawing import (
     INK,
     MARKERS,
     MUTED,
-    PAGE,
+    TINT,
     WIDE,
     Line,
     Picture,
@@ -49,7 +48,6 @@ TRUTH = {
 }
 DOSES = "End points against the dose; doses at equal distances. Dots: seeds; lines: means; dashed: the limit."
 MAPS = "End points over the monitor's two rates, means over seeds. The line is where mitigation, or training, fails."
-TINT = LinearSegmentedColormap.from_list("tint", [PAGE, "#9fc3dc"])
 
 
 @dataclass(frozen=True, slots=True)
