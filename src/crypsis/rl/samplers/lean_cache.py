@@ -37,7 +37,8 @@ class LeanCache:
             lengths: Positions of each prompt behind the prefix.
         """
         self._prefix, self._length = state.prefix, state.length
-        self._prompts = state.suffix
+        # As they are multiplied, or every step would copy them.
+        self._prompts = {i: (k.transpose(-1, -2).contiguous(), v.contiguous()) for i, (k, v) in state.suffix.items()}
         some = next(iter(state.suffix.values()))[0]
         prompts, heads, positions, size = some.shape
         counts = torch.bincount(owners_N, minlength=prompts)
@@ -84,37 +85,36 @@ class LeanCache:
     def attend(self, layer: int, q_NKRD: Tensor, scale: float) -> Tensor:
         """Attention [N, K, R, D] to everything that is written."""
         scaled = q_NKRD * scale
-        long = self._length >= LONG_PREFIX and flash_usable("cpu", scaled.dtype, scaled.shape[-1])
+        out_p: Tensor | None = None
         scores = [self._prompt_scores(scaled, layer)]
-        if self._length and not long:
+        if self._length >= LONG_PREFIX and flash_usable("cpu", scaled.dtype, scaled.shape[-1]):
+            n, kv_heads, repeat, size = q_NKRD.shape
+            out_p, lse_p = attend(q_NKRD.reshape(n, -1, 1, size), *self._prefix[layer], scale)
+            out_p = out_p.view(n, kv_heads, repeat, size)
+            scores.append(lse_p.view(n, kv_heads, repeat, 1))  # the whole prefix is like one key with this score
+        elif self._length:
             scores.append(_by_head(scaled, self._prefix[layer][0].transpose(-1, -2)))
         if layer in self._joined:
             scores.append(scaled @ self._joined[layer][0].transpose(-1, -2))
         scores.append(scaled @ self._blocks[layer][0].transpose(-1, -2) + self._unwritten[self._used])
-        every = torch.cat(scores, -1)
-        if not long:
-            return self._mixed(layer, every.softmax(-1), [s.shape[-1] for s in scores])
-        n, kv_heads, repeat, size = q_NKRD.shape
-        out_p, lse_p = attend(q_NKRD.reshape(n, -1, 1, size), *self._prefix[layer], scale)
-        lse_p = lse_p.view(n, kv_heads, repeat)
-        lse = torch.logaddexp(every.logsumexp(-1), lse_p)
-        out = self._mixed(layer, every.sub_(lse.unsqueeze(-1)).exp_(), [s.shape[-1] for s in scores])
-        return out.addcmul_(out_p.view_as(out), (lse_p - lse).exp_().unsqueeze(-1))
+        weights = torch.cat(scores, -1).softmax(-1)
+        return self._mixed(layer, list(weights.split([s.shape[-1] for s in scores], -1)), out_p)
 
-    def _mixed(self, layer: int, weights: Tensor, widths: list[int]) -> Tensor:
+    def _mixed(self, layer: int, weights: list[Tensor], out_p: Tensor | None) -> Tensor:
         """Values by their weights, which are in the order of the scores in ``attend``."""
-        parts = list(weights.split(widths, -1))
-        out = self._prompt_values(parts.pop(0), layer)
-        out += parts.pop() @ self._blocks[layer][1]
+        out = self._prompt_values(weights.pop(0), layer)
+        out += weights.pop() @ self._blocks[layer][1]
         if layer in self._joined:
-            out += parts.pop() @ self._joined[layer][1]
-        if parts:
-            out += _by_head(parts.pop(), self._prefix[layer][1])
+            out += weights.pop() @ self._joined[layer][1]
+        if out_p is not None:
+            out.addcmul_(out_p, weights.pop())
+        elif weights:
+            out += _by_head(weights.pop(), self._prefix[layer][1])
         return out
 
     def _prompt_scores(self, q_NKRD: Tensor, layer: int) -> Tensor:
         """[N, K, R, S]."""
-        return self._by_prompt(q_NKRD, self._prompts[layer][0].transpose(-1, -2), self._hidden)
+        return self._by_prompt(q_NKRD, self._prompts[layer][0], self._hidden)
 
     def _prompt_values(self, weights_NKRS: Tensor, layer: int) -> Tensor:
         """[N, K, R, D]."""
