@@ -11,7 +11,9 @@ import pytest
 from crypsis.analysis import summary as verdicts
 from crypsis.analysis.study import load_study
 from crypsis.analysis.summary import Summary, across_organisms, summarise, summary_json
+from crypsis.analysis.summary_page import summary_markdown
 from crypsis.analysis.tables import SCHEMAS, write_tables
+from crypsis.analysis.words import value
 from tests.studies import ARMS, make_study
 
 pytestmark = pytest.mark.unit
@@ -79,3 +81,15 @@ def test_the_tables_hold_what_the_summary_says(summary: Summary) -> None:
     assert [r["step"] for r in loss] == list(range(1, 11))
     assert [r["status"] for r in rows["runs"]].count("unfinished") == 1 and len(rows["runs"]) == 13
     assert len(rows["arms"]) == 6
+
+
+def test_the_page_has_a_row_for_every_arm(summary: Summary) -> None:
+    lines = summary_markdown(summary)
+    assert [line for line in lines if line.startswith("**")] == ["**tgg**", "**evader**"]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
+    arm = summary.of("evader")[1]
+    row = rows[10]
+    assert rows[0][2:4] == ["AFR", "gap"] and len({len(cells) for cells in rows}) == 1
+    assert row[:2] == [arm.label, "2"] and row[2].startswith(value(arm.change("afr").end, "afr"))
+    assert row[-1].endswith("of 2)")
+    assert not any("lies" in cells for cells in rows), "nobody was asked"

@@ -31,6 +31,7 @@ from crypsis.analysis.statistics import FEW
 from crypsis.analysis.stress import Section, sections
 from crypsis.analysis.study import load_study, visible
 from crypsis.analysis.summary import RULE, Change, Summary, summarise, write_summary
+from crypsis.analysis.summary_page import write_page
 from crypsis.analysis.tables import write_tables
 from crypsis.analysis.training import field_points, parts_of, terms_of
 from crypsis.evaluation.metrics import RESAMPLES
@@ -47,7 +48,7 @@ STEPS_SHOWN = 6
 
 
 def write_report(study: Path, summary: Summary | None = None) -> Path:
-    """Writes ``report.html``, ``summary.json``, ``tables/`` and ``figures/`` into a study's folder.
+    """Writes ``report.html``, ``summary.json``, ``summary.md``, ``tables/`` and ``figures/`` into a study's folder.
 
     Args:
         study: The folder.
@@ -62,6 +63,7 @@ def write_report(study: Path, summary: Summary | None = None) -> Path:
     summary = summary or summarise(load_study(study))
     pictures = draw_all(summary)
     write_summary(summary)
+    write_page(summary)
     write_tables(summary)
     path = study / REPORT
     write_atomic(path, render(summary, pictures, make_browser(summary), sections(summary)))
