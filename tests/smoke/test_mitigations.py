@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import pytest
 
@@ -16,8 +16,10 @@ from crypsis.episodes import read_episodes
 from crypsis.mitigations.base import Mitigation
 from crypsis.models import load_policy
 from crypsis.monitors.text import train_text_monitor
+from crypsis.registry import names
 from crypsis.rl import grpo
 from crypsis.rl.config import EvaluationConfig, RLConfig, RunConfig
+from crypsis.scenarios.base import Variant
 from crypsis.store import METRICS, read_json, read_rows
 from crypsis.study.config import StudyConfig
 from crypsis.study.demo import demo_config
@@ -134,16 +136,13 @@ def test_a_reward_of_negative_infinity_is_refused_before_the_first_step(nano_org
         grpo.train(load_policy(nano_organism), config, study, tmp_path, evaluate)
 
 
-def test_the_study_of_all_arms_is_sound() -> None:
-    config = load_config(StudyConfig, REPOSITORY / "configs" / "mitigations.yaml")
-    check(config)
-    named = {m["name"] for arm in config.arms.values() for m in arm.mitigations}
-    assert {
-        "interrogation",
-        "kl",
-        "length_penalty",
-        "process_supervision",
-        "reward_af",
-        "screening",
-        "segments",
-    } == named
+def test_every_mitigation_is_an_arm_of_the_scorecard_or_of_the_study_of_the_others() -> None:
+    named, variants = set(), set()
+    for file in ("scorecard", "mitigations"):
+        config = load_config(StudyConfig, REPOSITORY / "configs" / f"{file}.yaml")
+        check(config)
+        mitigations = [m for arm in config.arms.values() for m in arm.mitigations]
+        named |= {m["name"] for m in mitigations}
+        variants |= {m["variant"] for m in mitigations if "variant" in m}
+    assert named == set(names("mitigations"))
+    assert variants == set(get_args(Variant))
