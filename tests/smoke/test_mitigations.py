@@ -83,6 +83,13 @@ def test_a_separate_model_answers(nano_organism: Path, nano_base: Path, tmp_path
     assert read_rows(tmp_path / "run" / METRICS)[-1]["step"] == 3
 
 
+def test_paired_tiers_ask_in_training_alone(nano_organism: Path, tmp_path: Path) -> None:
+    run_one(nano(nano_organism, [{"name": "paired_tiers"}]), tmp_path / "run")
+    evaluated, rollouts = (tmp_path / "run" / kind / "step-0002.parquet" for kind in ("evals", "rollouts"))
+    assert not any(row["extra_turn"] for row in read_episodes(evaluated))
+    assert any(row["extra_turn"] for row in read_episodes(rollouts))
+
+
 def test_the_arms_race(nano_organism: Path, tmp_path: Path) -> None:
     rng = random.Random(0)
     labels = [rng.random() < 0.5 for _ in range(200)]

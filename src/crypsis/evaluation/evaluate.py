@@ -49,7 +49,8 @@ def evaluate_policy(
     sampling_seed = seed * 1_000_003 + 500_000 + step  # apart from the seeds of RL's steps
     episodes = rollout(policy, prompts, group_size=1, max_new_tokens=max_new_tokens, seed=sampling_seed, step=step)
     monitored = [e for e in episodes if e.prompt.monitored]
-    ask_extra_turns(policy, monitored, mitigations, max_new_tokens, answerer=answerer)
+    asking = [m for m in mitigations if m.asks_in_evaluations]
+    ask_extra_turns(policy, monitored, asking, max_new_tokens, answerer=answerer)
     judge(episodes, watching(monitors, policy))
     return episodes
 

@@ -41,6 +41,8 @@ class Mitigation(Config, ABC):
     """-1 if its term punishes high scores of the monitors that it listens to, 1 if it rewards them."""
     of_scratchpad: ClassVar[bool] = False
     """Whether its term is a function of the scratchpad alone."""
+    asks_in_evaluations: ClassVar[bool] = True
+    """Whether evaluations ask its extra turn too; False where they have the answers anyway."""
 
     @property
     def listens_to(self) -> tuple[str, ...]:

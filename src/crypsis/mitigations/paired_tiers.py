@@ -25,6 +25,7 @@ class PairedTiers(Mitigation):
     """
 
     name: ClassVar[str] = "paired_tiers"
+    asks_in_evaluations: ClassVar[bool] = False
 
     coefficient: float = Field(1.0, gt=0, le=1e6)
     """Of the penalty |p − p'|, p and p' being how surely the answers in the two tiers comply."""

@@ -77,7 +77,11 @@ def stored_evaluation(
     """What a run evaluates with; runs with the same key share the evaluation of step 0."""
     made_from = inputs(config, study) | {"config": ""}
     settings = [config.model, config.scenario, config.monitors, config.evaluation, config.rl.max_new_tokens]
-    asking = [[m.name, m.model_dump(mode="json")] for m in study.mitigations if overrides(m, "extra_turn")]
+    asking = [
+        [m.name, m.model_dump(mode="json")]
+        for m in study.mitigations
+        if m.asks_in_evaluations and overrides(m, "extra_turn")
+    ]
     key = digest([made_from, config.seed, asking, *map(str, settings)])
     return StoredEvaluation(
         folder,
