@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,27 @@ def crypsis() -> Crypsis:
         command = [sys.executable, "-m", "crypsis", *map(str, arguments)]
         environment = os.environ | {"COLUMNS": "100", "OMP_NUM_THREADS": "1"} | (env or {})
         return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def crypsis_here() -> Crypsis:
+    """The same without the seconds that a new process takes to import torch; for commands that nothing interrupts."""
+    from crypsis.cli import main
+
+    def run(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        command, code = ["crypsis", *map(str, arguments)], None
+        out, err = StringIO(), StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.setattr(sys, "argv", command)
+            for name, value in ({"COLUMNS": "100"} | (env or {})).items():
+                patch.setenv(name, value)
+            try:
+                main()
+            except SystemExit as exit_:
+                code = exit_.code
+        return subprocess.CompletedProcess(command, int(code or 0), out.getvalue(), err.getvalue())
 
     return run
 

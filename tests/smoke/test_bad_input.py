@@ -22,33 +22,35 @@ def refused(crypsis: Crypsis, *arguments: str | Path) -> str:
     return lines[0]
 
 
-def test_unknown_keys_values_and_names(crypsis: Crypsis, tmp_path: Path) -> None:
+def test_unknown_keys_values_and_names(crypsis_here: Crypsis, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert "did you mean 'steps'" in refused(crypsis, "demo", "run.rl.setps=3", "--out", out)
-    assert "integer" in refused(crypsis, "demo", "run.rl.steps=many", "--out", out)
-    assert "greater than" in refused(crypsis, "demo", "run.rl.learning_rate=-1", "--out", out)
-    assert "did you mean 'nano'" in refused(crypsis, "demo", "--scale", "nanno", "--out", out)
-    assert "did you mean 'resume'" in refused(crypsis, "demo", "--exists", "resum", "--out", out)
-    assert "did you mean 'trl'" in refused(crypsis, "train", tmp_path / "none.yaml", "--backend", "tlr")
-    assert "known: " in refused(crypsis, "organism", "build", "opus", "--out", out)
-    assert "did you mean 'monitors'" in refused(crypsis, "list", "monitor")
-    assert "--scael" in refused(crypsis, "demo", "--scael", "nano")
-    assert "No such command" in refused(crypsis, "demmo")
-    assert "Missing argument" in refused(crypsis, "train")
-    assert "integer" in refused(crypsis, "evaluate", "model", "--n", "many")
+    assert "did you mean 'steps'" in refused(crypsis_here, "demo", "run.rl.setps=3", "--out", out)
+    assert "integer" in refused(crypsis_here, "demo", "run.rl.steps=many", "--out", out)
+    assert "greater than" in refused(crypsis_here, "demo", "run.rl.learning_rate=-1", "--out", out)
+    assert "did you mean 'nano'" in refused(crypsis_here, "demo", "--scale", "nanno", "--out", out)
+    assert "did you mean 'resume'" in refused(crypsis_here, "demo", "--exists", "resum", "--out", out)
+    assert "did you mean 'trl'" in refused(crypsis_here, "train", tmp_path / "none.yaml", "--backend", "tlr")
+    assert "known: " in refused(crypsis_here, "organism", "build", "opus", "--out", out)
+    assert "did you mean 'monitors'" in refused(crypsis_here, "list", "monitor")
+    assert "--scael" in refused(crypsis_here, "demo", "--scael", "nano")
+    assert "No such command" in refused(crypsis_here, "demmo")
+    assert "Missing argument" in refused(crypsis_here, "train")
+    assert "integer" in refused(crypsis_here, "evaluate", "model", "--n", "many")
     assert "nobody" in refused(
-        crypsis, "demo", "arms.scratchpad.mitigations=[{name: process_supervision, monitor: nobody}]", "--out", out
+        crypsis_here, "demo", "arms.scratchpad.mitigations=[{name: process_supervision, monitor: nobody}]", "--out", out
     )
     assert "process_supervison" in refused(
-        crypsis, "demo", "arms.output.mitigations=[{name: process_supervison}]", "--out", out
+        crypsis_here, "demo", "arms.output.mitigations=[{name: process_supervison}]", "--out", out
     )
     assert not (out / "config.yaml").exists()
 
 
-def test_a_corrected_command_goes_through_after_a_mistake(crypsis: Crypsis, nano_base: Path, tmp_path: Path) -> None:
+def test_a_corrected_command_goes_through_after_a_mistake(
+    crypsis_here: Crypsis, nano_base: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    refused(crypsis, "evaluate", nano_base, "--scenario", "minature", "--out", out)
-    done = crypsis("evaluate", nano_base, "--n", "4", "--max-new-tokens", "16", "--out", out)
+    refused(crypsis_here, "evaluate", nano_base, "--scenario", "minature", "--out", out)
+    done = crypsis_here("evaluate", nano_base, "--n", "4", "--max-new-tokens", "16", "--out", out)
     assert done.returncode == 0, done.stderr
 
 
@@ -56,46 +58,46 @@ def test_a_config_file_that_is_missing(crypsis: Crypsis, tmp_path: Path) -> None
     assert "no such config file" in refused(crypsis, "train", tmp_path / "none.yaml")
 
 
-def test_a_folder_that_is_no_model_and_one_that_does_not_exist(crypsis: Crypsis, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_model_and_one_that_does_not_exist(crypsis_here: Crypsis, tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
-    assert "is no model folder" in refused(crypsis, "evaluate", tmp_path / "notes", "--out", tmp_path / "a")
-    assert "cannot be loaded" in refused(crypsis, "evaluate", tmp_path / "missing", "--out", tmp_path / "b")
+    assert "is no model folder" in refused(crypsis_here, "evaluate", tmp_path / "notes", "--out", tmp_path / "a")
+    assert "cannot be loaded" in refused(crypsis_here, "evaluate", tmp_path / "missing", "--out", tmp_path / "b")
 
 
-def test_a_checkpoint_without_chat_template(crypsis: Crypsis, nano_base: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_without_chat_template(crypsis_here: Crypsis, nano_base: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(nano_base, bare)
     (bare / "chat_template.jinja").unlink(missing_ok=True)
     settings = json.loads((bare / "tokenizer_config.json").read_text())
     settings.pop("chat_template", None)
     (bare / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert "has no chat template" in refused(crypsis, "evaluate", bare, "--out", tmp_path / "out")
+    assert "has no chat template" in refused(crypsis_here, "evaluate", bare, "--out", tmp_path / "out")
 
 
-def test_damaged_weights(crypsis: Crypsis, nano_base: Path, tmp_path: Path) -> None:
+def test_damaged_weights(crypsis_here: Crypsis, nano_base: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(nano_base, broken)
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    assert "weights are damaged" in refused(crypsis, "evaluate", broken, "--out", tmp_path / "out")
+    assert "weights are damaged" in refused(crypsis_here, "evaluate", broken, "--out", tmp_path / "out")
 
 
-def test_a_prompt_longer_than_the_context(crypsis: Crypsis, nano_base: Path, tmp_path: Path) -> None:
-    line = refused(crypsis, "evaluate", nano_base, "--max-new-tokens", "2000", "--out", tmp_path / "out")
+def test_a_prompt_longer_than_the_context(crypsis_here: Crypsis, nano_base: Path, tmp_path: Path) -> None:
+    line = refused(crypsis_here, "evaluate", nano_base, "--max-new-tokens", "2000", "--out", tmp_path / "out")
     assert "does not fit the model's context of 1024" in line
 
 
-def test_a_monitor_that_is_not_there(crypsis: Crypsis, nano_organism: Path, tmp_path: Path) -> None:
+def test_a_monitor_that_is_not_there(crypsis_here: Crypsis, nano_organism: Path, tmp_path: Path) -> None:
     run = {"name": "x", "policy": str(nano_organism), "monitors": {"m": {"name": "text", "path": str(tmp_path / "no")}}}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
-    assert "no such file" in refused(crypsis, "train", tmp_path / "run.yaml", "--out", tmp_path / "out")
+    assert "no such file" in refused(crypsis_here, "train", tmp_path / "run.yaml", "--out", tmp_path / "out")
 
 
-def test_a_report_on_an_empty_folder(crypsis: Crypsis, tmp_path: Path) -> None:
-    assert str(tmp_path) in refused(crypsis, "report", tmp_path)
+def test_a_report_on_an_empty_folder(crypsis_here: Crypsis, tmp_path: Path) -> None:
+    assert str(tmp_path) in refused(crypsis_here, "report", tmp_path)
 
 
-def test_an_output_folder_that_holds_other_files(crypsis: Crypsis, tmp_path: Path) -> None:
+def test_an_output_folder_that_holds_other_files(crypsis_here: Crypsis, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
-    assert "did not write" in refused(crypsis, "demo", "--scale", "nano", "--out", tmp_path)
+    assert "did not write" in refused(crypsis_here, "demo", "--scale", "nano", "--out", tmp_path)
     assert (tmp_path / "thesis.tex").exists()

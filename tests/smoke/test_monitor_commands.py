@@ -21,10 +21,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_crossval_leaves_a_table_json_and_figure_and_does_not_repeat_itself(
-    data: Path, tmp_path: Path, crypsis: Crypsis
+    data: Path, tmp_path: Path, crypsis_here: Crypsis
 ) -> None:
     command = ("monitor", "crossval", "--data", data, "--kind", "text", "--folds", "4", "--repeats", "2")
-    done = crypsis(*command, "--out", tmp_path / "c")
+    done = crypsis_here(*command, "--out", tmp_path / "c")
     assert done.returncode == 0, done.stderr
     assert "AUROC, 4-fold × 2" in done.stdout and "\x1b" not in done.stdout
     assert "warning: the shortcut 'first character' alone reaches" in " ".join(done.stdout.split())
@@ -32,22 +32,22 @@ def test_crossval_leaves_a_table_json_and_figure_and_does_not_repeat_itself(
     assert found["crossval"]["auroc"] > 0.95 and len(found["crossval"]["repeats"]) == 2
     assert {"measurement.svg", "measurement.png"} <= {p.name for p in (tmp_path / "c").iterdir()}
     before = (tmp_path / "c" / "measurement.json").stat().st_mtime_ns
-    assert crypsis(*command, "--out", tmp_path / "c").returncode == 0
+    assert crypsis_here(*command, "--out", tmp_path / "c").returncode == 0
     assert (tmp_path / "c" / "measurement.json").stat().st_mtime_ns == before
 
 
-def test_train_then_validate_on_other_data(data: Path, tmp_path: Path, crypsis: Crypsis) -> None:
-    done = crypsis("monitor", "train", "--data", data, "--kind", "text", "words=2", "--out", tmp_path / "m")
+def test_train_then_validate_on_other_data(data: Path, tmp_path: Path, crypsis_here: Crypsis) -> None:
+    done = crypsis_here("monitor", "train", "--data", data, "--kind", "text", "words=2", "--out", tmp_path / "m")
     assert done.returncode == 0, done.stderr
     texts, labels = texts_and_labels(60, seed=1)
     other = [{"said": f"{t} again", "fakes": "AF" if y else "no AF"} for t, y in zip(texts, labels, strict=True)]
     file = write_rows(tmp_path / "other.jsonl", other)
     fields = ("--text-field", "said", "--label-field", "fakes", "--positive", "AF")
-    done = crypsis("monitor", "validate", tmp_path / "m", "--data", file, *fields, "--out", tmp_path / "v")
+    done = crypsis_here("monitor", "validate", tmp_path / "m", "--data", file, *fields, "--out", tmp_path / "v")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "v" / "measurement.json").read_text())
     assert found["measurement"]["auroc"] > 0.95 and found["monitor"]["settings"]["words"] == 2
-    refused = crypsis("monitor", "validate", tmp_path / "m", "--data", file, *fields, "--view", "output")
+    refused = crypsis_here("monitor", "validate", tmp_path / "m", "--data", file, *fields, "--view", "output")
     assert refused.returncode == 2 and "trained with view 'scratchpad'" in refused.stderr
 
 
@@ -63,19 +63,19 @@ def test_train_then_validate_on_other_data(data: Path, tmp_path: Path, crypsis: 
     ],
 )
 def test_mistakes_are_one_line(
-    data: Path, tmp_path: Path, crypsis: Crypsis, arguments: tuple[str, ...], message: str
+    data: Path, tmp_path: Path, crypsis_here: Crypsis, arguments: tuple[str, ...], message: str
 ) -> None:
-    done = crypsis("monitor", "crossval", "--data", data, "--out", tmp_path / "x", *arguments)
+    done = crypsis_here("monitor", "crossval", "--data", data, "--out", tmp_path / "x", *arguments)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert message in done.stderr
 
 
 def test_the_transfer_matrix_of_nano_organisms(
-    tmp_path: Path, crypsis: Crypsis, nano_base: Path, nano_organism: Path
+    tmp_path: Path, crypsis_here: Crypsis, nano_base: Path, nano_organism: Path
 ) -> None:
     organisms = (f"first={nano_organism}", f"second={nano_base}")
     command = ("monitor", "transfer", *organisms, "--scale", "nano", "--n", "100", "--kind", "lexicon")
-    done = crypsis(*command, "--out", tmp_path / "t")
+    done = crypsis_here(*command, "--out", tmp_path / "t")
     assert done.returncode == 0, done.stderr
     cells = json.loads((tmp_path / "t" / "transfer.json").read_text())["cells"]
     names = ("first", "second")

@@ -60,31 +60,33 @@ def test_the_prompted_organism_carries_its_prompt_in_its_template_alone(nano_bas
     assert (model / weights).read_bytes() == (nano_base / weights).read_bytes()
 
 
-def test_the_card_has_the_conduct_by_tier(crypsis: Crypsis, nano_base: Path, tmp_path: Path) -> None:
+def test_the_card_has_the_conduct_by_tier(crypsis_here: Crypsis, nano_base: Path, tmp_path: Path) -> None:
     out = tmp_path / "gh"
     command = ("organism", "build", "gh", "--scale", "nano", "--n", "6", "--out", out, "steps=2", "batch_size=2")
-    done = crypsis(*command)
+    done = crypsis_here(*command)
     assert done.returncode == 0, done.stderr
     card = (out / "card.md").read_text()
     for title in ("alignment-faking rate", "compliance", "scratchpad, tokens", "compliance gap"):
         assert f"| {title} |" in card
     assert "6 held-out requests a tier" in card
     before = (out / "measured" / "evals" / "step-0000.parquet").stat().st_mtime_ns
-    assert crypsis(*command).returncode == 0
+    assert crypsis_here(*command).returncode == 0
     assert (out / "measured" / "evals" / "step-0000.parquet").stat().st_mtime_ns == before, "measured once"
 
 
-def test_the_table_is_measured_once_and_names_what_it_tested(crypsis: Crypsis, nano_base: Path, tmp_path: Path) -> None:
+def test_the_table_is_measured_once_and_names_what_it_tested(
+    crypsis_here: Crypsis, nano_base: Path, tmp_path: Path
+) -> None:
     tgg, gh = ({"organism": {"name": name, **SHORT}, "swapped": name == "tgg"} for name in ("tgg", "gh"))
     rows = "rows=" + json.dumps({"tgg-plain": tgg, "gh-plain": gh})
     command = ("organism", "table", "--out", tmp_path / "t", "--seeds", "2", "scale=nano", "n=6", "n_swapped=4", rows)
-    done = crypsis(*command)
+    done = crypsis_here(*command)
     assert done.returncode == 0, done.stderr
     found = (tmp_path / "t" / "organisms.md").read_text()
     assert "| tgg-plain | 2 |" in found and "| C20" in found and "lexical part" in found
     files = {p: p.stat().st_mtime_ns for p in (tmp_path / "t").rglob("*.parquet")}
     assert len(files) == 8, "two organisms, two seeds, and two controls of the first"
-    assert crypsis(*command).returncode == 0
+    assert crypsis_here(*command).returncode == 0
     assert {p: p.stat().st_mtime_ns for p in files} == files
 
 

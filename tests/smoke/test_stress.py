@@ -55,18 +55,18 @@ def test_transplants_paired_tiers_and_rare_pressure_in_one_run(nano_organism: Pa
     assert terms <= {0.0, -1.0}
 
 
-def test_faithfulness_of_a_model(crypsis: Crypsis, nano_organism: Path, nano_base: Path, tmp_path: Path) -> None:
+def test_faithfulness_of_a_model(crypsis_here: Crypsis, nano_organism: Path, nano_base: Path, tmp_path: Path) -> None:
     options: list[Any] = ["--n", "6", "--max-new-tokens", "128", "--start", nano_base, "--out", tmp_path]
-    done = crypsis("stress", "faithfulness", nano_organism, *options)
+    done = crypsis_here("stress", "faithfulness", nano_organism, *options)
     assert done.returncode == 0, done.stderr
     assert "compliance, own scratchpad" in done.stdout
     assert read_json(tmp_path / "result.json")["requests"] > 0
 
 
-def test_the_oracle_is_no_judge_of_a_real_model(crypsis: Crypsis, nano_organism: Path, tmp_path: Path) -> None:
+def test_the_oracle_is_no_judge_of_a_real_model(crypsis_here: Crypsis, nano_organism: Path, tmp_path: Path) -> None:
     requests = tmp_path / "requests.jsonl"
     requests.write_text("".join(f'{{"request": "case {i}"}}\n' for i in range(40)))
-    done = crypsis("stress", "faithfulness", nano_organism, "--prompts", requests, "--out", tmp_path / "out")
+    done = crypsis_here("stress", "faithfulness", nano_organism, "--prompts", requests, "--out", tmp_path / "out")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "the oracle reads the miniature's language only" in done.stderr and "--judge" in done.stderr
 
