@@ -20,6 +20,7 @@ from crypsis.store import read_json
 from crypsis.study.config import StudyConfig
 from crypsis.study.demo import demo_config, run_study
 from crypsis.study.grid import check
+from crypsis.study.nano import nano as nano_of
 from crypsis.study.progress import Display
 from crypsis.study.run import run_one
 from tests.conftest import REPOSITORY, Crypsis
@@ -82,6 +83,9 @@ def test_every_stress_is_sound() -> None:
         assert config.name == path.stem and len(config.seeds) >= 5
         runs = len(config.seeds) * sum(len(config.arms_of(label)) for label in config.organisms)
         assert runs <= 60, f"{path}: {runs} runs do not fit into half an hour"
+        small = nano_of(config)
+        check(small)
+        assert set(small.arms) == set(config.arms) and small.scale == "nano" and small.run.rl.steps <= 4
 
 
 def test_a_nano_study_with_a_panel_transfer_and_a_probe_as_supervisor(tmp_path: Path) -> None:

@@ -24,17 +24,22 @@ def study_run(
     out: Out = Path("runs/study"),
     executor: Annotated[str | None, typer.Option(help="Where runs are computed: local, slurm or ray.")] = None,
     workers: Annotated[int | None, typer.Option(help="The most runs at a time.")] = None,
+    scale: Annotated[str | None, typer.Option(help="nano: all sizes cut down, to see in minutes that it runs.")] = None,
     exists: ExistsOption = "resume",
 ) -> None:
     """Run a study config (organism × arm × seed) and report; what is done already is not done again."""
     from crypsis.study.config import load_study_config
+    from crypsis.study.nano import nano
 
     how: dict[str, Any] = {}
     if executor is not None:
         how["executor"] = choice(executor, "--executor", ("local", "slurm", "ray"))
     if workers is not None:
         how["workers"] = workers
-    run_and_report(load_study_config(config, settings or [], how), out, exists, Console())
+    study = load_study_config(config, settings or [], how)
+    if scale is not None and choice(scale, "--scale", ("nano",)):
+        study = nano(study)
+    run_and_report(study, out, exists, Console())
 
 
 @app.command("status")

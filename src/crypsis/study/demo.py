@@ -23,7 +23,7 @@ from crypsis.miniature.base import base_config, build_base
 from crypsis.monitors.trained import TooFewError
 from crypsis.parallel import release_memory
 from crypsis.registry import make
-from crypsis.rl.config import EvaluationConfig, RLConfig, RunConfig
+from crypsis.rl.config import RunConfig
 from crypsis.store import (
     METRICS,
     PROVENANCE,
@@ -36,11 +36,12 @@ from crypsis.store import (
     read_rows,
     write_json,
 )
-from crypsis.study.config import HOW, MonitorData, RunSettings, Scale, StudyConfig, widen
+from crypsis.study.config import HOW, Scale, StudyConfig, widen
 from crypsis.study.execute import run_all
 from crypsis.study.grid import asked, cards, check, grid
 from crypsis.study.lying import train_lying_monitor
 from crypsis.study.monitors import base_transcripts, train_monitors
+from crypsis.study.nano import nano
 from crypsis.study.organism import build
 from crypsis.study.progress import Display
 from crypsis.types import Episode, RunsFailedError, UserError
@@ -55,17 +56,6 @@ def demo_config(scale: Scale, settings: Sequence[str]) -> StudyConfig:
     if scale == "nano":
         config = nano(config)
     return parse_config(StudyConfig, apply_overrides(config.model_dump(mode="json"), settings), "demo")
-
-
-def nano(config: StudyConfig) -> StudyConfig:
-    """The same study in seconds, for tests: it shows that everything runs, not what RL does."""
-    settings = RunSettings(
-        rl=RLConfig(steps=4, prompts_per_step=2, group_size=4, max_new_tokens=96, checkpoint_every=1),
-        evaluation=EvaluationConfig(every=2, n=20),
-    )
-    data = MonitorData(base=100, organism=300, helper=100)
-    organisms = {label: {**spec, "steps": 40, "learning_rate": 1e-3} for label, spec in config.organisms.items()}
-    return config.model_copy(update={"scale": "nano", "run": settings, "monitor_data": data, "organisms": organisms})
 
 
 def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) -> Path:
