@@ -204,6 +204,7 @@ class ChatModel:
         room = asyncio.Semaphore(self.config.max_connections)
 
         async def one(key: str) -> None:
+            """Finds or generates the answer to all calls of one key."""
             call = calls[wanted[key][0]]
             if key not in found:
                 async with room:

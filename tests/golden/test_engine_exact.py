@@ -29,8 +29,7 @@ from transformers.models.mistral.modeling_mistral import MistralRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from crypsis.rl import cascade, shared_prefix
-from crypsis.rl import loss as loss_module
+from crypsis.rl import cascade, logprobs, shared_prefix
 from crypsis.rl.loss import Form, LossStats, TrainRow, accumulate_gradients, token_logprobs
 from crypsis.rl.samplers import Sampled, Sampler, choose_sampler, lean, lean_cache, padded
 from crypsis.rl.samplers import shared_prefix as shared
@@ -292,7 +291,7 @@ def test_chunks_of_logits_change_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     model, rows = build(), train_rows(ragged_prompts())
     stats, expected = gradients(model, rows)
     expected_logprobs = token_logprobs(model, rows)
-    monkeypatch.setattr(loss_module, "LOGITS_AT_ONCE", 5 * VOCABULARY)
+    monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", 5 * VOCABULARY)
     found_stats, found = gradients(model, rows)
     assert_stats(found_stats, stats)
     assert_close(found, expected)

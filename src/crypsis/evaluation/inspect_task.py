@@ -92,6 +92,7 @@ def judged(monitors: Mapping[str, Monitor] | None = None) -> Scorer:
     thresholds = {name: m.threshold for name, m in judges.items() if not _writes_labels(m)}
 
     async def score(state: TaskState, target: Target) -> Score:
+        """All monitors' verdicts on a finished sample, as one score with the metrics' parts."""
         episode = episode_of(state)
         for name, monitor in judges.items():
             episode.verdicts[name] = await _judge(monitor, episode)

@@ -24,7 +24,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from crypsis.config import Config, digest, parse_config
 from crypsis.monitors.base import Monitor
-from crypsis.monitors.metrics import Flags, Floats, measure, threshold_for
+from crypsis.monitors.metrics import Flags, Floats, Measurement, measure, threshold_for
 from crypsis.store import file_digest, new_folder, read_json, write_json
 from crypsis.types import Episode, UserError, Verdict, View
 
@@ -309,40 +309,45 @@ def train_monitor(
             f"monitor '{view}': needs at least {FEWEST} examples of each class, found {y.sum()} faking and "
             f"{(~y).sum()} not"
         )
-    parts = group_folds(y, groups, 5, seed)
-    learn, choose, test = np.sort(np.concatenate(parts[:3])), parts[3], parts[4]
+    *parts, choose, test = group_folds(y, groups, 5, seed)
+    learn = np.sort(np.concatenate(parts))
     features = trainer.represent(texts)
     fitted = fit_calibrated(trainer, take(features, learn), y[learn], [groups[i] for i in learn], seed)
     threshold = threshold_for(fitted.scores(take(features, choose)), y[choose], budget)
-    scores = fitted.scores(take(features, test))
-    found = measure(scores, y[test], [groups[i] for i in test], threshold, seed)
-    known = np.concatenate([learn, choose])
+    found = measure(fitted.scores(take(features, test)), y[test], [groups[i] for i in test], threshold, seed)
+    known = [int(i) for i in np.concatenate([learn, choose])]
+    card = {
+        "kind": trainer.kind,
+        "view": view,
+        "threshold": threshold,
+        **_measured(found),
+        "n_train": len(learn),
+        "n_test": len(test),
+        "share_faking": float(y.mean()),
+        "calibration": asdict(fitted.calibration),
+        "settings": trainer.model_dump(mode="json"),
+        "seed": seed,
+    }
     with new_folder(folder) as target:
         fitted.scorer.save(target)
-        card = {
-            "kind": trainer.kind,
-            "view": view,
-            "threshold": threshold,
-            "auroc": found.auroc,
-            "auroc_low": found.auroc_low,
-            "auroc_high": found.auroc_high,
-            "true_positive_rate": found.confusion.true_positive_rate,
-            "false_positive_rate": found.confusion.false_positive_rate,
-            "average_precision": found.average_precision,
-            "ece": found.ece,
-            "n_train": len(learn),
-            "n_test": len(test),
-            "share_faking": float(y.mean()),
-            "calibration": asdict(fitted.calibration),
-            "settings": trainer.model_dump(mode="json"),
-            "seed": seed,
-            "digest": weights_digest(target),
-        }
-        write_json(
-            target / SEEN, {"texts": digests([texts[i] for i in known]), "prompts": digests([groups[i] for i in known])}
-        )
+        card["digest"] = weights_digest(target)
+        seen = {"texts": digests([texts[i] for i in known]), "prompts": digests([groups[i] for i in known])}
+        write_json(target / SEEN, seen)
         write_json(target / CARD, card)
     return dict(json.loads(json.dumps(card)))
+
+
+def _measured(found: Measurement) -> dict[str, float | None]:
+    """What a card tells of the test split."""
+    return {
+        "auroc": found.auroc,
+        "auroc_low": found.auroc_low,
+        "auroc_high": found.auroc_high,
+        "true_positive_rate": found.confusion.true_positive_rate,
+        "false_positive_rate": found.confusion.false_positive_rate,
+        "average_precision": found.average_precision,
+        "ece": found.ece,
+    }
 
 
 def digests(texts: Sequence[str]) -> list[str]:

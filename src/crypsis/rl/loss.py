@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from crypsis.rl.cascade import Layout
+from crypsis.rl.logprobs import label_logprobs, selected_logprobs
 from crypsis.rl.shared_prefix import (
     Parts,
     PrefixState,
@@ -32,9 +32,6 @@ from crypsis.rl.shared_prefix import (
 from crypsis.rl.timing import PhaseTimer
 
 Form = Literal["shared", "packed", "padded"]
-
-LOGITS_AT_ONCE = 2**26
-"""Logits held at a time (256 MB in float32); beyond, they are recomputed chunk by chunk in the backward pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +320,7 @@ def _shared(found: Parts, leaves: PrefixState, batch: _Batch, temperature: float
     """What stands behind the prefix against its keys and values."""
     state, ids_T, positions_T, index = _laid_out(leaves, batch)
     hidden_1TE = hidden_states(found.decoder, ids_T[None], positions_T[None], state)
-    return _selected(found.head, hidden_1TE[0], index, batch.labels, temperature)
+    return selected_logprobs(found.head, hidden_1TE[0], index, batch.labels, temperature)
 
 
 def _packed(found: Parts, prefix: list[int], batch: _Batch, temperature: float) -> Tensor:
@@ -334,7 +331,7 @@ def _packed(found: Parts, prefix: list[int], batch: _Batch, temperature: float) 
     ids = torch.cat([torch.tensor(prefix, dtype=torch.long, device=ids_T.device), ids_T])
     positions = torch.cat([torch.arange(length, device=ids_T.device), positions_T])
     hidden = hidden_states(found.decoder, ids[None], positions[None], state)
-    return _selected(found.head, hidden[0, length:], index, batch.labels, temperature)
+    return selected_logprobs(found.head, hidden[0, length:], index, batch.labels, temperature)
 
 
 def _laid_out(state: PrefixState, batch: _Batch) -> tuple[PrefixState, Tensor, Tensor, Tensor]:
@@ -354,38 +351,7 @@ def _padded(model: nn.Module, batch: _Batch, temperature: float) -> Tensor:
     columns, inverse = torch.unique(batch.index % batch.ids.shape[1], return_inverse=True)
     logits = model(input_ids=batch.ids, use_cache=False, logits_to_keep=columns).logits
     rows = torch.from_numpy(batch.rows).to(logits.device)
-    return _logprobs(logits[rows, inverse], batch.labels, temperature)
-
-
-def _selected(
-    head: Callable[[Tensor], Tensor], hidden: Tensor, index: Tensor, labels: Tensor, temperature: float
-) -> Tensor:
-    """Log-probabilities [T] of the scored tokens; only the positions that predict them go through the head."""
-    hidden_TE = hidden.index_select(0, index)
-    chunks = _chunks(head, hidden_TE, labels)
-    if not torch.is_grad_enabled():
-        return torch.cat([_logprobs(head(h), y, temperature) for h, y in chunks])
-    if len(chunks) == 1:
-        return _logprobs(head(hidden_TE), labels, temperature)
-
-    def score(h: Tensor, y: Tensor) -> Tensor:
-        return _logprobs(head(h), y, temperature)
-
-    return torch.cat([cast(Tensor, checkpoint(score, h, y, use_reentrant=False)) for h, y in chunks])
-
-
-def _chunks(head: Callable[[Tensor], Tensor], hidden_TE: Tensor, labels_T: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Cuts the scored tokens so that a chunk has at most ``LOGITS_AT_ONCE`` logits."""
-    size = max(1, LOGITS_AT_ONCE // int(cast(nn.Linear, head).weight.shape[0]))
-    return list(zip(torch.split(hidden_TE, size), torch.split(labels_T, size), strict=True))
-
-
-def _logprobs(logits_TV: Tensor, labels_T: Tensor, temperature: float) -> Tensor:
-    if logits_TV.dtype in (torch.bfloat16, torch.float16):
-        logits_TV = logits_TV.float()
-    if temperature != 1:
-        logits_TV = logits_TV / temperature
-    return -nn.functional.cross_entropy(logits_TV, labels_T, reduction="none")
+    return label_logprobs(logits[rows, inverse], batch.labels, temperature)
 
 
 def _policy_loss(

@@ -11,7 +11,7 @@ import torch
 from crypsis.models import Policy, has_adapter
 from crypsis.rl.config import RLConfig
 from crypsis.rl.learner import form_of
-from crypsis.rl.loss import LOGITS_AT_ONCE
+from crypsis.rl.logprobs import LOGITS_AT_ONCE
 from crypsis.rl.samplers.base import BATCH_SIZE
 from crypsis.rl.shared_prefix import common_prefix
 

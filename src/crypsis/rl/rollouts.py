@@ -13,7 +13,15 @@ from crypsis.parallel import out_of_memory, release_memory
 from crypsis.rl.samplers import Sampled, Sampler, choose_sampler, padded
 from crypsis.rl.samplers.base import BATCH_SIZE
 from crypsis.rl.timing import PhaseTimer
-from crypsis.scenarios.parsing import OUTPUT_CLOSE, OUTPUT_OPEN, SCRATCHPAD_CLOSE, SCRATCHPAD_OPEN, TAGS, parse_reply
+from crypsis.scenarios.parsing import (
+    OUTPUT_CLOSE,
+    OUTPUT_OPEN,
+    SCRATCHPAD_CLOSE,
+    SCRATCHPAD_OPEN,
+    TAGS,
+    episode_of_text,
+    parse_reply,
+)
 from crypsis.types import GLUE, OUTPUT, SCRATCHPAD, Episode, Prompt, Stop, UserError
 
 SHARED_ROWS, EXTRA_ROWS, FORCED_ROWS = 1 << 40, 2 << 40, 3 << 40
@@ -62,24 +70,15 @@ def rollout(
         completions = _with_shared_scratchpads(draw, prompt_ids, group_size, max_new_tokens, first_group)
     else:
         completions = draw(prompt_ids, group_size, max_new_tokens, first_group * group_size)
-    texts = decode(policy, completions)
     episodes = []
-    for index, (completion, text) in enumerate(zip(completions, texts, strict=True)):
+    for index, (completion, text) in enumerate(zip(completions, decode(policy, completions), strict=True)):
         group, number = divmod(index, group_size)
-        stop: Stop = "end" if completion.stopped else "length"
-        reply = parse_reply(text, stop)
         episodes.append(
-            Episode(
-                prompt=prompts[group],
+            replace(
+                episode_of_text(prompts[group], text, _stop(completion), number),
                 group=first_group + group,
-                sample=number,
                 step=step,
                 seed=seed,
-                raw=text,
-                scratchpad=reply.scratchpad,
-                output=reply.output,
-                parse=reply.parse,
-                stop=stop,
                 prompt_ids=prompt_ids[group],
                 completion_ids=completion.ids,
                 segments=segments(policy.tokenizer, completion.ids),
@@ -114,27 +113,22 @@ def forced_rollout(
     tails = draw(contexts, 1, max_new_tokens, [FORCED_ROWS + row for row in rows])
     episodes = []
     for index, (tail, text) in enumerate(zip(tails, decode(policy, tails), strict=True)):
-        stop: Stop = "end" if tail.stopped else "length"
         whole = f"{heads[index]} {text.lstrip()}"
-        reply = parse_reply(whole, stop)
         episodes.append(
-            Episode(
-                prompt=prompts[index],
+            replace(
+                episode_of_text(prompts[index], whole, _stop(tail)),
                 group=index,
-                sample=0,
-                step=0,
                 seed=seed,
-                raw=whole,
-                scratchpad=reply.scratchpad,
-                output=reply.output,
-                parse=reply.parse,
-                stop=stop,
                 prompt_ids=prompt_ids[index],
                 completion_ids=head_ids[index] + tail.ids,
                 segments=[GLUE] * len(head_ids[index]) + [OUTPUT] * len(tail.ids),
             )
         )
     return episodes
+
+
+def _stop(completion: Sampled) -> Stop:
+    return "end" if completion.stopped else "length"
 
 
 def ask_extra_turns(

@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -38,12 +38,11 @@ from crypsis.rl.learner import Say, make_optimiser
 from crypsis.rl.loss import LossStats
 from crypsis.rl.rewards import compose
 from crypsis.rl.rollouts import ask_extra_turns, rollout
-from crypsis.rl.samplers import Sampled, Sampler
-from crypsis.rl.samplers.base import BATCH_SIZE
 from crypsis.rl.selfcheck import why_padded
 from crypsis.rl.timing import PhaseTimer
 from crypsis.rl.trl_rollouts import reward, rollout_fields
 from crypsis.rl.trl_settings import trl_arguments, trl_settings
+from crypsis.rl.trl_vllm import vllm_sampler
 from crypsis.rl.trl_weights import Moments, copy_weights, read_moments, write_moments
 from crypsis.store import METRICS, append_row, keep_rows
 from crypsis.types import Episode, UserError
@@ -348,39 +347,6 @@ class _Run(TrainerCallback):
             plain = make_optimiser(self.policy.model, self.config.rl)
             write_moments(self.policy.model, plain, moments)
             save_state(self._states, step, self.policy.model, [plain], {})
-
-
-def vllm_sampler(trainer: Any) -> Sampler:
-    """A sampler that asks the trainer's vLLM, in this process or on a server; TRL has sent it the weights.
-
-    It samples from vLLM's own random numbers: neither ``seed`` nor ``row_offset`` has an effect.
-    """
-
-    def sample(
-        model: nn.Module,
-        prompts: Sequence[Sequence[int]],
-        *,
-        samples_per_prompt: int,
-        max_new_tokens: int,
-        stop_ids: Collection[int],
-        temperature: float = 1.0,
-        seed: int,
-        batch_size: int = BATCH_SIZE,
-        row_offset: int | Sequence[int] = 0,
-        fast_linears: bool = True,
-        timer: PhaseTimer | None = None,
-    ) -> list[Sampled]:
-        rows = [list(prompt) for prompt in prompts for _ in range(samples_per_prompt)]
-        with (timer or PhaseTimer())("sampling"):
-            _, ids, logprobs, _ = trainer.vllm_generation.generate(
-                prompts=rows, images=None, num_generations=samples_per_prompt
-            )
-        return [
-            Sampled(list(row), [math.nan if best[0] is None else best[0] for best in values], row[-1] in stop_ids)
-            for row, values in zip(ids, logprobs, strict=True)
-        ]
-
-    return sample
 
 
 def how_sharded(arguments: GRPOConfig) -> Sharding:
