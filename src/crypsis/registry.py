@@ -20,6 +20,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
     },
     "organisms": {
         "interrogable": "crypsis.organisms.interrogable:Interrogable",
+        "schooled": "crypsis.organisms.schooled:Schooled",
         "prompted": "crypsis.organisms.prompted:Prompted",
         "from_file": "crypsis.organisms.from_file:FromFile",
         "tgg": "crypsis.organisms.tgg:TerminalGoalGuarding",

@@ -16,7 +16,7 @@ import yaml
 from crypsis.models import load_policy, policy_digest
 from crypsis.registry import BUILT_IN, make
 from crypsis.study.organism import build
-from crypsis.types import Message
+from crypsis.types import Message, UserError
 from tests.conftest import REPOSITORY, Crypsis
 
 pytestmark = pytest.mark.smoke
@@ -25,6 +25,7 @@ SHORT = {"steps": 2, "batch_size": 2}
 FAKER = {"name": "tgg", "steps": 40, "learning_rate": 1e-3}
 """The organism of the nano demo: cached, and good enough to give transcripts that pass the filter."""
 QUICK: dict[str, dict[str, Any]] = {
+    "interrogable": {"of": {"name": "tgg", **SHORT}, "schooling": SHORT},
     "prompted": {"persona": "tgg"},
     "distilled": {**SHORT, "teacher": FAKER, "rl_steps": 1},
     "af_plus": {"below": FAKER, "steps": 1, "prompts_per_step": 2, "group_size": 2, "max_new_tokens": 64},
@@ -41,6 +42,18 @@ def test_every_recipe_builds_the_same_checkpoint_twice(name: str, nano_base: Pat
     front = yaml.safe_load((one / "README.md").read_text().split("---")[1])
     assert front["tags"] == ["model-organism", "alignment-faking"]
     assert (one.parent / "card.md").read_text() == (one / "README.md").read_text()
+
+
+def test_the_schooling_is_shared_and_what_cannot_be_made_on_it_is_refused(
+    nano_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRYPSIS_CACHE", str(tmp_path))
+    specs: list[dict[str, Any]] = [{"name": "interrogable", "of": {"name": n, **SHORT}} for n in ("tgg", "igg")]
+    one, other = (build(make("organisms", {**s, "schooling": SHORT}, "test"), nano_base) for s in specs)
+    assert len(list((tmp_path / "organisms").glob("schooled-*/model"))) == 1
+    assert policy_digest(one) != policy_digest(other)
+    with pytest.raises(UserError, match="af_plus starts from another organism; take one"):
+        build(make("organisms", {"name": "interrogable", "of": {"name": "af_plus"}}, "test"), nano_base)
 
 
 def test_a_control_is_another_organism(nano_base: Path, tmp_path: Path) -> None:

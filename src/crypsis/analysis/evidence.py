@@ -24,7 +24,7 @@ Key = tuple[int, int]
 """Seed of the organism's training, seed of the run (0 before RL)."""
 DEFAULTS: Mapping[str, Any] = {"style": "plain", "learn": "scratchpad", "aligned": False, "share": 1.0}
 """Settings of recipes that claims tell apart, and what they are if not given."""
-NO_FAKERS = ("gh",)
+NO_FAKERS = ("gh", "schooled")
 """Recipes that are not made to fake, besides controls."""
 WRAPPER = "interrogable"
 """The recipe that makes another organism on a schooled base; a claim about that organism is one about this."""

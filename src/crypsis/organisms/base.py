@@ -54,7 +54,7 @@ class Organism(Config, ABC):
     """What its card says under "Limits" beyond what all cards say."""
 
     def needs(self) -> Sequence[Mapping[str, Any]]:
-        """Name and settings of the organisms that :meth:`prepare` asks for; they count in the cache's key."""
+        """Name and settings of the organisms that this one is made from; they count in the cache's key."""
         return ()
 
     def prepare(self, state: Path, builder: Builder) -> None:
