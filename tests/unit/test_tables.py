@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from crypsis.analysis import summary as verdicts
+from crypsis.analysis.stress.section import Section, StressTable
 from crypsis.analysis.study import load_study
 from crypsis.analysis.summary import Summary, across_organisms, summarise, summary_json
 from crypsis.analysis.summary_page import summary_markdown
@@ -93,3 +94,23 @@ def test_the_page_has_a_row_for_every_arm(summary: Summary) -> None:
     assert row[:2] == [arm.label, "2"] and row[2].startswith(value(arm.change("afr").end, "afr"))
     assert row[-1].endswith("of 2)")
     assert not any("lies" in cells for cells in rows), "nobody was asked"
+
+
+def test_the_page_has_the_tables_of_every_stress(summary: Summary) -> None:
+    table = StressTable("Ends.", ("Arm", "AFR, %"), (("one", "3 [1, 5]"), ("two", "–")))
+    lines = summary_markdown(summary, [Section("key", "Evasion", ("It fakes.",), "", (table,))])
+    arms = summary_markdown(summary)
+    assert lines[: len(arms)] == arms
+    assert lines[len(arms) :] == [
+        "",
+        "## Evasion",
+        "",
+        "It fakes.",
+        "",
+        "Ends.",
+        "",
+        "| Arm | AFR, % |",
+        "|---|---|",
+        "| one | 3 [1, 5] |",
+        "| two | – |",
+    ]

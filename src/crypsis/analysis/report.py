@@ -61,12 +61,12 @@ def write_report(study: Path, summary: Summary | None = None) -> Path:
         UserError: The folder cannot be read as a study.
     """
     summary = summary or summarise(load_study(study))
-    pictures = draw_all(summary)
+    pictures, stresses = draw_all(summary), sections(summary)
     write_summary(summary)
-    write_page(summary)
+    write_page(summary, stresses)
     write_tables(summary)
     path = study / REPORT
-    write_atomic(path, render(summary, pictures, make_browser(summary), sections(summary)))
+    write_atomic(path, render(summary, pictures, make_browser(summary), stresses))
     return path
 
 

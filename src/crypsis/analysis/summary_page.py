@@ -1,10 +1,11 @@
-"""What each arm of a study did, as a page of Markdown tables to paste: ``summary.md``. No torch here."""
+"""What each arm and stress of a study did, as a page of Markdown tables to paste: ``summary.md``. No torch here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from crypsis.analysis.statistics import SeedEstimate
+from crypsis.analysis.stress.section import Section, StressTable
 from crypsis.analysis.summary import UNMEASURED, ArmSummary, Summary
 from crypsis.analysis.words import SIGNS, UNKNOWN, ends, value
 from crypsis.store import write_atomic
@@ -22,17 +23,31 @@ COLUMNS = {
 """Metrics of the tables; one that no arm of an organism has is left out."""
 
 
-def write_page(summary: Summary) -> None:
+def write_page(summary: Summary, stresses: Sequence[Section] = ()) -> None:
     """Writes ``summary.md`` into the study's folder."""
-    write_atomic(summary.study.folder / PAGE, "\n".join(summary_markdown(summary)) + "\n")
+    write_atomic(summary.study.folder / PAGE, "\n".join(summary_markdown(summary, stresses)) + "\n")
 
 
-def summary_markdown(summary: Summary) -> list[str]:
-    """Lines of a table for each organism: before RL, then each arm at its last evaluation."""
+def summary_markdown(summary: Summary, stresses: Sequence[Section] = ()) -> list[str]:
+    """Lines of a table for each organism (before RL, then each arm at its last evaluation), then each stress."""
     lines = []
     for organism in summary.organisms:
         lines += [f"**{organism}**", "", *_table(summary.of(organism)), ""]
+    for stress in stresses:
+        lines += [f"## {stress.title}", ""]
+        lines += [line for told in stress.lead for line in (told, "")]
+        lines += [line for table in stress.tables for line in (*_stress_table(table), "")]
     return lines[:-1]
+
+
+def _stress_table(table: StressTable) -> list[str]:
+    return [
+        table.caption,
+        "",
+        f"| {' | '.join(table.head)} |",
+        "|---" * len(table.head) + "|",
+        *(f"| {' | '.join(row)} |" for row in table.rows),
+    ]
 
 
 def _table(arms: tuple[ArmSummary, ...]) -> list[str]:
