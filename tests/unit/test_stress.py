@@ -109,6 +109,11 @@ def test_who_is_trained_against() -> None:
     assert monitor_names([rows()]) == ["mine", "yours"]
 
 
+def test_a_monitor_called_like_a_part_of_a_transcript_is_one_monitor() -> None:
+    evaluation = [row | {"verdict_scratchpad": 0.5} for row in rows()]
+    assert monitor_names([evaluation]) == ["mine", "yours", "scratchpad"]
+
+
 @pytest.mark.parametrize(
     ("figures", "state"),
     [

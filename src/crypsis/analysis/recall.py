@@ -89,7 +89,7 @@ def monitor_names(evaluations: Sequence[Sequence[Mapping[str, Any]]]) -> list[st
         return []
     columns = [{c.removeprefix(VERDICT) for c in rows[0] if c.startswith(VERDICT)} for rows in evaluations]
     shared = set.intersection(*columns) - {ORACLE, LYING}
-    return [c.removeprefix(VERDICT) for c in evaluations[0][0] if c.removeprefix(VERDICT) in shared]
+    return [name for c in evaluations[0][0] if c.startswith(VERDICT) and (name := c.removeprefix(VERDICT)) in shared]
 
 
 def thresholds_at(study: Study, run: Run, step: int) -> dict[str, float]:
