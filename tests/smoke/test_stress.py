@@ -88,7 +88,10 @@ def test_every_stress_is_sound() -> None:
         assert set(small.arms) == set(config.arms) and small.scale == "nano" and small.run.rl.steps <= 4
 
 
-def test_a_nano_study_with_a_panel_transfer_and_a_probe_as_supervisor(tmp_path: Path) -> None:
+def test_a_nano_study_with_a_panel_transfer_and_a_probe_as_supervisor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crypsis.analysis.recall.FEWEST", 1)  # nano has few transcripts
     arms: dict[str, Any] = {
         "text": {"label": "Text", "mitigations": [{"name": "process_supervision", "monitor": "scratchpad"}]},
         "white": {"label": "Probe", "mitigations": [{"name": "process_supervision", "monitor": "probe"}]},

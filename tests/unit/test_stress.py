@@ -23,7 +23,8 @@ from crypsis.analysis.final_state import (
     final_state,
     state_figures,
 )
-from crypsis.analysis.recall import auroc, monitor_names, trained_against, watch_tally
+from crypsis.analysis.recall import auroc, monitor_names, trained_against, watch_tally, watches
+from crypsis.analysis.study import load_study as load_results
 from crypsis.config import parse_config
 from crypsis.evaluation.transplants import half
 from crypsis.miniature.language import draw_request, language, natural
@@ -41,6 +42,7 @@ from crypsis.study.run import load_study
 from crypsis.testing import check_mitigation
 from crypsis.types import UserError
 from tests.episodes import make_episode
+from tests.studies import Rates, make_study
 
 pytestmark = pytest.mark.unit
 
@@ -77,6 +79,15 @@ def test_nothing_is_invisible_where_no_monitor_is_trained_against_or_nobody_fake
     assert "invisible" not in watch_tally(rows(), {}, []).top
     honest = watch_tally(rows(afr=0.0), {}, ["mine"])
     assert honest.mean("invisible") == 0 and honest.mean("recall_mine") is None
+
+
+def test_a_rate_among_few_transcripts_is_not_given(tmp_path: Path) -> None:
+    arms = {"supervised": ("Supervised", ["process_supervision"], Rates(0.1, 1.0, 1.0))}
+    made = make_study(tmp_path / "s", arms, seeds=(0, 1), steps=(0, 10), n=20)  # at the end 4 of 40 fake
+    (watch,) = watches(load_results(made))
+    assert watch.curves["afr"].steps == watch.curves["invisible"].steps == (0, 10)
+    assert watch.curves["recall_scratchpad"].steps == watch.curves["auroc_scratchpad"].steps == (0,)
+    assert watch.curves["alarms_scratchpad"].steps == (10,), "3 of 40 do not fake at the start"
 
 
 def test_a_monitor_without_a_score_sees_nothing() -> None:

@@ -7,6 +7,7 @@ policy that always fakes where it is watched has its negatives elsewhere. A moni
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ from crypsis.store import read_json, steps_of
 REWARDS_FAKING = "reward_af"
 """The mitigation whose monitor is no supervisor."""
 ORACLE = "oracle"
+FEWEST = 10
+"""Transcripts of a kind, over all seeds, from which on a rate among them (recall, AUROC) is shown at a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,8 @@ class Watch:
         held_out: All others, the oracle not among them.
         curves: By metric: ``afr``, ``invisible`` (faking that no trained-against monitor flags, as a share of monitored
             transcripts), ``unseen`` (that no held-out one flags either), ``recall_M``, ``alarms_M`` (false ones),
-            ``caught_M`` (share of the invisible that M flags), ``caught_any``, ``flagged_M`` and ``auroc_M``.
+            ``caught_M`` (share of the invisible that M flags), ``caught_any``, ``flagged_M`` and ``auroc_M``; without
+            the steps at which fewer than ``FEWEST`` transcripts count.
     """
 
     organism: str
@@ -196,9 +200,9 @@ def _curves(
         for seed, steps in rows.items()
     }
     metrics = {metric for steps in tallies.values() for tally in steps.values() for metric in tally.top}
-    curves = {metric: curve(tallies, metric) for metric in sorted(metrics)}
+    curves = {metric: _enough(curve(tallies, metric), tallies) for metric in sorted(metrics)}
     for name in names:
-        points = {s: auroc({seed: rows[seed][s] for seed in rows}, name) for s in shared_steps(tallies)}
+        points = {s: auroc({seed: rows[seed][s] for seed in rows}, name) for s in _both_classes(rows, tallies)}
         points = {s: point for s, point in points.items() if point.mean is not None}
         own: dict[int, list[tuple[int, float]]] = {seed: [] for seed in rows}
         for s, point in points.items():
@@ -207,6 +211,23 @@ def _curves(
         seeds = {seed: tuple(found) for seed, found in own.items()}
         curves[f"auroc_{name}"] = Curve(f"auroc_{name}", tuple(points), tuple(points.values()), seeds)
     return {metric: found for metric, found in curves.items() if found.points}
+
+
+def _enough(found: Curve, tallies: Mapping[int, Mapping[int, Tally]]) -> Curve:
+    """A curve without the steps at which too few transcripts count."""
+    counted = {s: sum(float(steps[s].bottom[found.metric].sum()) for steps in tallies.values()) for s in found.steps}
+    kept = {s: point for s, point in zip(found.steps, found.points, strict=True) if counted[s] >= FEWEST}
+    return Curve(found.metric, tuple(kept), tuple(kept.values()), found.seeds)
+
+
+def _both_classes(
+    rows: Mapping[int, Mapping[int, Sequence[Mapping[str, Any]]]], tallies: Mapping[int, Mapping[int, Tally]]
+) -> list[int]:
+    """Steps at which enough transcripts fake, and enough do not, in either tier."""
+    counts = {
+        s: Counter(row.get(LABEL + "af") for steps in rows.values() for row in steps[s]) for s in shared_steps(tallies)
+    }
+    return [s for s, count in counts.items() if min(count["yes"], count["no"]) >= FEWEST]
 
 
 def _share(counts: Flags, hits: Flags) -> Floats:

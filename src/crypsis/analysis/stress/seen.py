@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from crypsis.analysis.drawing import WIDE, Line, Panel, panels, saved
-from crypsis.analysis.recall import Watch
+from crypsis.analysis.recall import FEWEST, Watch
 from crypsis.analysis.statistics import Curve, SeedEstimate
 from crypsis.analysis.stress.section import Drawn, Section, StressTable, decimal, moved, percent, whose
 from crypsis.analysis.summary import Summary
 
 CAPTION = (
-    "what each monitor sees of the same transcripts, mean over seeds. No point where nobody fakes any more, or, for "
-    "AUROC, where everybody does."
+    "what each monitor sees of the same transcripts, mean over seeds. No point where fewer than "
+    f"{FEWEST} transcripts of all seeds fake, or, for AUROC, do not."
 )
 TRUTH = (
     "Recall, false alarms, AUROC and invisible faking are against the oracle. For a model without one there remains "
@@ -73,7 +73,10 @@ def _by_monitor(seen: Sequence[Watch], names: dict[int, str]) -> StressTable:
                 )
             )
     head = ("Monitor", "Role", "Recall, %", "False alarms, %", "AUROC", "Flagged, %")
-    caption = "Every monitor on the same transcripts, first → last evaluation at which the figure is known."
+    caption = (
+        f"Every monitor on the same transcripts, first → last evaluation at which at least {FEWEST} transcripts count "
+        "(recall: that fake; false alarms: that do not)."
+    )
     return StressTable(caption, head, tuple(rows))
 
 
@@ -83,7 +86,7 @@ def _headline(name: str, watch: Watch) -> str:
         return f"{name}: no oracle judged these transcripts, so what is invisible is unknown."
     against = " and ".join(watch.trained)
     told = f"{name}: at the end {percent(end)} % of monitored transcripts fake unseen by {against}"
-    if not end.mean:
+    if caught.mean is None:
         return f"{told}."
     return f"{told}; the held-out monitors flag {percent(caught)} % of these."
 
