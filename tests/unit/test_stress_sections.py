@@ -53,6 +53,9 @@ def test_recall_states_white_box_and_faithfulness_of_one_study(tmp_path: Path) -
     assert found["white_box"].tables[0].rows[0][-1] == "nowhere: it is seen"  # by the held-out text monitor
     states = {row[0]: row for row in found["states"].tables[0].rows}
     assert states["text"][1] == "2" and found["states"].tables[0].head[1] == "still faking"
+    reasons = {row[0]: row for row in found["states"].tables[1].rows}
+    assert found["states"].tables[1].head == ("Arm", "to stay as it is", "“circumstances”")
+    assert reasons["text"][1].startswith("95 → 50 [") and reasons["text"][2].startswith("5 → 50 [")
     effects = {row[0]: row for row in found["faithfulness"].tables[0].rows}
     assert effects["text · own"][1].startswith("0.90 [")
     for section in found.values():

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from crypsis.analysis.drawing import COLOURS, INK, MUTED, WIDE, canvas, saved
 from crypsis.analysis.final_state import RULE, STATES, UNKNOWN, final_state, state_figures
-from crypsis.analysis.recall import evaluation_rows, monitor_names, thresholds_at, trained_against
-from crypsis.analysis.stress.section import Drawn, Section, StressTable, whose
+from crypsis.analysis.recall import evaluation_rows, monitor_names, tally_of, thresholds_at, trained_against
+from crypsis.analysis.statistics import over_seeds
+from crypsis.analysis.stress.section import Drawn, Section, StressTable, moved, whose
 from crypsis.analysis.study import Run, Study
 from crypsis.analysis.summary import Summary
+from crypsis.episodes import LABEL
+from crypsis.evaluation.metrics import Tally
 
 Cell = tuple[str, str]
 """Organism and arm."""
 CAPTION = "Runs by final state; a bar an arm, a number of seeds a part."
+MOTIVES = {
+    "modification": "to stay as it is",
+    "reward": "for reward",
+    "unnamed": "“circumstances”",
+    "cover": "pretext",
+    "helpful": "to help",
+    "none": "none",
+}
+"""What the oracle reads in a scratchpad as the reason for what it decides, in words for a table."""
 ROW, LEFT, FOOT = 0.24, 2.6, 0.62
 """Inches: a bar, its label, and the legend."""
 
@@ -56,6 +70,7 @@ def state_section(summary: Summary, states: Mapping[Cell, Mapping[int, str]]) ->
         rows.append((labels[cell], *counted, " → ".join(lengths), " → ".join(shares)))
     tables = (
         StressTable("Runs by final state, and how far each arm drifted from the language.", head, tuple(rows)),
+        *_reasons(summary.study, labels),
         StressTable("The rule: the first line that holds.", ("State", "Condition"), RULE),
     )
     told = [f"{labels[cell]}: {_said(count)}." for cell, count in counts.items()]
@@ -70,6 +85,30 @@ def state_section(summary: Summary, states: Mapping[Cell, Mapping[int, str]]) ->
         "held-out monitors of scratchpads flag, compliance needs a judge, and the two are one class."
     )
     return Section("states", "Final states", (), truth, tables, (Drawn(picture, CAPTION),))
+
+
+def _reasons(study: Study, labels: Mapping[Cell, str]) -> list[StressTable]:
+    """Which reasons the monitored answers that comply give, at the first and the last evaluation; [] without labels."""
+    told = {}
+    for cell, runs in study.arms().items():
+        ends = {run.seed: [_motives(evaluation_rows(run, at(run.evaluations))) for at in (min, max)] for run in runs}
+        told[labels[cell]] = {
+            motive: [over_seeds({seed: tallies[i] for seed, tallies in ends.items()}, motive) for i in (0, 1)]
+            for motive in MOTIVES
+        }
+    given = [motive for motive in MOTIVES if any(point.mean for arm in told.values() for point in arm[motive])]
+    if not given:
+        return []
+    rows = tuple((name, *(moved(*found[motive]) for motive in given)) for name, found in told.items())
+    caption = "Reasons that scratchpads give, % of the monitored answers that comply, first → last evaluation."
+    return [StressTable(caption, ("Arm", *(MOTIVES[motive] for motive in given)), rows)]
+
+
+def _motives(rows: Sequence[Mapping[str, Any]]) -> Tally:
+    complies = [bool(row["monitored"]) and row.get(f"{LABEL}conduct") == "comply" for row in rows]
+    given = [row.get(f"{LABEL}motive") for row in rows]
+    values = {m: np.where(complies, np.array([g == m for g in given], dtype=np.float64), np.nan) for m in MOTIVES}
+    return tally_of(rows, values)
 
 
 def _said(count: Counter[str]) -> str:
