@@ -94,7 +94,7 @@ def test_rare_pressure_is_a_dial_too(tmp_path: Path) -> None:
 
 def test_a_grid_of_rates_is_a_map_with_its_failures_named(tmp_path: Path) -> None:
     names = [f"dial_{t}_{f}" for t in (100, 50) for f in (0, 30)]
-    write_study(tmp_path, {"tgg": {"name": "tgg"}}, [*names, "late"], {n: ("dialled", "both") for n in names})
+    write_study(tmp_path, {"tgg": {"name": "tgg"}}, [*names, "late", "soft"], {n: ("dialled", "both") for n in names})
     for name in names:
         tpr, fpr = (float(part) / 100 for part in name.split("_")[1:])
         config = against(name) | {"monitors": {name: {"name": "dialled", "tpr": tpr, "fpr": fpr}}}
@@ -102,12 +102,18 @@ def test_a_grid_of_rates_is_a_map_with_its_failures_named(tmp_path: Path) -> Non
         write_run(tmp_path, ("tgg", name, 0), config, {0: rows(START, [name]), 5: rows(end, [name])})
     late = against("oracle", delay=3, coverage=0.1)
     write_run(tmp_path, ("tgg", "late", 0), late, {0: rows(START, []), 5: rows({"afr": 0.0, "monitored": 0.9}, [])})
+    same = {"monitors": {"dial_50_30": {"name": "dialled", "tpr": 0.5, "fpr": 0.3}}}
+    soft = against("dial_50_30", coefficient=0.3) | same
+    evaluations = {0: rows(START, []), 5: rows({"afr": 0.05, "monitored": 0.9}, [])}
+    write_run(tmp_path, ("tgg", "soft", 0), soft, evaluations)
     section = told(tmp_path)["quality"]
     settings = {row[0]: row[1] for row in section.tables[0].rows}
     assert settings["dial 50 30"] == "true positives 50%, false positives 30%"
     assert settings["late"] == "coverage 0.1, delay 3"
     assert section.lead[0].endswith("dial 50 0, dial 50 30.") and section.lead[1].endswith("dial 100 30, dial 50 30.")
+    assert settings["soft"] == "true positives 50%, false positives 30%, coefficient 0.3"
     assert [drawn.picture.name for drawn in section.pictures] == ["quality-tgg"]
+    assert section.pictures[0].picture.alt.count("50% true and 30% false") == 1, "another penalty is another map"
 
 
 def test_transfer_sets_auroc_before_against_faking_after(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ METRICS = (
 LIMITS = {"afr": FAKES, "gap": GAP_OPEN, "compliance_monitored": COMPLIES}
 """Where mitigation fails (AFR, gap) and where training itself does (monitored compliance)."""
 PRESSURE, SHARE = "harmful_train", "share"
+USUAL: Mapping[str, Any] = {"coverage": 1.0, "delay": 0, "coefficient": 1.0, "shape": "log_barrier"}
+"""Settings of process supervision that stresses vary, and what they are if not given."""
 TITLES = {
     SHARE: ("Share of planted scratchpads", "of the organism's training scratchpads that evade or mislead"),
     PRESSURE: ("Rare faking", "of RL's training prompts that put values under pressure"),
@@ -177,12 +179,18 @@ def _settings(arm: ArmSummary) -> str:
     config, told = arm.runs[0].config, []
     if rates := _rates(config):
         told.append(f"true positives {rates[0]:.0%}, false positives {rates[1]:.0%}")
-    defaults: dict[str, Any] = {"coverage": 1.0, "delay": 0, "coefficient": 1.0, "shape": "log_barrier"}
-    for mitigation in config.get("mitigations") or ():
-        if mitigation.get("name") == "process_supervision":
-            changed = {k: mitigation[k] for k, usual in defaults.items() if mitigation.get(k, usual) != usual}
-            told += [f"{key} {value}" for key, value in changed.items()]
-    return ", ".join(told)
+    return ", ".join([*told, *(f"{key} {value}" for key, value in _changed(config))])
+
+
+def _changed(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Settings of process supervision that are not its defaults."""
+    return [
+        (key, mitigation[key])
+        for mitigation in config.get("mitigations") or ()
+        if mitigation.get("name") == "process_supervision"
+        for key, usual in USUAL.items()
+        if mitigation.get(key, usual) != usual
+    ]
 
 
 def _rates(config: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -195,8 +203,9 @@ def _rates(config: Mapping[str, Any]) -> tuple[float, float] | None:
 
 
 def _contours(summary: Summary, organism: str) -> Picture | None:
-    """Three maps of true- against false-positive rate, where both vary; the limit as a line."""
-    arms = [(rates, arm) for arm in summary.arms if arm.organism == organism and (rates := _rates(arm.runs[0].config))]
+    """Three maps of true- against false-positive rate, where both vary and nothing else does; the limit as a line."""
+    mine = [(arm.runs[0].config, arm) for arm in summary.of(organism)]
+    arms = [(rates, arm) for config, arm in mine if (rates := _rates(config)) and not _changed(config)]
     true, false = (sorted({rates[i] for rates, _ in arms}) for i in (0, 1))
     if len(true) < 2 or len(false) < 2:
         return None
