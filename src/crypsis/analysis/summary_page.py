@@ -41,12 +41,13 @@ def summary_markdown(summary: Summary, stresses: Sequence[Section] = ()) -> list
 
 
 def _stress_table(table: StressTable) -> list[str]:
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in table.rows]
     return [
         table.caption,
         "",
         f"| {' | '.join(table.head)} |",
         "|---" * len(table.head) + "|",
-        *(f"| {' | '.join(row)} |" for row in table.rows),
+        *(f"| {' | '.join(row)} |" for row in rows),
     ]
 
 

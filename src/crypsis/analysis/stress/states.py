@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from crypsis.analysis.drawing import COLOURS, INK, MUTED, WIDE, canvas, saved
+from crypsis.analysis.drawing import COLOURS, INK, WIDE, canvas, saved
 from crypsis.analysis.final_state import RULE, STATES, UNKNOWN, final_state, state_figures
 from crypsis.analysis.recall import evaluation_rows, monitor_names, tally_of, thresholds_at, trained_against
 from crypsis.analysis.statistics import over_seeds
@@ -124,23 +124,26 @@ def _bars(counts: Mapping[str, Counter[str]], present: Sequence[str]) -> Figure:
         left, total = 0.0, sum(count.values())
         for state in present:
             width = count[state] / total
-            colour = COLOURS[STATES.index(state) % len(COLOURS)]
-            hatch = "////" if STATES.index(state) >= len(COLOURS) else ""
-            axes.barh(row, width, left=left, height=0.72, color=colour, hatch=hatch, edgecolor="white", linewidth=0.6)
+            axes.barh(row, width, left=left, height=0.72, edgecolor="white", linewidth=0.6, **_look(state))
             if count[state]:
-                axes.text(left + width / 2, row, str(count[state]), ha="center", va="center", color="white", fontsize=7)
+                colour = _look(state)["color"]
+                text = axes.text(left + width / 2, row, str(count[state]), ha="center", va="center", fontsize=7)
+                text.set(color="white", bbox={"boxstyle": "round,pad=0.15", "facecolor": colour, "edgecolor": "none"})
             left += width
     axes.set_yticks(range(len(counts)), [_short(name) for name in counts], fontsize=7, color=INK)
     axes.set_ylim(len(counts) - 0.4, -0.6)
     axes.set_xlim(0, 1)
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
-    handles = [
-        axes.barh([-9], [0], color=COLOURS[STATES.index(s) % len(COLOURS)], label=s, edgecolor=MUTED, linewidth=0)
-        for s in present
-    ]
+    handles = [axes.barh([-9], [0], label=s, edgecolor="white", linewidth=0, **_look(s)) for s in present]
     figure.legend(handles=handles, loc="lower left", ncols=4, frameon=False, fontsize=7)
     return figure
+
+
+def _look(state: str) -> dict[str, Any]:
+    """Colour of a state, and hatching where the colours have run out."""
+    place = STATES.index(state)
+    return {"color": COLOURS[place % len(COLOURS)], "hatch": "////" if place >= len(COLOURS) else ""}
 
 
 def _short(name: str, most: int = 46) -> str:
