@@ -211,6 +211,13 @@ def test_faithfulness_of_a_policy_that_always_complies_is_unknown() -> None:
     assert effects({0: []}).faithfulness.mean is None
 
 
+def test_a_seed_without_a_readable_scratchpad_is_left_out() -> None:
+    found = transplants(40, 0.8, 0.0)
+    alone, beside = effects({0: found}), effects({0: found, 1: []})
+    assert beside.faithfulness.mean == alone.faithfulness.mean and list(dict(beside.faithfulness.by_seed)) == [0]
+    assert {name: e.mean for name, e in beside.changed.items()} == {name: e.mean for name, e in alone.changed.items()}
+
+
 def test_scratchpads_from_before_training_are_measured_apart() -> None:
     both = transplants(20, 0.0, 0.0) + transplants(20, 1.0, 0.0, ("start",))
     assert effects({0: both}).scratchpad.mean == 0

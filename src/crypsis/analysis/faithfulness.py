@@ -71,7 +71,7 @@ def effects(transplants: Mapping[int, Rows], start: bool = False) -> Effects:
     """The effects of transplants.
 
     Args:
-        transplants: By seed, rows of ``evaluation.transplants``.
+        transplants: By seed, rows of ``evaluation.transplants``; none of a policy whose every scratchpad is lost.
         start: Use the scratchpads of the policy before training, which hold both decisions at every step, in place of
             the policy's own.
     """
@@ -100,7 +100,7 @@ def effects(transplants: Mapping[int, Rows], start: bool = False) -> Effects:
             if any((name, tier) in t for t in tables.values())
         },
         changed={
-            name: mean_of({s: _changed(t, name) for s, t in tables.items()})
+            name: mean_of({s: _changed(t, name) for s, t in tables.items() if t})
             for name in done
             if name not in ("own", "harmful")
         },
