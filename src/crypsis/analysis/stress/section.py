@@ -50,10 +50,10 @@ def percent(estimate: SeedEstimate, ends: bool = True) -> str:
     """A share in per cent with its interval, – where it is unknown."""
     if estimate.mean is None:
         return "–"
-    shown = f"{100 * estimate.mean:.0f}".replace("-", "−")
-    if not ends or estimate.low is None or estimate.high is None:
-        return shown
-    return f"{shown} [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]".replace("-", "−")
+    shown = f"{round(100 * estimate.mean)}"
+    if ends and estimate.low is not None and estimate.high is not None:
+        shown += f" [{round(100 * estimate.low)}, {round(100 * estimate.high)}]"
+    return shown.replace("-", "−")
 
 
 def decimal(estimate: SeedEstimate) -> str:
