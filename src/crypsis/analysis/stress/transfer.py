@@ -21,6 +21,9 @@ CAPTION = "Each pair of monitor and organism. A colour an organism supervised; f
 CORRELATED = 5
 """Pairs of organisms from which a rank correlation is shown."""
 
+WEAKEST = 0.9
+"""The axis of AUROC reaches at least down to here, so that near-perfect monitors do not look far apart."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -107,6 +110,7 @@ def _scatter(pairs: Sequence[Pair]) -> Figure:
             face = line.colour if home else "white"
             axes.plot(pair.before.mean, end.mean, line.marker, color=line.colour, markerfacecolor=face, ms=7)
         shares(axes, lowest)
+        axes.set_xlim(min([WEAKEST, *(p.before.mean for p in pairs if p.before.mean is not None)]) - 0.01, 1.01)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.tick_params(labelsize=7)
         axes.set_xlabel("AUROC before training", fontsize=7, color=MUTED)
