@@ -89,7 +89,7 @@ def test_rare_pressure_is_a_dial_too(tmp_path: Path) -> None:
         evaluations = {0: rows(START, ["mine"]), 5: rows({"afr": 0.2}, ["mine"])}
         write_run(tmp_path, ("tgg", arm, 0), config, evaluations)
     section = told(tmp_path)["harmful_train"]
-    assert [row[0] for row in section.tables[0].rows] == ["process_supervision, 1 %", "process_supervision, 30 %"]
+    assert [row[0] for row in section.tables[0].rows] == ["Process supervision, 1 %", "Process supervision, 30 %"]
 
 
 def test_a_grid_of_rates_is_a_map_with_its_failures_named(tmp_path: Path) -> None:

@@ -99,7 +99,8 @@ def _doses(summary: Summary, dial: str) -> list[Dose]:
         recipe, scenario = recipes.get(arm.organism) or {}, arm.runs[0].config.get("scenario") or {}
         value = recipe.get(SHARE) if dial == SHARE else scenario.get(PRESSURE)
         if value is not None:
-            found.append(Dose(float(value), arm.label if dial == SHARE else arm.mitigation, arm))
+            family = arm.label if dial == SHARE else arm.mitigation.replace("_", " ").capitalize()
+            found.append(Dose(float(value), family, arm))
     return found
 
 
