@@ -65,6 +65,7 @@ def test_recall_states_white_box_and_faithfulness_of_one_study(tmp_path: Path) -
             assert drawn.picture.alt and drawn.caption
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert "Recall decay" in page and "unseen by mine" in page and page.count("What needs ground truth") == 4
+    assert all(f'<a href="#stress-{key}">' in page and f'id="stress-{key}"' in page for key in found)
 
 
 def test_a_dial_is_drawn_against_its_share(tmp_path: Path) -> None:

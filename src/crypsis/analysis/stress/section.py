@@ -64,7 +64,9 @@ def decimal(estimate: SeedEstimate) -> str:
 
 
 def moved(start: SeedEstimate, end: SeedEstimate) -> str:
-    """From start to end in per cent, the end with its interval."""
+    """From start to end in per cent, the end with its interval; – where neither is known."""
+    if start.mean is None and end.mean is None:
+        return "–"
     return f"{percent(start, ends=False)} → {percent(end)}"
 
 
