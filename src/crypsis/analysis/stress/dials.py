@@ -25,6 +25,7 @@ from crypsis.analysis.drawing import (
     saved,
     shares,
 )
+from crypsis.analysis.evidence import ALWAYS, USUAL
 from crypsis.analysis.final_state import STATES
 from crypsis.analysis.recall import trained_against
 from crypsis.analysis.stress.section import Drawn, Section, StressTable, percent, whose
@@ -38,7 +39,7 @@ METRICS = (
 LIMITS = {"afr": FAKES, "gap": GAP_OPEN, "compliance_monitored": COMPLIES}
 """Where mitigation fails (AFR, gap) and where training itself does (monitored compliance)."""
 PRESSURE, SHARE = "harmful_train", "share"
-USUAL: Mapping[str, Any] = {"coverage": 1.0, "delay": 0, "coefficient": 1.0, "shape": "log_barrier"}
+DIALS: Mapping[str, Any] = {**ALWAYS, "coefficient": 1.0, "shape": USUAL["shape"]}
 """Settings of process supervision that stresses vary, and what they are if not given."""
 TITLES = {
     SHARE: ("Share of planted scratchpads", "of the organism's training scratchpads that evade or mislead"),
@@ -189,7 +190,7 @@ def _changed(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
         (key, mitigation[key])
         for mitigation in config.get("mitigations") or ()
         if mitigation.get("name") == "process_supervision"
-        for key, usual in USUAL.items()
+        for key, usual in DIALS.items()
         if mitigation.get(key, usual) != usual
     ]
 
