@@ -176,6 +176,16 @@ def test_one_seed_decides_nothing() -> None:
         assert found[name].tests[0].effect is not None
 
 
+def test_an_organism_with_one_seed_does_not_undo_an_average_of_others() -> None:
+    several = [organism(name, {"baseline": [CLOSED] * 4}) for name in ("tgg", "igg", "ts")]
+    single = organism("evader", {"baseline": [CLOSED]})
+    found = one(evidence(*several, single), over="average", at="change")
+    assert found.verdict == "reproduced"
+    assert found.tests[0].decider == "average over 3 organisms"
+    assert found.tests[0].notes == ("without evader: a single seed",)
+    assert one(evidence(*several[:2], single), over="average", at="change").verdict == "undecided"
+
+
 def test_one_seed_has_no_spread() -> None:
     result = results(evidence(organism("tgg", {"baseline": [KEPT]})))["C24"]
     assert (result.verdict, result.needs) == ("undecided", Needs(5, "seeds"))

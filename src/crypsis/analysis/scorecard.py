@@ -194,6 +194,11 @@ def run_test(test: ClaimTest, evidence: Evidence, file: ClaimsFile, found: Quant
 def _against(test: ClaimTest, rival: str | None, group: list[Cell], found: Quantities) -> TestResult:
     """The test against one rival (or none), over organisms."""
     level = 1 - ALPHA / len(group) if test.over.startswith("some") else 1 - ALPHA
+    once = [cell.name for cell in group if len(cell.values) < 2]
+    if test.over == "average" and len(group) - len(once) >= SAMPLE:
+        group = [cell for cell in group if cell.name not in once]
+    else:
+        once = []
     each = tuple(judged(test, found, cell, level) for cell in group)
     seeds = min(len(cell.values) for cell in group)
     few = not test.organisms and len(group) < ORGANISMS
@@ -208,7 +213,8 @@ def _against(test: ClaimTest, rival: str | None, group: list[Cell], found: Quant
     needs = _needs(test, group, decider, seeds, few) if verdict == "undecided" else None
     name = f"{decider.name}, against {rival}" if rival else decider.name
     p = _joined_p(test, each, decider)
-    return TestResult(test, verdict, name, decider.effect, decider.low, decider.high, seeds, p, needs, each)
+    notes = (f"without {', '.join(once)}: a single seed",) if once else ()
+    return TestResult(test, verdict, name, decider.effect, decider.low, decider.high, seeds, p, needs, each, notes)
 
 
 def _average(test: ClaimTest, group: list[Cell]) -> Found:
