@@ -18,7 +18,7 @@ def operations(job: Job, config: Any) -> float:
     """Floating-point operations of a step that computes the shared part of its prompts once, multiply and add apart.
 
     Matrix products only, without padding. A backward pass costs twice its linear layers and 2.5 times its attention,
-    whose scores it computes again.
+    whose scores it computes again. What rows attend to is computed forward once, to sample (``crypsis.rl.attended``).
     """
     width, layers = config.hidden_size, config.num_hidden_layers
     attended = config.num_attention_heads * config.head_dim
@@ -30,7 +30,7 @@ def operations(job: Job, config: Any) -> float:
     row = own + new
     layers_forward = n * (linear * row + head * new)
     attention_forward = n * row * pair * (shared + row / 2)
-    training = 3 * layers_forward + 3.5 * attention_forward
+    training = 3 * layers_forward + 2.5 * attention_forward
     sampling = n * new * (linear + head + pair * (shared + own + new / 2))
     own_prompts = n / GROUP * own * (linear + pair * (shared + own / 2))
     prefix = (1 + 3) * linear * shared + (1 + 3.5) * pair * shared**2 / 2  # once to sample, once to learn

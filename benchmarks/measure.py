@@ -131,10 +131,12 @@ def growth(plan: Plan, advance: Advance) -> dict[str, Any]:
     """How our step's cost grows with the shared part of the prompts and with the episodes."""
     by_prompt = _medians(plan.by_prompt, plan.repetitions, advance)
     by_episodes = _medians(plan.by_episodes, plan.repetitions, advance)
+    floors = [operations(job, build_model().config) for job in plan.by_prompt.values()]
     per_episode = [by_episodes[name] / job.episodes for name, job in plan.by_episodes.items()]
     return {
         "prompt_seconds": by_prompt,
         "prompt_max_over_min": max(by_prompt.values()) / min(by_prompt.values()),
+        "prompt_floor_max_over_min": max(floors) / min(floors),
         "episodes_seconds": by_episodes,
         "episodes_max_over_min_per_episode": max(per_episode) / min(per_episode),
     }

@@ -54,6 +54,7 @@ class Ours:
             stop_ids=job.stop_ids,
             seed=self._done,
             timer=timer,
+            attended=self._learner.attended,
         )
         advantages = group_advantages([reward(s.ids) for s in sampled], GROUP).advantages
         rows = [

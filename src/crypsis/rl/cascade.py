@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 KeysValues = tuple[Tensor, Tensor]
+Known = tuple[Tensor, Tensor]
+"""Output [N, H, S, D] of ``cascade`` and its log-sum-exp [N, H, S]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,22 @@ def highest(precise: bool) -> Any:
     return gemm_precision("highest") if precise else nullcontext()
 
 
+def _merged(
+    q: Tensor, k: Tensor, v: Tensor, kp: Tensor, vp: Tensor, scale: float, layout: Layout | None
+) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of ``cascade`` by two flash calls, with as many key heads as query heads."""
+    out_p, lse_p = _flash(_fold(q, kp.shape[1]), kp, vp, False, scale)
+    if layout is None:
+        out_s, lse_s = _flash(q, k, v, True, scale)
+    else:
+        rows = _flash(layout.rows(q), layout.rows(k), layout.rows(v), True, scale)
+        out_s, lse_s = layout.tokens(rows[0]), layout.tokens(rows[1])
+    lse_p = _unfold(lse_p, q)
+    lse = torch.logaddexp(lse_p, lse_s)
+    weight_p, weight_s = ((part - lse).exp_().unsqueeze(-1).to(q.dtype) for part in (lse_p, lse_s))
+    return _unfold(out_p, q) * weight_p + out_s * weight_s, lse
+
+
 class _Cascade(torch.autograd.Function):
     """softmax([q kp ; q k]) [vp ; v] by two flash calls.
 
@@ -140,19 +158,13 @@ class _Cascade(torch.autograd.Function):
         scale: float,
         precise: bool,
         layout: Layout | None,
+        known: Known | None,
     ) -> Tensor:
         """As ``cascade``, with as many key heads as query heads except in the prefix."""
-        heads = kp.shape[1]
-        out_p, lse_p = _flash(_fold(q, heads), kp, vp, False, scale)
-        if layout is None:
-            out_s, lse_s = _flash(q, k, v, True, scale)
+        if known is None:
+            out, lse = _merged(q, k, v, kp, vp, scale, layout)
         else:
-            rows = _flash(layout.rows(q), layout.rows(k), layout.rows(v), True, scale)
-            out_s, lse_s = layout.tokens(rows[0]), layout.tokens(rows[1])
-        lse_p = _unfold(lse_p, q)
-        lse = torch.logaddexp(lse_p, lse_s)
-        weight_p, weight_s = ((part - lse).exp_().unsqueeze(-1).to(q.dtype) for part in (lse_p, lse_s))
-        out = _unfold(out_p, q) * weight_p + out_s * weight_s
+            out, lse = known[0].clone(), known[1]  # autograd wants an output of this function's own
         ctx.save_for_backward(q, k, v, kp, vp, out, lse)
         ctx.scale, ctx.precise, ctx.layout = scale, precise, layout
         return out
@@ -172,13 +184,21 @@ class _Cascade(torch.autograd.Function):
                 grad = layout.gradient_rows(grad)
                 dq, dk, dv = _flash_backward(grad, q, k, v, out, lse.contiguous(), True, scale)
                 dq, dk, dv = layout.tokens(dq), layout.gradient_tokens(dk), layout.gradient_tokens(dv)
-        return dq + _unfold(dq_p, dq), dk, dv, dkp, dvp, None, None, None
+        return dq + _unfold(dq_p, dq), dk, dv, dkp, dvp, None, None, None, None
 
 
 def _flash_cascade(
-    q: Tensor, k: Tensor, v: Tensor, kp: Tensor, vp: Tensor, scale: float, precise: bool, layout: Layout | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kp: Tensor,
+    vp: Tensor,
+    scale: float,
+    precise: bool,
+    layout: Layout | None = None,
+    known: Known | None = None,
 ) -> Tensor:
-    return cast(Tensor, _Cascade.apply(q, k, v, kp, vp, scale, precise, layout))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _Cascade.apply(q, k, v, kp, vp, scale, precise, layout, known))  # type: ignore[no-untyped-call]
 
 
 def _plain_cascade(q: Tensor, k: Tensor, v: Tensor, kp: Tensor, vp: Tensor, scale: float) -> Tensor:
@@ -241,6 +261,19 @@ def attend(q: Tensor, kp: Tensor, vp: Tensor, scale: float) -> tuple[Tensor, Ten
     return _unfold(out, q), _unfold(lse, q)
 
 
+def _repeated(q: Tensor, x: Tensor) -> Tensor:
+    """Keys or values [N, K, ...] with one head for each of the queries."""
+    repeat = q.shape[1] // x.shape[1]
+    return x.repeat_interleave(repeat, 1) if repeat > 1 else x
+
+
+def outputs(q: Tensor, k: Tensor, v: Tensor, prefix: KeysValues, scale: float) -> Known | None:
+    """What ``cascade`` gives without a layout, with its log-sum-exp, without gradients; None where flash is missing."""
+    if not flash_usable(q.device.type, q.dtype, q.shape[-1]):
+        return None
+    return _merged(q, _repeated(q, k), _repeated(q, v), *prefix, scale, None)
+
+
 def cascade(
     q: Tensor,
     k: Tensor,
@@ -249,6 +282,7 @@ def cascade(
     scale: float,
     precise: bool = False,
     layout: Layout | None = None,
+    known: Known | None = None,
 ) -> Tensor:
     """Causal attention of each row over its own tokens and a common prefix.
 
@@ -260,15 +294,14 @@ def cascade(
         scale: Factor of the scores.
         precise: Whether the backward pass leaves the fast float32 setting.
         layout: Where the tokens stand in the rows.
+        known: The result, which then is not computed again: only its gradients are.
 
     Returns:
         Output like the queries, with exact gradients to all inputs.
     """
-    repeat = q.shape[1] // k.shape[1]
-    if repeat > 1:
-        k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
+    k, v = _repeated(q, k), _repeated(q, v)
     if prefix is not None and flash_usable(q.device.type, q.dtype, q.shape[-1]):
-        return _flash_cascade(q, k, v, *prefix, scale, precise, layout)
+        return _flash_cascade(q, k, v, *prefix, scale, precise, layout, known)
     if layout is not None:
         q, k, v = layout.rows(q), layout.rows(k), layout.rows(v)
     if prefix is None:

@@ -19,6 +19,7 @@ from crypsis.monitors.base import Monitor
 from crypsis.parallel import Ranks, release_memory
 from crypsis.rl.activations import watching
 from crypsis.rl.advantages import Advantages, group_advantages
+from crypsis.rl.attended import Attended
 from crypsis.rl.config import RLConfig, RunConfig
 from crypsis.rl.late import late_rows, rollouts_path
 from crypsis.rl.learner import ONE, Learner, Say
@@ -120,7 +121,8 @@ def train(
         timer = PhaseTimer()
         started = time.perf_counter()
         study = replace(study, monitors=refreshed(study.monitors, folder, step))
-        episodes = _sample(policy, config, study, step + 1, timer, ranks)
+        attended = learner.attended if ranks.size == 1 else None  # else rows are dealt out anew
+        episodes = _sample(policy, config, study, step + 1, timer, ranks, attended)
         with timer("judging"):
             judge(episodes, study.monitors)
             rewards = compose(episodes, study.preference, pilot.correction, study.mitigations, rl)
@@ -192,7 +194,13 @@ def pilot_prompts(policy: Policy, config: RunConfig, scenario: Scenario) -> list
 
 
 def _sample(
-    policy: Policy, config: RunConfig, study: Study, step: int, timer: PhaseTimer, ranks: Ranks = ONE
+    policy: Policy,
+    config: RunConfig,
+    study: Study,
+    step: int,
+    timer: PhaseTimer,
+    ranks: Ranks = ONE,
+    attended: Attended | None = None,
 ) -> list[Episode]:
     """The episodes of a step: all of them on rank 0, the own part elsewhere."""
     seed = step_seed(config, step)
@@ -209,6 +217,7 @@ def _sample(
             first_group=own.start,
             share_scratchpad=config.rl.learn == "output",
             timer=timer,
+            attended=attended,
         )
         ask_extra_turns(policy, episodes, study.mitigations, config.rl.max_new_tokens, timer, study.answerer)
         return ranks.gather(episodes)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from crypsis.checkpoints import latest_state, save_state
 from crypsis.models import Policy, has_adapter
 from crypsis.parallel import Ranks, out_of_memory, release_memory
+from crypsis.rl.attended import Attended
 from crypsis.rl.config import RLConfig
 from crypsis.rl.loss import Form, LossStats, TrainRow, accumulate_gradients, token_logprobs
 from crypsis.rl.shared_prefix import why_not_shared
@@ -45,6 +46,8 @@ class Learner:
         self.policy, self._rl, self._ranks, self._say = policy, rl, ranks, say
         self._micro_batch = rl.micro_batch
         self._reference = Reference(policy) if rl.kl else None
+        self.attended = Attended(policy.model)
+        """Of the rows to learn from next: samplers fill it in, and a step empties it."""
         self._parameters = [p for p in policy.model.parameters() if p.requires_grad]
         self._optimiser = make_optimiser(policy.model, rl)
 
@@ -84,6 +87,7 @@ class Learner:
             # In the first epoch the policy is the one that sampled: its ratios are 1, not 1 up to rounding.
             batch = own if epoch or any(row.stale for row in own) else [replace(row, old_logprobs=None) for row in own]
             stats, norm = self._descend(batch, divisor, where, timer)
+            self.attended.clear()  # the weights have changed
         return stats, norm
 
     def _descend(
@@ -127,6 +131,7 @@ class Learner:
                 kl_coefficient=self._rl.kl,
                 normaliser=divisor,
                 timer=timer,
+                attended=self.attended,
             )
 
     def _summed(self, stats: LossStats) -> LossStats:

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from crypsis.rl.attended import Attended
 from crypsis.rl.cascade import Layout
 from crypsis.rl.logprobs import label_logprobs, selected_logprobs
 from crypsis.rl.shared_prefix import (
@@ -103,6 +104,8 @@ class _Batch:
         rows: Which row each scored token belongs to.
         columns: Which token of its row's completion it is.
         layout: Which of the ids are the same tokens; None in the ``padded`` form, which computes every row whole.
+        tokens: Prompt and completion of each row, whole.
+        lengths: Positions of each row behind the common prefix.
     """
 
     ids: Tensor
@@ -111,6 +114,8 @@ class _Batch:
     rows: NDArray[np.int64]
     columns: NDArray[np.int64]
     layout: Layout | None
+    tokens: list[tuple[list[int], list[int]]]
+    lengths: list[int]
 
 
 Scorer = Callable[[_Batch], Tensor]
@@ -128,6 +133,7 @@ def accumulate_gradients(
     temperature: float = 1.0,
     fast_linears: bool = True,
     timer: PhaseTimer | None = None,
+    attended: Attended | None = None,
 ) -> LossStats:
     """Adds to ``.grad`` the gradient of the loss: its sum over trained tokens, divided by their number (DAPO).
 
@@ -146,6 +152,8 @@ def accumulate_gradients(
         temperature: Of the sampling distribution; divides the logits.
         fast_linears: See ``crypsis.rl.shared_prefix.shared_attention``.
         timer: Gets the phases ``prefix`` (both directions), ``forward`` and ``backward``.
+        attended: What the attention gave when the rows were sampled; the ``shared`` form does not compute it again
+            for micro-batches whose rows are all known.
 
     Returns:
         Loss and statistics.
@@ -163,7 +171,7 @@ def accumulate_gradients(
         return LossStats(0.0, trained, 1.0, 0.0, 0.0, 0)
     sums = torch.zeros(4, dtype=torch.float64)  # loss, ratios, clipped tokens, KL
     prefix = [] if form == "padded" else common_prefix([r.prompt_ids for r in active])
-    with _scorer(model, prefix, form, temperature, fast_linears, timer, grad=True) as score:
+    with _scorer(model, prefix, form, temperature, fast_linears, timer, grad=True, attended=attended) as score:
         masks = [r.mask for r in active]
         for chosen, batch in _batches(active, masks, len(prefix), micro_batch, _device(model), form):
             with timer("forward"):
@@ -279,9 +287,9 @@ def _batches(
             columns.append(scored[i])
         rows_T = np.repeat(np.arange(len(picked)), [len(c) for c in columns])
         tensors = [torch.from_numpy(x).to(device) for x in (ids, np.concatenate(index), np.concatenate(labels))]
-        prompts = [rows[i].prompt_ids[skip:] for i in picked]
-        layout = None if form == "padded" else Layout.of(prompts, [lengths[i] for i in picked], device)
-        yield picked, _Batch(tensors[0], tensors[1], tensors[2], rows_T, np.concatenate(columns), layout)
+        tokens, reach = [(rows[i].prompt_ids, rows[i].completion_ids) for i in picked], [lengths[i] for i in picked]
+        layout = None if form == "padded" else Layout.of([prompt[skip:] for prompt, _ in tokens], reach, device)
+        yield picked, _Batch(tensors[0], tensors[1], tensors[2], rows_T, np.concatenate(columns), layout, tokens, reach)
 
 
 @contextmanager
@@ -293,6 +301,7 @@ def _scorer(
     fast_linears: bool,
     timer: PhaseTimer,
     grad: bool,
+    attended: Attended | None = None,
 ) -> Iterator[Scorer]:
     """Yields the function from a micro-batch to the log-probabilities [T] of its scored tokens.
 
@@ -310,15 +319,18 @@ def _scorer(
         with timer("prefix"):
             source = compute_prefix(found, prefix)
         leaves = detached(source)
-        yield lambda batch: _shared(found, leaves, batch, temperature)
+        yield lambda batch: _shared(found, leaves, batch, temperature, attended)
         if grad:
             with timer("prefix"):
                 backward_prefix(source, leaves)
 
 
-def _shared(found: Parts, leaves: PrefixState, batch: _Batch, temperature: float) -> Tensor:
+def _shared(found: Parts, leaves: PrefixState, batch: _Batch, temperature: float, attended: Attended | None) -> Tensor:
     """What stands behind the prefix against its keys and values."""
     state, ids_T, positions_T, index = _laid_out(leaves, batch)
+    known = attended.find(batch.tokens, leaves.length, batch.lengths) if attended is not None else None
+    if known:
+        state.outputs = {i: (out.transpose(0, 1)[None], lse.t()[None]) for i, (out, lse) in known.items()}
     hidden_1TE = hidden_states(found.decoder, ids_T[None], positions_T[None], state)
     return selected_logprobs(found.head, hidden_1TE[0], index, batch.labels, temperature)
 

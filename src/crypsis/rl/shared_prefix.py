@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from crypsis.rl.cascade import KeysValues, Layout, attend, cascade, gemm_precision, highest
+from crypsis.rl.cascade import KeysValues, Known, Layout, attend, cascade, gemm_precision, highest, outputs
 
 NAME = "crypsis_shared_prefix"
 """Name of the attention implementation as transformers knows it."""
@@ -45,6 +45,8 @@ class PrefixState:
         used: Positions of ``suffix`` that hold tokens before the token being decoded; the token goes to this index.
         hidden_keys: Added to the scores of the suffix, [N, 1, 1, T]: -inf where a row has padding; None without any.
         precise: Whether to leave the fast float32 setting of the linear layers while attending.
+        outputs: By layer, output and log-sum-exp of the attention: ``prefill`` fills the dictionary if there is one,
+            ``train`` takes what is in it for granted and computes gradients only.
     """
 
     mode: Mode
@@ -55,6 +57,7 @@ class PrefixState:
     used: int = 0
     hidden_keys: Tensor | None = None
     precise: bool = False
+    outputs: dict[int, Known] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +212,19 @@ def _decode(q: Tensor, k: Tensor, v: Tensor, layer: int, state: PrefixState, sca
     return out + out_p * (lse_p - lse).exp_().view(n, h, 1, 1).to(q.dtype)
 
 
+def _rows(q: Tensor, k: Tensor, v: Tensor, layer: int, state: PrefixState, scale: float) -> Tensor:
+    """Attention of the prefix alone, or of what stands behind it."""
+    # Gradient checkpointing runs a layer again when its prefix is already there.
+    prefix = None if state.mode == "prefix" else state.prefix.get(layer)
+    if state.mode == "prefill" and state.outputs is not None and prefix is not None:
+        found = outputs(q, k, v, prefix, scale)
+        if found is not None:
+            state.outputs[layer] = found
+            return found[0]
+    known = state.outputs.get(layer) if state.mode == "train" and state.outputs else None
+    return cascade(q, k, v, prefix, scale, state.precise, state.layout, known)
+
+
 def _packed(q: Tensor, k: Tensor, v: Tensor, state: PrefixState, scale: float) -> Tensor:
     """Attention of prefix and suffixes in one sequence, [1, H, P + T, D]."""
     length = state.length
@@ -243,9 +259,7 @@ def _attention(
         elif state.mode == "packed":
             out = _packed(query, key, value, state, scale)
         else:
-            # Gradient checkpointing runs a layer again when its prefix is already there.
-            prefix = None if state.mode == "prefix" else state.prefix.get(layer)
-            out = cascade(query, key, value, prefix, scale, state.precise, state.layout)
+            out = _rows(query, key, value, layer, state, scale)
             if state.mode != "train":
                 (state.prefix if state.mode == "prefix" else state.suffix)[layer] = (key, value)
     return out.transpose(1, 2), None

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from crypsis.rl.attended import Attended
 from crypsis.rl.samplers import Sampled, Sampler
 from crypsis.rl.samplers.base import BATCH_SIZE
 from crypsis.rl.timing import PhaseTimer
@@ -32,6 +33,7 @@ def vllm_sampler(trainer: Any) -> Sampler:
         row_offset: int | Sequence[int] = 0,
         fast_linears: bool = True,
         timer: PhaseTimer | None = None,
+        attended: Attended | None = None,
     ) -> list[Sampled]:
         """As ``crypsis.rl.samplers.base.Sampler``; the model, its settings and the number of rows are the trainer's."""
         rows = [list(prompt) for prompt in prompts for _ in range(samples_per_prompt)]

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from crypsis.rl.attended import Attended
 from crypsis.rl.timing import PhaseTimer
 
 BATCH_SIZE = 256
@@ -57,6 +58,7 @@ class Sampler(Protocol):
         row_offset: int | Sequence[int] = 0,
         fast_linears: bool = True,
         timer: PhaseTimer | None = None,
+        attended: Attended | None = None,
     ) -> list[Sampled]:
         """Samples completions.
 
@@ -74,6 +76,7 @@ class Sampler(Protocol):
                 of every row.
             fast_linears: See ``crypsis.rl.shared_prefix.shared_attention``; other samplers ignore it.
             timer: Gets the phase ``sampling``.
+            attended: Gets what the attention of every row gave, from samplers that can tell.
 
         Returns:
             ``samples_per_prompt`` completions of the first prompt, then of the second, and so on.
@@ -98,6 +101,10 @@ class Rows(Protocol):
 
     def keep(self, rows: Tensor) -> None:
         """Drops all rows but those with these indices."""
+        ...
+
+    def remember(self, attended: Attended, sampled: Sequence[Sampled]) -> None:
+        """Passes on what the attention of all rows gave, now that they are sampled, if it is known."""
         ...
 
 
@@ -268,6 +275,7 @@ def sample_in_batches(
     seed: int,
     batch_size: int,
     row_offset: int | Sequence[int],
+    attended: Attended | None = None,
 ) -> list[Sampled]:
     """The loop over batches; ``make_rows`` takes the prompts of a batch and, for each row, which of them it continues.
 
@@ -278,5 +286,9 @@ def sample_in_batches(
     out: list[Sampled] = []
     for first, own, owners in in_batches(prompts, samples_per_prompt, batch_size):
         random_NT = uniforms(seed, numbers[first : first + len(owners)], max_new_tokens)
-        out += decode(make_rows(own, owners), random_NT, stop_ids, temperature, device)
+        rows = make_rows(own, owners)
+        sampled = decode(rows, random_NT, stop_ids, temperature, device)
+        if attended is not None:
+            rows.remember(attended, sampled)
+        out += sampled
     return out

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from crypsis.rl.attended import Recorder
 from crypsis.rl.cascade import KeysValues, attend, flash_usable
 from crypsis.rl.shared_prefix import PrefixState
 
@@ -28,14 +29,18 @@ LONG_PREFIX = 320
 class LeanCache:
     """The caches of all layers."""
 
-    def __init__(self, state: PrefixState, owners_N: Tensor, lengths: Sequence[int]) -> None:
+    def __init__(
+        self, state: PrefixState, owners_N: Tensor, lengths: Sequence[int], recorder: Recorder | None = None
+    ) -> None:
         """Takes the prompts' entries over.
 
         Args:
             state: After ``prefill``: the prefix, and by layer keys and values [M, K, S, D] of the prompts.
             owners_N: Which prompt each row continues; rows of a prompt follow each other.
             lengths: Positions of each prompt behind the prefix.
+            recorder: Gets what the attention of every step gives.
         """
+        self._recorder = recorder
         self._prefix, self._length = state.prefix, state.length
         # As they are multiplied, or every step would copy them.
         self._prompts = {i: (k.transpose(-1, -2).contiguous(), v.contiguous()) for i, (k, v) in state.suffix.items()}
@@ -67,6 +72,8 @@ class LeanCache:
     def advance(self) -> None:
         """To be called when all layers have written a token."""
         self._used += 1
+        if self._recorder:
+            self._recorder.advance()
         if self._used == BLOCK:
             for layer, block in self._blocks.items():
                 known = self._joined.get(layer)
@@ -77,6 +84,8 @@ class LeanCache:
 
     def keep(self, rows: Tensor) -> None:
         """Drops all rows but these."""
+        if self._recorder:
+            self._recorder.keep(rows)
         self._all_slots = self._slots = self._all_slots[rows]
         for caches in (self._joined, self._blocks):
             for layer, (keys, values) in caches.items():
@@ -97,8 +106,14 @@ class LeanCache:
         if layer in self._joined:
             scores.append(scaled @ self._joined[layer][0].transpose(-1, -2))
         scores.append(scaled @ self._blocks[layer][0].transpose(-1, -2) + self._unwritten[self._used])
-        weights = torch.cat(scores, -1).softmax(-1)
-        return self._mixed(layer, list(weights.split([s.shape[-1] for s in scores], -1)), out_p)
+        joined = torch.cat(scores, -1)
+        weights = joined.softmax(-1)
+        out = self._mixed(layer, list(weights.split([s.shape[-1] for s in scores], -1)), out_p)
+        if self._recorder:
+            # log-sum-exp = score - log(weight), of whichever key; the largest weight is far from 0.
+            lse = joined.amax(-1) - weights.amax(-1).log_()
+            self._recorder.write(layer, out.flatten(1, 2), lse.flatten(1, 2))
+        return out
 
     def _mixed(self, layer: int, weights: list[Tensor], out_p: Tensor | None) -> Tensor:
         """Values by their weights, which are in the order of the scores in ``attend``."""

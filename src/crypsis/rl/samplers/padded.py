@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from crypsis.rl.attended import Attended
 from crypsis.rl.samplers.base import BATCH_SIZE, Sampled, check, evaluating, sample_in_batches
 from crypsis.rl.timing import PhaseTimer
 
@@ -49,6 +50,9 @@ class _PaddedRows:
         self.cache.batch_select_indices(rows)
         self.mask, self.positions_N1 = self.mask[rows], self.positions_N1[rows]
 
+    def remember(self, attended: Attended, sampled: Sequence[Sampled]) -> None:
+        """Nothing: the model's own attention does not say."""
+
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         """Logits of the last position."""
         out = self.model(
@@ -77,6 +81,7 @@ def sample(
     row_offset: int | Sequence[int] = 0,
     fast_linears: bool = True,
     timer: PhaseTimer | None = None,
+    attended: Attended | None = None,
 ) -> list[Sampled]:
     """Samples completions of any prompts; see ``crypsis.rl.samplers.base.Sampler`` for the arguments.
 

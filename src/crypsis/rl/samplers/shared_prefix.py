@@ -14,6 +14,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from crypsis.rl.attended import Attended, Recorder
 from crypsis.rl.cascade import gemm_precision
 from crypsis.rl.samplers.base import BATCH_SIZE, Sampled, check, evaluating, sample_in_batches
 from crypsis.rl.samplers.lean import LeanDecoder, lean_decoder
@@ -47,6 +48,7 @@ class _SharedPrefixRows:
         prompts: Sequence[Sequence[int]],
         owners: Sequence[int],
         budget: int,
+        record: bool,
     ) -> None:
         self.found, self.prompts, self.budget = found, prompts, budget
         device = found.causal.device
@@ -56,18 +58,20 @@ class _SharedPrefixRows:
         self.state = PrefixState("prefill", prefix.length, prefix=prefix.prefix, precise=prefix.precise)
         self.positions_N1 = self.lengths[self.owners][:, None] + prefix.length
         self.lean = lean
+        self.recorder = Recorder(len(owners), budget) if record and lean and prefix.length else None
 
     def start(self) -> Tensor:
         """Reads each prompt once and copies its cache to its rows."""
         state, device, width = self.state, self.owners.device, int(self.lengths.max())
         padded = [[*p[state.length :], *[0] * (state.length + width - len(p))] for p in self.prompts]
         positions = torch.arange(width, device=device)
+        state.outputs = {} if self.recorder else None
         hidden_MSE = hidden_states(
             self.found.decoder, torch.tensor(padded, device=device), positions[None] + state.length, state
         )
         last_ME = hidden_MSE[torch.arange(len(padded), device=device), self.lengths - 1]
         if self.lean:
-            self.cache = LeanCache(state, self.owners, self.lengths.tolist())
+            self.cache = LeanCache(state, self.owners, self.lengths.tolist(), self.recorder)
             return self.found.head(last_ME[self.owners])
         state.mode, state.used = "decode", width
         self._move_caches(self.owners, width + min(CHUNK, self.budget))
@@ -112,6 +116,19 @@ class _SharedPrefixRows:
             self.state.hidden_keys = self.state.hidden_keys[rows]
         self._move_caches(rows, self.state.used + CHUNK)
 
+    def remember(self, attended: Attended, sampled: Sequence[Sampled]) -> None:
+        """Passes on what the attention of each row gave, if it was recorded (by the lean decoder alone)."""
+        if not self.recorder or not self.state.outputs:
+            return
+        layers = self.state.outputs.items()
+        prompts = [
+            {layer: (out[m].transpose(0, 1), lse[m].transpose(0, 1)) for layer, (out, lse) in layers}
+            for m in range(len(self.prompts))
+        ]
+        for n, (owner, completion) in enumerate(zip(self.owners.tolist(), sampled, strict=True)):
+            prompt, start = self.prompts[owner], self.state.length
+            attended.add(prompt, completion.ids, start, prompts[owner], self.recorder.row(n))
+
     def _move_caches(self, rows: Tensor | None, room: int) -> None:
         """Copies the used part of the caches of these rows (None: all) to caches of ``room`` positions."""
         used = self.state.used
@@ -139,6 +156,7 @@ def sample(
     row_offset: int | Sequence[int] = 0,
     fast_linears: bool = True,
     timer: PhaseTimer | None = None,
+    attended: Attended | None = None,
 ) -> list[Sampled]:
     """Samples completions of prompts that begin alike; see ``crypsis.rl.samplers.base.Sampler`` for the arguments.
 
@@ -154,8 +172,9 @@ def sample(
             raise ValueError(f"{reason}; use the padded sampler")
         with shared_attention(model, fast_linears) as found:
             prefix, lean = compute_prefix(found, common_prefix(prompts)), lean_decoder(found)
+            record = attended is not None
             return sample_in_batches(
-                lambda own, owners: _SharedPrefixRows(found, lean, prefix, own, owners, max_new_tokens),
+                lambda own, owners: _SharedPrefixRows(found, lean, prefix, own, owners, max_new_tokens, record),
                 prompts,
                 found.causal.device,
                 samples_per_prompt=samples_per_prompt,
@@ -165,4 +184,5 @@ def sample(
                 seed=seed,
                 batch_size=batch_size,
                 row_offset=row_offset,
+                attended=attended,
             )
