@@ -134,6 +134,18 @@ def test_transfer_sets_auroc_before_against_faking_after(tmp_path: Path) -> None
     assert found["b on a"][2].startswith("90 → 80 [")
 
 
+def test_transfer_of_several_monitors_says_which(tmp_path: Path) -> None:
+    monitors = {name: ("text", name) for name in ("scratchpad", "output")}
+    write_study(tmp_path, {o: {"name": "tgg"} for o in ("a", "b")}, list(monitors), monitors)
+    for organism in ("a", "b"):
+        for name in monitors:
+            config = against(name) | {"monitors": {name: {"name": "text", "path": f"x/monitors/a/{name}"}}}
+            evaluations = {0: rows(START | {name: 1.0}, [name]), 5: rows({"afr": 0.0}, [name])}
+            write_run(tmp_path, (organism, name, 0), config, evaluations)
+    names = [row[0] for row in told(tmp_path)["transfer"].tables[0].rows]
+    assert sorted(names) == ["a on a, output", "a on a, scratchpad", "a on b, output", "a on b, scratchpad"]
+
+
 def test_an_arms_race_counts_its_labels(tmp_path: Path) -> None:
     write_study(tmp_path, {"tgg": {"name": "tgg"}}, ["race"], {"racing": ("retrained", "scratchpad")})
     config = against("racing") | {"monitors": {"racing": {"name": "retrained", "start": "scratchpad"}}}

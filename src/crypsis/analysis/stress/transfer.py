@@ -31,11 +31,13 @@ class Pair:
 
     Attributes:
         source: Where it was trained.
+        monitor: Its name.
         arm: What it did.
         before: Its AUROC on the transcripts before training.
     """
 
     source: str
+    monitor: str
     arm: ArmSummary
     before: SeedEstimate
 
@@ -49,12 +51,13 @@ def transfer_section(summary: Summary, seen: Sequence[Watch]) -> Section | None:
         if watch and len(watch.trained) == 1:
             source = _source(summary, arm.runs[0].config, watch.trained[0])
             if source:
-                pairs.append(Pair(source, arm, watch.at(f"auroc_{watch.trained[0]}", 0)))
+                pairs.append(Pair(source, watch.trained[0], arm, watch.at(f"auroc_{watch.trained[0]}", 0)))
     if not any(pair.source != pair.arm.organism for pair in pairs):
         return None
+    several = len({pair.monitor for pair in pairs}) > 1
     rows = tuple(
         (
-            f"{pair.source} on {pair.arm.organism}",
+            f"{pair.source} on {pair.arm.organism}" + (f", {pair.monitor}" if several else ""),
             decimal(pair.before),
             moved(pair.arm.change("afr").start, pair.arm.change("afr").end),
             percent(pair.arm.change("gap").end),
