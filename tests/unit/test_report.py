@@ -270,6 +270,15 @@ def test_several_organisms_are_told_arm_by_arm_and_in_a_matrix(tmp_path: Path) -
     assert {"ends", "seeds", "overview-tgg", "overview-evader", "shares-evader"} <= names
 
 
+def test_the_headline_does_not_credit_an_arm_with_what_the_baseline_does_alone(tmp_path: Path) -> None:
+    trained = Rates(0.0, 0.98, 0.96)
+    arms = {"baseline": ("baseline RL", [], trained), "length": ("length penalty", ["length_penalty"], trained)}
+    folder = make_study(tmp_path / "s", arms=arms, steps=(0, 10), organisms={"tgg": 1.0, "evader": 0.3})
+    claim, figures = headline(summarise(load_study(folder)))[0]
+    assert claim == "Length penalty worked on 1 of 2 organisms:"
+    assert "The baseline alone does as much on tgg." in figures
+
+
 def test_organisms_with_odd_names_have_figures_of_their_own(tmp_path: Path) -> None:
     folder = make_study(tmp_path / "s", steps=(0, 10), n=4, organisms={"a b": 1.0, "a?b": 1.0, "c": 1.0})
     names = {figure_name("drift", summarise(load_study(folder)), o) for o in ("a b", "a?b", "c")}

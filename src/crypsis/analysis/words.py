@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from crypsis.analysis.figures import display_label
 from crypsis.analysis.statistics import SeedEstimate
@@ -174,8 +174,9 @@ def _against(arm: ArmSummary) -> str:
 def _over_organisms(summary: Summary) -> list[tuple[str, str]]:
     """Several organisms: a sentence an arm over all of them, the baseline last."""
     found = sorted(across_organisms(summary), key=lambda across: -len(across.worked))
-    told = [_across(across, len(summary.organisms)) for across in found]
     baseline = [arm for arm in summary.arms if arm.is_baseline and arm.claimed]
+    easy = {arm.organism for arm in baseline if arm.verdict == TRAINED}
+    told = [_across(across, len(summary.organisms), easy) for across in found]
     if baseline:
         counts = dict.fromkeys((arm.verdict for arm in baseline), 0)
         for arm in baseline:
@@ -185,7 +186,8 @@ def _over_organisms(summary: Summary) -> list[tuple[str, str]]:
     return told
 
 
-def _across(across: Across, organisms: int) -> tuple[str, str]:
+def _across(across: Across, organisms: int, easy: Collection[str]) -> tuple[str, str]:
+    """A sentence on one arm; ``easy`` are organisms that the baseline trains as well."""
     name, claimed = _capital(across.label), len(across.worked) + len(across.failed)
     if not claimed:
         return f"{name} ({ONE_SEED}).", ""
@@ -196,6 +198,8 @@ def _across(across: Across, organisms: int) -> tuple[str, str]:
         if metric in across.versus_baseline
     ]
     told = f"against the baseline, {', '.join(said)}." if said else ""
+    if alike := [organism for organism in across.worked if organism in easy]:
+        told += f" The baseline alone does as much on {', '.join(alike)}."
     for verdict in dict.fromkeys(across.failed.values()):
         told += f" {_capital(verdict)}: {', '.join(o for o, v in across.failed.items() if v == verdict)}."
     if across.one_seed:
