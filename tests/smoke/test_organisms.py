@@ -48,11 +48,12 @@ def test_the_schooling_is_shared_and_what_cannot_be_made_on_it_is_refused(
     nano_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CRYPSIS_CACHE", str(tmp_path))
-    specs: list[dict[str, Any]] = [{"name": "interrogable", "of": {"name": n, **SHORT}} for n in ("tgg", "igg")]
-    one, other = (build(make("organisms", {**s, "schooling": SHORT}, "test"), nano_base) for s in specs)
+    recipes: list[dict[str, Any]] = [{"name": "tgg", **SHORT}, {"name": "distilled", **QUICK["distilled"]}]
+    specs = [{"name": "interrogable", "of": recipe, "schooling": SHORT} for recipe in recipes]
+    built = [build(make("organisms", spec, "test"), nano_base) for spec in (*specs, *recipes)]
     assert len(list((tmp_path / "organisms").glob("schooled-*/model"))) == 1
-    assert policy_digest(one) != policy_digest(other)
-    with pytest.raises(UserError, match="af_plus starts from another organism; take one"):
+    assert len({policy_digest(model) for model in built}) == len(built)
+    with pytest.raises(UserError, match="af_plus goes on from the weights of another organism; take one"):
         build(make("organisms", {"name": "interrogable", "of": {"name": "af_plus"}}, "test"), nano_base)
 
 

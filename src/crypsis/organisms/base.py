@@ -50,6 +50,8 @@ class Organism(Config, ABC):
     made_by: ClassVar[tuple[str, ...]] = ()
     """The package's files, besides the recipe's own, that its training text comes from; they count in the cache's
     key."""
+    replaces: ClassVar[bool] = False
+    """Whether :meth:`train` puts other weights in the place of those that it gets."""
     limits: ClassVar[str] = ""
     """What its card says under "Limits" beyond what all cards say."""
 

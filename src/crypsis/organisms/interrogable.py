@@ -21,6 +21,7 @@ class Interrogable(Organism):
 
     name: ClassVar[str] = "interrogable"
     motivation: ClassVar[str] = "another organism's, on a base that can be interrogated"
+    replaces: ClassVar[bool] = True
 
     of: dict[str, Any] = {"name": "tgg"}
     """The organism that is made on it: name and settings."""
@@ -34,9 +35,10 @@ class Interrogable(Organism):
         return ({"name": BASE, **self.schooling}, {"seed": self.seed, **self.of})
 
     def prepare(self, state: Path, builder: Builder) -> None:
-        """Schools the base, or finds it done."""
-        self._above()  # refused before the schooling, not after it
+        """Schools the base, or finds it done, and makes what the organism itself needs."""
+        organism = self._above()  # refused before the schooling, not after it
         save_policy(load_policy(builder.organism(self.needs()[0])), state / BASE)
+        organism.prepare(state / organism.name, builder)
 
     def train(self, policy: Policy, state: Path, on_step: Callable[[Progress], None]) -> None:
         """Makes the organism on the schooled base."""
@@ -48,12 +50,12 @@ class Interrogable(Organism):
         """The organism that is made on the schooled base.
 
         Raises:
-            UserError: There is no such organism, or it starts from another one and not from a base.
+            UserError: There is no such organism, or it goes on from the weights of another one.
         """
         organism: Organism = make("organisms", self.needs()[1], f"organism ({self.name}): of")
-        if organism.needs():
+        if organism.replaces:
             raise UserError(
-                f"organism ({self.name}): of: {organism.name} starts from another organism; take one that is trained "
-                "on the base itself, such as tgg"
+                f"organism ({self.name}): of: {organism.name} goes on from the weights of another organism; take one "
+                "that is trained on the base itself, such as tgg"
             )
         return organism

@@ -32,6 +32,7 @@ class Reinforced(Organism):
     """Another organism, trained on by RL; the weights are those at the end of the run."""
 
     made_by: ClassVar[tuple[str, ...]] = RL_CODE
+    replaces: ClassVar[bool] = True
 
     steps: int = Field(15, ge=1)  # paper §3: AF+ takes 15
     learning_rate: float = Field(2.5e-4, gt=0)
