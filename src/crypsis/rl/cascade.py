@@ -187,18 +187,9 @@ class _Cascade(torch.autograd.Function):
         return dq + _unfold(dq_p, dq), dk, dv, dkp, dvp, None, None, None, None
 
 
-def _flash_cascade(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    kp: Tensor,
-    vp: Tensor,
-    scale: float,
-    precise: bool,
-    layout: Layout | None = None,
-    known: Known | None = None,
-) -> Tensor:
-    return cast(Tensor, _Cascade.apply(q, k, v, kp, vp, scale, precise, layout, known))  # type: ignore[no-untyped-call]
+def _flash_cascade(*arguments: Tensor | float | Layout | Known | None) -> Tensor:
+    """``_Cascade``, typed; the arguments are those of its forward pass."""
+    return cast(Tensor, _Cascade.apply(*arguments))  # type: ignore[no-untyped-call]
 
 
 def _plain_cascade(q: Tensor, k: Tensor, v: Tensor, kp: Tensor, vp: Tensor, scale: float) -> Tensor:
@@ -229,7 +220,7 @@ def flash_usable(device: str, dtype: torch.dtype, head_size: int) -> bool:
     try:
         with torch.enable_grad():
             q, k, v, kp, vp = (torch.randn(s, generator=generator).to(dtype).requires_grad_() for s in shapes)
-            for out in (_flash_cascade(q, k, v, kp, vp, 0.3, False), _plain_cascade(q, k, v, kp, vp, 0.3)):
+            for out in (_flash_cascade(q, k, v, kp, vp, 0.3, False, None, None), _plain_cascade(q, k, v, kp, vp, 0.3)):
                 grads = torch.autograd.grad(out, [q, k, v, kp, vp], torch.ones_like(out))
                 results.append([out.detach(), *grads])
     except (RuntimeError, AttributeError, TypeError, ValueError):

@@ -152,8 +152,7 @@ def accumulate_gradients(
         temperature: Of the sampling distribution; divides the logits.
         fast_linears: See ``crypsis.rl.shared_prefix.shared_attention``.
         timer: Gets the phases ``prefix`` (both directions), ``forward`` and ``backward``.
-        attended: What the attention gave when the rows were sampled; the ``shared`` form does not compute it again
-            for micro-batches whose rows are all known.
+        attended: What attention gave when the rows were sampled; the ``shared`` form takes it over where it can.
 
     Returns:
         Loss and statistics.
@@ -172,8 +171,7 @@ def accumulate_gradients(
     sums = torch.zeros(4, dtype=torch.float64)  # loss, ratios, clipped tokens, KL
     prefix = [] if form == "padded" else common_prefix([r.prompt_ids for r in active])
     with _scorer(model, prefix, form, temperature, fast_linears, timer, grad=True, attended=attended) as score:
-        masks = [r.mask for r in active]
-        for chosen, batch in _batches(active, masks, len(prefix), micro_batch, _device(model), form):
+        for chosen, batch in _batches(active, [r.mask for r in active], len(prefix), micro_batch, _device(model), form):
             with timer("forward"):
                 loss, parts_4 = _policy_loss(score(batch), [active[i] for i in chosen], batch, clip, kl_coefficient)
             with timer("backward"):
