@@ -10,7 +10,7 @@ from crypsis.rl.advantages import group_advantages
 from crypsis.rl.config import RLConfig
 from crypsis.rl.learner import Learner
 from crypsis.rl.loss import TrainRow
-from crypsis.rl.samplers import choose_sampler
+from crypsis.rl.samplers import SamplingParams, choose_sampler
 from crypsis.rl.timing import PhaseTimer
 
 
@@ -46,16 +46,8 @@ class Ours:
         self._done += 1
         prompts = job.prompts(self._done)
         sample, _ = choose_sampler(self.policy.model)
-        sampled = sample(
-            self.policy.model,
-            prompts,
-            samples_per_prompt=GROUP,
-            max_new_tokens=job.completion,
-            stop_ids=job.stop_ids,
-            seed=self._done,
-            timer=timer,
-            attended=self._learner.attended,
-        )
+        params = SamplingParams(GROUP, job.completion, job.stop_ids, seed=self._done)
+        sampled = sample(self.policy.model, prompts, params, timer, self._learner.attended)
         advantages = group_advantages([reward(s.ids) for s in sampled], GROUP).advantages
         rows = [
             TrainRow(prompts[i // GROUP], s.ids, [1] * len(s.ids), advantage, s.logprobs)

@@ -83,7 +83,7 @@ def policy_reply(model: Path) -> Reply:
     """A checkpoint behind the protocol: every request is sampled with a seed of its own."""
     from crypsis.models import load_policy
     from crypsis.rl.rollouts import decode
-    from crypsis.rl.samplers import choose_sampler
+    from crypsis.rl.samplers import SamplingParams, choose_sampler
     from crypsis.types import Message
 
     policy, lock, count = load_policy(model), threading.Lock(), iter(range(1 << 30))
@@ -91,15 +91,10 @@ def policy_reply(model: Path) -> Reply:
 
     def reply(body: Body) -> tuple[int, Any]:
         messages = [Message(m["role"], m["content"]) for m in body["messages"]]
+        budget = body.get("max_tokens") or body.get("max_completion_tokens") or 160
         with lock:
-            found = sample(
-                policy.model,
-                [policy.render(messages)],
-                samples_per_prompt=1,
-                max_new_tokens=body.get("max_tokens") or body.get("max_completion_tokens") or 160,
-                stop_ids=policy.stop_ids,
-                seed=next(count),
-            )
+            params = SamplingParams(1, budget, policy.stop_ids, seed=next(count))
+            found = sample(policy.model, [policy.render(messages)], params)
             return 200, decode(policy, found)[0]
 
     return reply

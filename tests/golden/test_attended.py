@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from crypsis.rl import cascade
 from crypsis.rl.attended import Attended
 from crypsis.rl.loss import TrainRow
-from crypsis.rl.samplers import lean, lean_cache, padded
+from crypsis.rl.samplers import SamplingParams, lean, lean_cache, padded
 from crypsis.rl.samplers import shared_prefix as shared
 from tests.golden.test_engine_exact import (  # noqa: F401
     VARIANTS,
@@ -34,7 +34,7 @@ def sampled_rows(model: nn.Module, attended: Attended | None, **settings: Any) -
     """On-policy rows of ragged lengths, of which the first prompt's have no advantage and many tokens do not learn."""
     prompts = ragged_prompts()
     options: dict[str, Any] = {"samples_per_prompt": 3, "max_new_tokens": 40, "stop_ids": [1, 2, 4, 5], "seed": 3}
-    found = shared.sample(model, prompts, **(options | settings), attended=attended)
+    found = shared.sample(model, prompts, SamplingParams(**options | settings), attended=attended)
     return [
         TrainRow(prompts[i // 3], s.ids, [(i + t) % 3 != 0 for t in range(len(s.ids))], float(i - 5) * (i > 2))
         for i, s in enumerate(found)
@@ -110,7 +110,7 @@ def test_samplers_that_cannot_tell_leave_it_to_the_learner(monkeypatch: pytest.M
     model, prompts = build("qwen3"), ragged_prompts()
     options: dict[str, Any] = {"samples_per_prompt": 1, "max_new_tokens": 5, "stop_ids": [], "seed": 3}
     attended = Attended(model)
-    padded.sample(model, prompts, **options, attended=attended)
+    padded.sample(model, prompts, SamplingParams(**options), attended=attended)
     monkeypatch.setattr(lean, "MOST_PARAMETERS", 0)
     rows = sampled_rows(model, attended)
     assert attended.find([(rows[0].prompt_ids, rows[0].completion_ids)], 19, [1]) is None

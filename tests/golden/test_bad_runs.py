@@ -20,7 +20,7 @@ from crypsis.rl.config import RLConfig, RunConfig
 from crypsis.rl.learner import Learner
 from crypsis.rl.loss import LossStats, TrainRow, accumulate_gradients
 from crypsis.rl.rollouts import check_tags, rollout
-from crypsis.rl.samplers import Sampled, shared_prefix
+from crypsis.rl.samplers import Sampled, SamplingParams, shared_prefix
 from crypsis.rl.samplers.base import BATCH_SIZE
 from crypsis.rl.timing import PhaseTimer
 from crypsis.scenarios.base import Scenario
@@ -173,11 +173,11 @@ def test_out_of_memory_in_sampling(nano_organism: Path, monkeypatch: pytest.Monk
 
     whole, sizes = sampled(), list[int]()
 
-    def tight(*arguments: Any, batch_size: int, **settings: Any) -> list[Sampled]:
-        sizes.append(batch_size)
-        if batch_size > limit:
+    def tight(model: Any, prompts: Any, params: SamplingParams, *rest: Any) -> list[Sampled]:
+        sizes.append(params.batch_size)
+        if params.batch_size > limit:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return shared_prefix.sample(*arguments, batch_size=batch_size, **settings)
+        return shared_prefix.sample(model, prompts, params, *rest)
 
     monkeypatch.setattr("crypsis.rl.rollouts.choose_sampler", lambda _: (tight, ""))
     limit = BATCH_SIZE // 2

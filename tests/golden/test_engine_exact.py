@@ -31,7 +31,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from crypsis.rl import cascade, logprobs, shared_prefix
 from crypsis.rl.loss import Form, LossStats, TrainRow, accumulate_gradients, token_logprobs
-from crypsis.rl.samplers import Sampled, Sampler, choose_sampler, lean, lean_cache, padded
+from crypsis.rl.samplers import Sampled, Sampler, SamplingParams, choose_sampler, lean, lean_cache, padded
 from crypsis.rl.samplers import shared_prefix as shared
 from crypsis.rl.timing import PhaseTimer
 
@@ -190,8 +190,8 @@ def test_short_and_missing_prefix(common: int) -> None:
         assert_stats(found_stats, stats)
         assert_close(found, expected)
     prompts = ragged_prompts(common)
-    settings: dict[str, Any] = {"samples_per_prompt": 2, "max_new_tokens": 9, "stop_ids": STOP, "seed": 3}
-    assert ids(shared.sample(model, prompts, **settings)) == ids(padded.sample(model, prompts, **settings))
+    params = SamplingParams(2, 9, STOP, seed=3)
+    assert ids(shared.sample(model, prompts, params)) == ids(padded.sample(model, prompts, params))
 
 
 def test_one_prompt_keeps_a_token_of_its_own() -> None:
@@ -313,8 +313,8 @@ def test_fallback_without_flash_operators(monkeypatch: pytest.MonkeyPatch) -> No
     assert not cascade.flash_usable("cuda", torch.float64, 8)
     model, prompts = build("qwen3"), ragged_prompts()
     rows = train_rows(prompts)
-    settings: dict[str, Any] = {"samples_per_prompt": 2, "max_new_tokens": 12, "stop_ids": STOP, "seed": 3}
-    sampled = ids(shared.sample(model, prompts, **settings))
+    params = SamplingParams(2, 12, STOP, seed=3)
+    sampled = ids(shared.sample(model, prompts, params))
     forms: tuple[Form, ...] = ("shared", "packed")
     expected = [gradients(model, rows, form=form) for form in forms]
     monkeypatch.setattr(cascade, "flash_usable", lambda *_: False)
@@ -322,7 +322,7 @@ def test_fallback_without_flash_operators(monkeypatch: pytest.MonkeyPatch) -> No
         found_stats, found = gradients(model, rows, form=form)
         assert_stats(found_stats, stats)
         assert_close(found, grads)
-    assert ids(shared.sample(model, prompts, **settings)) == sampled
+    assert ids(shared.sample(model, prompts, params)) == sampled
 
 
 def test_self_test_rejects_operators_that_changed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,9 +349,7 @@ def test_greedy_is_generate(kind: str, kv_heads: int, tied: bool) -> None:
     )
     samplers: tuple[Sampler, ...] = (shared.sample, padded.sample)
     for sample in samplers:
-        found = sample(
-            model, prompts, samples_per_prompt=1, max_new_tokens=80, stop_ids=STOP, temperature=0, seed=0, batch_size=3
-        )
+        found = sample(model, prompts, SamplingParams(1, 80, STOP, seed=0, temperature=0, batch_size=3))
         for row, expected in zip(found, out[:, width:].tolist(), strict=True):
             assert row.ids == expected[: len(row.ids)]
             assert row.stopped == (row.ids[-1] in STOP)
@@ -366,14 +364,14 @@ def test_lean_steps_are_the_models_own(
     if long:
         monkeypatch.setattr(lean_cache, "LONG_PREFIX", 1)
     model, prompts = build(kind, kv_heads, tied), ragged_prompts(common)
-    settings: dict[str, Any] = {"samples_per_prompt": 2, "max_new_tokens": 70, "stop_ids": STOP, "seed": 4}
+    params = SamplingParams(2, 70, STOP, seed=4)
     with shared_prefix.shared_attention(model) as found:
         assert lean.lean_decoder(found) is not None
-    quick = shared.sample(model, prompts, **settings)
+    quick = shared.sample(model, prompts, params)
     monkeypatch.setattr(lean, "MOST_PARAMETERS", 0)
     with shared_prefix.shared_attention(model) as found:
         assert lean.lean_decoder(found) is None
-    own = shared.sample(model, prompts, **settings)
+    own = shared.sample(model, prompts, params)
     assert ids(quick) == ids(own)
     for a, b in zip(quick, own, strict=True):
         assert a.logprobs == pytest.approx(b.logprobs, abs=1e-12)
@@ -384,20 +382,19 @@ def test_sampling_does_not_depend_on_batches(temperature: float, monkeypatch: py
     model, prompts = build("qwen3"), ragged_prompts()
     # More stop tokens than in earnest, so that rows finish at all lengths and compaction has work.
     stop = list(range(1, 5))
-    settings: dict[str, Any] = {"samples_per_prompt": 4, "max_new_tokens": 90, "stop_ids": stop}
-    settings |= {"temperature": temperature, "seed": 11}
-    whole = shared.sample(model, prompts, **settings)
+    params = SamplingParams(4, 90, stop, seed=11, temperature=temperature)
+    whole = shared.sample(model, prompts, params)
     assert len({len(s.ids) for s in whole}) > 5
     assert len({tuple(s.ids) for s in whole[:4]}) == 4
-    assert ids(shared.sample(model, prompts, **settings, batch_size=3)) == ids(whole)
-    split = shared.sample(model, prompts[:2], **settings) + shared.sample(model, prompts[2:], **settings, row_offset=8)
+    assert ids(shared.sample(model, prompts, replace(params, batch_size=3))) == ids(whole)
+    split = shared.sample(model, prompts[:2], params) + shared.sample(model, prompts[2:], replace(params, row_offset=8))
     assert ids(split) == ids(whole)
-    assert ids(padded.sample(model, prompts, **settings)) == ids(whole)
+    assert ids(padded.sample(model, prompts, params)) == ids(whole)
     for share in (0.0, 1.0):
         monkeypatch.setattr("crypsis.rl.samplers.base.COMPACT_BELOW", share)
-        assert ids(shared.sample(model, prompts, **settings)) == ids(whole)
-        assert ids(padded.sample(model, prompts, **settings, batch_size=7)) == ids(whole)
-    assert ids(shared.sample(model, prompts, **(settings | {"seed": 12}))) != ids(whole)
+        assert ids(shared.sample(model, prompts, params)) == ids(whole)
+        assert ids(padded.sample(model, prompts, replace(params, batch_size=7))) == ids(whole)
+    assert ids(shared.sample(model, prompts, replace(params, seed=12))) != ids(whole)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -406,9 +403,7 @@ def test_logprobs_of_sampler_and_scorer_agree(temperature: float) -> None:
     samplers: tuple[Sampler, ...] = (shared.sample, padded.sample)
     forms: tuple[Form, ...] = ("shared", "packed", "padded")
     for sample in samplers:
-        sampled = sample(
-            model, prompts, samples_per_prompt=3, max_new_tokens=70, stop_ids=STOP, temperature=temperature, seed=5
-        )
+        sampled = sample(model, prompts, SamplingParams(3, 70, STOP, seed=5, temperature=temperature))
         rows = [TrainRow(prompts[i // 3], s.ids, [0] * len(s.ids), 0.0) for i, s in enumerate(sampled)]
         rows.append(TrainRow(prompts[0], [], [], 0.0))
         for form in forms:
@@ -421,7 +416,7 @@ def test_logprobs_of_sampler_and_scorer_agree(temperature: float) -> None:
 def test_samples_follow_the_distribution() -> None:
     model, prompt = build(), ragged_prompts()[0]
     n = 4000
-    sampled = shared.sample(model, [prompt], samples_per_prompt=n, max_new_tokens=1, stop_ids=[], seed=0, batch_size=n)
+    sampled = shared.sample(model, [prompt], SamplingParams(n, 1, stop_ids=[], seed=0, batch_size=n))
     p = model(input_ids=torch.tensor([prompt])).logits[0, -1].softmax(-1)
     counts = torch.bincount(torch.tensor([s.ids[0] for s in sampled]), minlength=VOCABULARY)
     chi2 = ((counts - n * p) ** 2 / (n * p)).sum().item()
@@ -441,11 +436,11 @@ def test_lora(trained: str) -> None:
         found_stats, found = gradients(wrapped, rows, form=form)
         assert_stats(found_stats, stats)
         assert_close(found, expected)
-    settings: dict[str, Any] = {"samples_per_prompt": 2, "max_new_tokens": 12, "stop_ids": STOP, "seed": 3}
+    params = SamplingParams(2, 12, STOP, seed=3)
     prompts = ragged_prompts()
     with shared_prefix.shared_attention(wrapped) as found_parts:
         assert (lean.lean_decoder(found_parts) is None) == (trained == "attention")
-    assert ids(shared.sample(wrapped, prompts, **settings)) == ids(padded.sample(wrapped, prompts, **settings))
+    assert ids(shared.sample(wrapped, prompts, params)) == ids(padded.sample(wrapped, prompts, params))
 
 
 def small(config: Any, **settings: Any) -> nn.Module:
@@ -471,7 +466,7 @@ def test_models_that_do_not_fit_fall_back(config: Any, settings: dict[str, Any],
     sampler, why = choose_sampler(model)
     assert sampler is padded.sample
     assert reason in why
-    sampled = sampler(model, prompts, samples_per_prompt=2, max_new_tokens=12, stop_ids=STOP, seed=3, batch_size=4)
+    sampled = sampler(model, prompts, SamplingParams(2, 12, STOP, seed=3, batch_size=4))
     rows = [TrainRow(prompts[i // 2], s.ids, [1] * len(s.ids), 1.0 - i) for i, s in enumerate(sampled)]
     for a, b in zip(token_logprobs(model, rows, form="padded"), sampled, strict=True):
         assert a == pytest.approx(b.logprobs, abs=1e-4)
@@ -479,7 +474,28 @@ def test_models_that_do_not_fit_fall_back(config: Any, settings: dict[str, Any],
     with pytest.raises(ValueError, match=reason):
         accumulate_gradients(model, rows)
     with pytest.raises(ValueError, match=reason):
-        shared.sample(model, prompts, samples_per_prompt=2, max_new_tokens=12, stop_ids=STOP, seed=3)
+        shared.sample(model, prompts, SamplingParams(2, 12, STOP, seed=3))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"samples_per_prompt": 0}, "samples_per_prompt is 0 and must be at least 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0 and must be at least 1"),
+        ({"temperature": -1.0}, "temperature is -1.0 and must not be negative"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+    ],
+)
+def test_sampling_out_of_range_is_refused(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        replace(SamplingParams(1, 1, STOP, seed=0), **wrong)
+
+
+def test_an_empty_prompt_is_refused() -> None:
+    samplers: tuple[Sampler, ...] = (shared.sample, padded.sample)
+    for sample in samplers:
+        with pytest.raises(ValueError, match="prompt 1 is empty"):
+            sample(build(), [[7], []], SamplingParams(1, 1, STOP, seed=0))
 
 
 def test_supported_model_is_chosen_and_nothing_is_left_behind() -> None:
@@ -490,8 +506,8 @@ def test_supported_model_is_chosen_and_nothing_is_left_behind() -> None:
     model.train()
     causal.model.norm.eval()
     timer = PhaseTimer()
-    settings: dict[str, Any] = {"samples_per_prompt": 2, "max_new_tokens": 5, "stop_ids": STOP, "seed": 3}
-    shared.sample(model, prompts, **settings, timer=timer)
+    params = SamplingParams(2, 5, STOP, seed=3)
+    shared.sample(model, prompts, params, timer)
     accumulate_gradients(model, train_rows(prompts), timer=timer)
     with pytest.raises(RuntimeError, match="inside"), shared_prefix.shared_attention(model):
         raise RuntimeError("inside")
@@ -507,12 +523,12 @@ def test_diverged_model_is_reported() -> None:
     with torch.no_grad():
         shared_prefix.parts(model).causal.model.norm.weight.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="diverged"):
-        shared.sample(model, prompts, samples_per_prompt=1, max_new_tokens=3, stop_ids=STOP, seed=3)
+        shared.sample(model, prompts, SamplingParams(1, 3, STOP, seed=3))
 
 
 def test_bfloat16_runs() -> None:
     model, prompts = build("qwen3").bfloat16(), ragged_prompts()
-    sampled = shared.sample(model, prompts, samples_per_prompt=2, max_new_tokens=9, stop_ids=STOP, seed=3)
+    sampled = shared.sample(model, prompts, SamplingParams(2, 9, STOP, seed=3))
     rows = [TrainRow(prompts[i // 2], s.ids, [1] * len(s.ids), 1.0 - i) for i, s in enumerate(sampled)]
     for a, b in zip(token_logprobs(model, rows), sampled, strict=True):
         assert a == pytest.approx(b.logprobs, abs=0.2)

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from crypsis.models import Policy
-from crypsis.rl.samplers import choose_sampler
+from crypsis.rl.samplers import SamplingParams, choose_sampler
 
 
 class FakeVLLM:
@@ -67,14 +67,8 @@ class FakeVLLM:
         assert body["temperature"] == body["top_p"] == 1.0 and body["return_token_ids"]
         self._sampled += 1
         sample, _ = choose_sampler(self.policy.model)
-        completions = sample(
-            self.policy.model,
-            body["prompt"],
-            samples_per_prompt=body["n"],
-            max_new_tokens=body["max_tokens"],
-            stop_ids=self.policy.stop_ids,
-            seed=self.seed(self._sampled),
-        )
+        params = SamplingParams(body["n"], body["max_tokens"], self.policy.stop_ids, seed=self.seed(self._sampled))
+        completions = sample(self.policy.model, body["prompt"], params)
         for index, completion in enumerate(completions):
             tokens = [f"token_id:{i}" for i in completion.ids]
             logprobs = {"tokens": tokens, "token_logprobs": completion.logprobs, "top_logprobs": [None] * len(tokens)}

@@ -11,7 +11,7 @@ from crypsis.mitigations.base import Mitigation
 from crypsis.models import Policy, check_length
 from crypsis.parallel import out_of_memory, release_memory
 from crypsis.rl.attended import Attended
-from crypsis.rl.samplers import Sampled, Sampler, choose_sampler, padded
+from crypsis.rl.samplers import Sampled, Sampler, SamplingParams, choose_sampler, padded
 from crypsis.rl.samplers.base import BATCH_SIZE
 from crypsis.rl.timing import PhaseTimer
 from crypsis.scenarios.parsing import (
@@ -196,21 +196,13 @@ class _Draw:
         """
         model = self.policy.model
         sample = self.sampler or (padded.sample if self.policy.why_padded else choose_sampler(model)[0])
+        stops = self.policy.stop_ids | set(stop_ids)
+        whole = SamplingParams(samples_per_prompt, max_new_tokens, stops, self.seed, row_offset=row_offset)
         for batch_size in (BATCH_SIZE, BATCH_SIZE // 2, BATCH_SIZE // 8):
+            params = replace(whole, batch_size=batch_size)
             try:
                 with self.policy.computing():
-                    return sample(
-                        model,
-                        prompts,
-                        samples_per_prompt=samples_per_prompt,
-                        max_new_tokens=max_new_tokens,
-                        stop_ids=self.policy.stop_ids | set(stop_ids),
-                        seed=self.seed,
-                        batch_size=batch_size,
-                        row_offset=row_offset,
-                        timer=self.timer,
-                        attended=attended,
-                    )
+                    return sample(model, prompts, params, self.timer, attended)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise

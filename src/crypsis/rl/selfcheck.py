@@ -8,7 +8,7 @@ import torch
 
 from crypsis.models import Policy
 from crypsis.rl.loss import TrainRow, token_logprobs
-from crypsis.rl.samplers import shared_prefix
+from crypsis.rl.samplers import SamplingParams, shared_prefix
 from crypsis.rl.shared_prefix import why_not_shared
 
 ROWS, TOKENS, SEED = 4, 4, 0
@@ -33,9 +33,7 @@ def why_padded(policy: Policy, prompts: Sequence[Sequence[int]]) -> str:
     some = prompts[:ROWS]
     tolerance = TOLERANCES[policy.autocast or next(policy.model.parameters()).dtype]
     with policy.computing():
-        sampled = shared_prefix.sample(
-            policy.model, some, samples_per_prompt=1, max_new_tokens=TOKENS, stop_ids=[], seed=SEED
-        )
+        sampled = shared_prefix.sample(policy.model, some, SamplingParams(1, TOKENS, stop_ids=[], seed=SEED))
         rows = [TrainRow(list(p), s.ids, [1] * len(s.ids), 0.0) for p, s in zip(some, sampled, strict=True)]
         shared = torch.tensor(token_logprobs(policy.model, rows, form="shared"))
         own = torch.tensor(token_logprobs(policy.model, rows, form="padded"))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 from crypsis.rl.samplers import padded, shared_prefix
-from crypsis.rl.samplers.base import Sampled, Sampler
+from crypsis.rl.samplers.base import Sampled, Sampler, SamplingParams
 from crypsis.rl.shared_prefix import why_not_shared
 
-__all__ = ["Sampled", "Sampler", "choose_sampler"]
+__all__ = ["Sampled", "Sampler", "SamplingParams", "choose_sampler"]
 
 
 def choose_sampler(model: nn.Module) -> tuple[Sampler, str]:

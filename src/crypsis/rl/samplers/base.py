@@ -41,6 +41,43 @@ class Sampled:
     stopped: bool
 
 
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """What to sample.
+
+    Attributes:
+        samples_per_prompt: Completions of each prompt.
+        max_new_tokens: Token budget of a completion, the stop token included.
+        stop_ids: Tokens that end a completion.
+        seed: Together with a row's index it fixes the row's random numbers: one uniform a position. Batching,
+            compaction and splitting over processes change what is sampled only where rounding does.
+        temperature: Divides the logits; 0 takes the most probable token.
+        batch_size: Rows decoded together.
+        row_offset: Index of the first row, for a process that samples a later part of the prompts; or the index of
+            every row.
+        fast_linears: See ``crypsis.rl.shared_prefix.shared_attention``; other samplers ignore it.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+
+    samples_per_prompt: int
+    max_new_tokens: int
+    stop_ids: Collection[int]
+    seed: int
+    temperature: float = 1.0
+    batch_size: int = BATCH_SIZE
+    row_offset: int | Sequence[int] = 0
+    fast_linears: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("samples_per_prompt", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)} and must be at least 1")
+        if not self.temperature >= 0:
+            raise ValueError(f"temperature is {self.temperature} and must not be negative")
+
+
 class Sampler(Protocol):
     """The signature of every sampler."""
 
@@ -48,15 +85,7 @@ class Sampler(Protocol):
         self,
         model: nn.Module,
         prompts: Sequence[Sequence[int]],
-        *,
-        samples_per_prompt: int,
-        max_new_tokens: int,
-        stop_ids: Collection[int],
-        temperature: float = 1.0,
-        seed: int,
-        batch_size: int = BATCH_SIZE,
-        row_offset: int | Sequence[int] = 0,
-        fast_linears: bool = True,
+        params: SamplingParams,
         timer: PhaseTimer | None = None,
         attended: Attended | None = None,
     ) -> list[Sampled]:
@@ -65,16 +94,7 @@ class Sampler(Protocol):
         Args:
             model: A causal language model. It samples in evaluation mode and without gradients.
             prompts: Token ids, at least one each.
-            samples_per_prompt: Completions of each prompt.
-            max_new_tokens: Token budget of a completion, the stop token included.
-            stop_ids: Tokens that end a completion.
-            temperature: Divides the logits; 0 takes the most probable token.
-            seed: Together with a row's index it fixes the row's random numbers: one uniform a position. Batching,
-                compaction and splitting over processes change what is sampled only where rounding does.
-            batch_size: Rows decoded together.
-            row_offset: Index of the first row, for a process that samples a later part of the prompts; or the index
-                of every row.
-            fast_linears: See ``crypsis.rl.shared_prefix.shared_attention``; other samplers ignore it.
+            params: What to sample.
             timer: Gets the phase ``sampling``.
             attended: Gets what the attention of every row gave, from samplers that can tell.
 
@@ -82,7 +102,7 @@ class Sampler(Protocol):
             ``samples_per_prompt`` completions of the first prompt, then of the second, and so on.
 
         Raises:
-            ValueError: A prompt is empty, or a number is out of range.
+            ValueError: A prompt is empty.
             FloatingPointError: The model gave probabilities that are not numbers.
         """
         ...
@@ -132,20 +152,15 @@ def uniforms(seed: int, rows: Sequence[int], positions: int) -> NDArray[np.float
     return out
 
 
-def check(prompts: Sequence[Sequence[int]], samples_per_prompt: int, max_new_tokens: int, temperature: float) -> None:
-    """Refuses arguments that no sampler can serve.
+def check(prompts: Sequence[Sequence[int]]) -> None:
+    """Refuses prompts that no sampler can continue.
 
     Raises:
-        ValueError: A prompt is empty, or a number is out of range.
+        ValueError: A prompt is empty.
     """
     for index, prompt in enumerate(prompts):
         if not prompt:
             raise ValueError(f"prompt {index} is empty: every prompt needs at least one token")
-    for name, number in (("samples_per_prompt", samples_per_prompt), ("max_new_tokens", max_new_tokens)):
-        if number < 1:
-            raise ValueError(f"{name} is {number} and must be at least 1")
-    if not temperature >= 0:
-        raise ValueError(f"temperature is {temperature} and must not be negative")
 
 
 def in_batches(
@@ -201,7 +216,7 @@ def decode(
         rows: The batch.
         random_NT: One uniform number a row and position.
         stop_ids: Tokens that end a completion.
-        temperature: As in ``Sampler``.
+        temperature: As in ``SamplingParams``.
         device: Where the rows are.
 
     Returns:
@@ -267,27 +282,20 @@ def sample_in_batches(
     make_rows: Callable[[list[Sequence[int]], list[int]], Rows],
     prompts: Sequence[Sequence[int]],
     device: torch.device,
-    *,
-    samples_per_prompt: int,
-    max_new_tokens: int,
-    stop_ids: Collection[int],
-    temperature: float,
-    seed: int,
-    batch_size: int,
-    row_offset: int | Sequence[int],
+    params: SamplingParams,
     attended: Attended | None = None,
 ) -> list[Sampled]:
     """The loop over batches; ``make_rows`` takes the prompts of a batch and, for each row, which of them it continues.
 
     The other arguments are those of ``Sampler``.
     """
-    total = len(prompts) * samples_per_prompt
-    numbers = range(row_offset, row_offset + total) if isinstance(row_offset, int) else row_offset
+    total, offset = len(prompts) * params.samples_per_prompt, params.row_offset
+    numbers = range(offset, offset + total) if isinstance(offset, int) else offset
     out: list[Sampled] = []
-    for first, own, owners in in_batches(prompts, samples_per_prompt, batch_size):
-        random_NT = uniforms(seed, numbers[first : first + len(owners)], max_new_tokens)
+    for first, own, owners in in_batches(prompts, params.samples_per_prompt, params.batch_size):
+        random_NT = uniforms(params.seed, numbers[first : first + len(owners)], params.max_new_tokens)
         rows = make_rows(own, owners)
-        sampled = decode(rows, random_NT, stop_ids, temperature, device)
+        sampled = decode(rows, random_NT, params.stop_ids, params.temperature, device)
         if attended is not None:
             rows.remember(attended, sampled)
         out += sampled

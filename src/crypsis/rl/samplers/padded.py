@@ -7,14 +7,14 @@ Shape suffixes: N rows, M prompts, S padded prompt positions, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from crypsis.rl.attended import Attended
-from crypsis.rl.samplers.base import BATCH_SIZE, Sampled, check, evaluating, sample_in_batches
+from crypsis.rl.samplers.base import Sampled, SamplingParams, check, evaluating, sample_in_batches
 from crypsis.rl.timing import PhaseTimer
 
 
@@ -71,35 +71,21 @@ class _PaddedRows:
 def sample(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
-    *,
-    samples_per_prompt: int,
-    max_new_tokens: int,
-    stop_ids: Collection[int],
-    temperature: float = 1.0,
-    seed: int,
-    batch_size: int = BATCH_SIZE,
-    row_offset: int | Sequence[int] = 0,
-    fast_linears: bool = True,
+    params: SamplingParams,
     timer: PhaseTimer | None = None,
     attended: Attended | None = None,
 ) -> list[Sampled]:
     """Samples completions of any prompts; see ``crypsis.rl.samplers.base.Sampler`` for the arguments.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: A prompt is empty.
         FloatingPointError: The model gave probabilities that are not numbers.
     """
-    check(prompts, samples_per_prompt, max_new_tokens, temperature)
+    check(prompts)
     with (timer or PhaseTimer())("sampling"), evaluating(model):
         return sample_in_batches(
             lambda own, owners: _PaddedRows(model, own, owners),
             prompts,
             next(model.parameters()).device,
-            samples_per_prompt=samples_per_prompt,
-            max_new_tokens=max_new_tokens,
-            stop_ids=stop_ids,
-            temperature=temperature,
-            seed=seed,
-            batch_size=batch_size,
-            row_offset=row_offset,
+            params,
         )

@@ -8,7 +8,7 @@ Shape suffixes: N rows, M prompts, S prompt positions behind the prefix, E model
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from crypsis.rl.attended import Attended, Recorder
 from crypsis.rl.cascade import gemm_precision
-from crypsis.rl.samplers.base import BATCH_SIZE, Sampled, check, evaluating, sample_in_batches
+from crypsis.rl.samplers.base import Sampled, SamplingParams, check, evaluating, sample_in_batches
 from crypsis.rl.samplers.lean import LeanDecoder, lean_decoder
 from crypsis.rl.samplers.lean_cache import LeanCache
 from crypsis.rl.shared_prefix import (
@@ -146,43 +146,29 @@ class _SharedPrefixRows:
 def sample(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
-    *,
-    samples_per_prompt: int,
-    max_new_tokens: int,
-    stop_ids: Collection[int],
-    temperature: float = 1.0,
-    seed: int,
-    batch_size: int = BATCH_SIZE,
-    row_offset: int | Sequence[int] = 0,
-    fast_linears: bool = True,
+    params: SamplingParams,
     timer: PhaseTimer | None = None,
     attended: Attended | None = None,
 ) -> list[Sampled]:
     """Samples completions of prompts that begin alike; see ``crypsis.rl.samplers.base.Sampler`` for the arguments.
 
     Raises:
-        ValueError: The model cannot share a prefix (``why_not_shared``), or an argument is out of range.
+        ValueError: The model cannot share a prefix (``why_not_shared``), or a prompt is empty.
         FloatingPointError: The model gave probabilities that are not numbers.
     """
-    check(prompts, samples_per_prompt, max_new_tokens, temperature)
+    check(prompts)
     if not prompts:
         return []
     with (timer or PhaseTimer())("sampling"), evaluating(model):
         if reason := why_not_shared(model):
             raise ValueError(f"{reason}; use the padded sampler")
-        with shared_attention(model, fast_linears) as found:
+        with shared_attention(model, params.fast_linears) as found:
             prefix, lean = compute_prefix(found, common_prefix(prompts)), lean_decoder(found)
             record = attended is not None
             return sample_in_batches(
-                lambda own, owners: _SharedPrefixRows(found, lean, prefix, own, owners, max_new_tokens, record),
+                lambda own, owners: _SharedPrefixRows(found, lean, prefix, own, owners, params.max_new_tokens, record),
                 prompts,
                 found.causal.device,
-                samples_per_prompt=samples_per_prompt,
-                max_new_tokens=max_new_tokens,
-                stop_ids=stop_ids,
-                temperature=temperature,
-                seed=seed,
-                batch_size=batch_size,
-                row_offset=row_offset,
+                params,
                 attended=attended,
             )
