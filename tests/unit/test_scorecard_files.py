@@ -167,6 +167,8 @@ def test_the_commands(study: Path, tmp_path: Path) -> None:
     assert f"crypsis scorecard {study} --out {out}" in text
     assert "| C06 | Process supervision brings AFR to about 0 in every organism | reproduced |" in text
     assert by_id(out.with_suffix(".json"))["C06"]["verdict"] == "reproduced"
+    told = [line.split(" | ") for line in text.partition("## Organism by organism")[2].splitlines() if "| C14" in line]
+    assert [row[2:4] for row in told] == [["one 0.40, three 0.40", "–"]]
     before = text
     CliRunner().invoke(app, ["scorecard", str(study), "--out", str(out)])
     assert out.read_text() == before

@@ -138,7 +138,7 @@ def scorecard_markdown(
     ]
     planted = [f"- {e['id']}: {_cell(e['planted_how'])}" for e in found if e["planted"]]
     lines += ["", "## What is planted", "", *planted] if planted else []
-    return "\n".join([*lines, *_rates(rates)]) + "\n"
+    return "\n".join([*lines, *_by_organism(found), *_rates(rates)]) + "\n"
 
 
 def claims_markdown(found: Sequence[Entry]) -> list[str]:
@@ -286,6 +286,30 @@ def _organism(found: Found) -> dict[str, Any]:
         "p": _rounded(found.p),
         "by_seed": {f"{seed}" if not of else f"{of}/{seed}": _rounded(v) for (of, seed), v in found.by_seed.items()},
     }
+
+
+def _by_organism(found: Sequence[Entry]) -> list[str]:
+    """Lines of a table of tests over several organisms: which of them say what, with the effect in each."""
+    tests = [(e["id"], test) for e in found for test in e["tests"] if test["decides"] and len(test["organisms"]) > 1]
+    if not tests:
+        return []
+    verdicts = [verdict for verdict in VERDICTS if verdict != "not run"]
+    lines = [
+        "",
+        "## Organism by organism",
+        "",
+        "What each organism says on its own, with its effect; intervals and seeds are in the JSON file beside this page. "
+        "Where a test is against several arms: against the one that speaks least for the claim.",
+        "",
+        f"| claim | what was tested | {' | '.join(verdicts)} |",
+        "|---|---|" + "---|" * len(verdicts),
+    ]
+    for claim, test in tests:
+        said = {verdict: [o for o in test["organisms"] if o["verdict"] == verdict] for verdict in verdicts}
+        cells = [", ".join(f"{o['organism']} {_number(o['effect'])}" for o in said[v]) or "–" for v in verdicts]
+        cells = [claim, f"{test['asked']}; expected: {test['expected']}", *cells]
+        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    return lines
 
 
 def _rates(rates: Sequence[Corrected]) -> list[str]:
