@@ -298,8 +298,8 @@ def _by_organism(found: Sequence[Entry]) -> list[str]:
         "",
         "## Organism by organism",
         "",
-        "What each organism says on its own, with its effect; intervals and seeds are in the JSON file beside this page. "
-        "Where a test is against several arms: against the one that speaks least for the claim.",
+        "What each organism says on its own, with its effect; intervals and seeds are in the JSON file beside this "
+        "page. Where a test is against several arms: against the one that speaks least for the claim.",
         "",
         f"| claim | what was tested | {' | '.join(verdicts)} |",
         "|---|---|" + "---|" * len(verdicts),
