@@ -7,7 +7,6 @@ that equality means 1e-12 and not the rounding of float32.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -56,8 +55,8 @@ VARIANTS = [
 
 
 @pytest.fixture(autouse=True)
-def float64_norms(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Keeps the normalisation layers in float64, and the test on one thread."""
+def float64_norms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps the normalisation layers in float64."""
 
     def forward(self: Any, x: Tensor) -> Tensor:
         out: Tensor = self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
@@ -65,10 +64,6 @@ def float64_norms(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     for norm in (LlamaRMSNorm, Qwen3RMSNorm, Qwen2RMSNorm, MistralRMSNorm):
         monkeypatch.setattr(norm, "forward", forward)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def from_config(config: Any) -> nn.Module:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,6 @@ from crypsis.types import UserError
 from tests import beside
 
 pytestmark = pytest.mark.golden
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def run(policy: Path, folder: Path, processes: int, stop_at: int = 0) -> dict[str, torch.Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, get_args
@@ -38,14 +38,6 @@ class Interrogation(Mitigation):
 
     def terms(self, episodes: Sequence[Episode]) -> list[float | None]:
         return [0.0 if e.extra_turn or e.parse != "ok" else None for e in episodes]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -35,14 +35,6 @@ pytestmark = [pytest.mark.golden, pytest.mark.filterwarnings("ignore::FutureWarn
 STEPS = 2
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def settings(nano_organism: Path) -> dict[str, Any]:
     rl = {"steps": STEPS, "prompts_per_step": 4, "group_size": 4, "max_new_tokens": 128, "checkpoint_every": 1}

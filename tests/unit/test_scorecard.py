@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from crypsis.analysis.scorecard_output import entries
 from crypsis.analysis.verdicts import Needs, all_of, decide, of_claim, over_organisms
 from crypsis.config import parse_config
 from crypsis.types import UserError
-from tests.evidence import State, evidence, organism
+from tests.evidence import State, evidence, organism, tally
 
 pytestmark = pytest.mark.unit
 
@@ -228,6 +229,21 @@ def test_the_gap_that_outlives_faking() -> None:
     assert results(evidence(*later))["C08"].verdict == "reproduced"
     assert results(evidence(*at_once))["C08"].verdict == "absent"
     assert results(evidence(*never))["C08"].verdict == "not run"
+
+
+def test_the_moment_when_af_has_gone_is_looked_up_where_evaluations_are_most_frequent() -> None:
+    seldom = [organism(name, {"scratchpad": [NO_AF] * 6}, middle=NO_AF) for name in ("tgg", "igg")]
+    often = [organism(name, {"scratchpad": [NO_AF] * 4}, middle=NO_AF) for name in ("tgg", "igg")]
+    for found in often:
+        found.settings = "often"
+        found.arms["scratchpad"] = {
+            key: replace(unit, evaluations={**unit.evaluations, 3: tally(State(0.02, 0.9, 0.3))})
+            for key, unit in found.arms["scratchpad"].items()
+        }
+    assert results(evidence(*seldom))["C08"].verdict == "absent"
+    both = results(evidence(*seldom, *often))["C08"]
+    assert both.verdict == "reproduced"
+    assert [test.seeds for test in both.tests] == [4, 6]  # the gap at the end is that of the study with more seeds
 
 
 def test_spread_modes_and_correlation() -> None:

@@ -156,14 +156,24 @@ def _named(
 def _open(
     test: ClaimTest, rival: str | None, evidence: Evidence, file: ClaimsFile, found: Quantities
 ) -> list[tuple[Cell, Organism]]:
-    """One cell for each recipe made to fake; of several settings the one with most seeds, the first of equals."""
-    best: dict[str, tuple[Cell, Organism]] = {}
+    """One cell for each recipe made to fake; of several settings the one with most seeds, the first of equals.
+
+    The moment when AFR has gone is looked up where evaluations are most frequent.
+    """
+    best: dict[str, tuple[tuple[int, int], Cell, Organism]] = {}
     for organism in evidence.organisms:
         cell = _cell(test, organism, None, rival, file, found) if organism.fakes else None
-        recipe = digest(organism.recipe)
-        if cell and (recipe not in best or len(cell.values) > len(best[recipe][0].values)):
-            best[recipe] = cell, organism
-    return list(best.values())
+        if cell:
+            recipe = digest(organism.recipe)
+            weight = _evaluations(organism, test.arms, file) if test.at == "after_afr" else 0, len(cell.values)
+            if recipe not in best or weight > best[recipe][0]:
+                best[recipe] = weight, cell, organism
+    return [(cell, organism) for _, cell, organism in best.values()]
+
+
+def _evaluations(organism: Organism, arms: Sequence[str], file: ClaimsFile) -> int:
+    """How many evaluations a run of these arms has."""
+    return max(len(unit.evaluations) for arm in arms for unit in organism.units(arm, file).values())
 
 
 def _cell(
