@@ -16,6 +16,7 @@ pytestmark = pytest.mark.unit
 CONFIGS = REPOSITORY / "configs"
 PAPER = sorted((CONFIGS / "paper").glob("*.yaml"))
 REAL = sorted((CONFIGS / "paper" / "real").glob("*.yaml"))
+MORE = sorted(set((CONFIGS / "scorecard").glob("*.yaml")) - set((CONFIGS / "scorecard").glob("*_claims.yaml")))
 INDEX = (REPOSITORY / "docs" / "paper_index.md").read_text(encoding="utf-8")
 
 
@@ -39,3 +40,14 @@ def test_a_config_of_the_paper_is_sound(file: Path) -> None:
 def test_figure_1_has_six_organisms_six_arms_and_three_seeds() -> None:
     config = load_study_config(CONFIGS / "paper" / "figure01.yaml")
     assert (len(config.organisms), len(config.arms), len(config.seeds)) == (6, 6, 3)
+
+
+@pytest.mark.parametrize("file", MORE, ids=lambda path: path.name)
+def test_a_part_of_the_scorecard_goes_with_the_rest(file: Path) -> None:
+    config, whole = load_study_config(file), load_study_config(CONFIGS / "scorecard.yaml")
+    check(config)
+    header = file.read_text(encoding="utf-8").partition("\nname: ")[0]
+    assert f"crypsis study run {file.relative_to(REPOSITORY)} --out runs/{config.name}" in header
+    known = {label: spec for label, spec in config.organisms.items() if label in whole.organisms}
+    assert known == {label: whole.organisms[label] for label in known}
+    assert config.run.rl == whole.run.rl and config.run.evaluation.n == whole.run.evaluation.n
