@@ -17,6 +17,7 @@ CONFIGS = REPOSITORY / "configs"
 PAPER = sorted((CONFIGS / "paper").glob("*.yaml"))
 REAL = sorted((CONFIGS / "paper" / "real").glob("*.yaml"))
 MORE = sorted(set((CONFIGS / "scorecard").glob("*.yaml")) - set((CONFIGS / "scorecard").glob("*_claims.yaml")))
+FRESH = sorted((CONFIGS / "scorecard").glob("fresh*.yaml"))
 INDEX = (REPOSITORY / "docs" / "paper_index.md").read_text(encoding="utf-8")
 
 
@@ -50,4 +51,9 @@ def test_a_part_of_the_scorecard_goes_with_the_rest(file: Path) -> None:
     assert f"crypsis study run {file.relative_to(REPOSITORY)} --out runs/{config.name}" in header
     known = {label: spec for label, spec in config.organisms.items() if label in whole.organisms}
     assert known == {label: whole.organisms[label] for label in known}
-    assert config.run.rl == whole.run.rl and config.run.evaluation.n == whole.run.evaluation.n
+    assert config.run.rl == whole.run.rl
+    if file in FRESH:  # asks again: with seeds that no other part has, and as many requests as it likes
+        others = [load_study_config(other).seeds for other in [CONFIGS / "scorecard.yaml", *MORE] if other not in FRESH]
+        assert not set(config.seeds) & {seed for seeds in others for seed in seeds}
+    else:
+        assert config.run.evaluation.n == whole.run.evaluation.n
