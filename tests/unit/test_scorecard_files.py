@@ -176,6 +176,16 @@ def test_the_commands(study: Path, tmp_path: Path) -> None:
     assert isinstance(bad.exception, UserError) and "must end in .md" in str(bad.exception)
 
 
+def test_only_some_claims_are_tested(study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "some.md"
+    assert CliRunner().invoke(app, ["scorecard", str(study), "--only", "C06, C02", "--out", str(out)]).exit_code == 0
+    assert list(by_id(out.with_suffix(".json"))) == ["C02", "C06"]
+    assert "--only 'C06, C02'" in out.read_text()
+    for wrong, told in (("C6", "no claim 'C6'; did you mean"), ("C06,", "no claim ''"), ("", "no claim ''")):
+        bad = CliRunner().invoke(app, ["scorecard", str(study), "--only", wrong])
+        assert isinstance(bad.exception, UserError) and told in str(bad.exception)
+
+
 def test_claims_of_ones_own_are_read_from_a_file(study: Path, tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     test = {"quantity": "gap", "arms": ["watched"], "expect": "at_most", "by": 0.3}

@@ -6,6 +6,7 @@ The built-in ones are those of Gasteiger et al. 2025 (``claims.yaml``); a user's
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -153,6 +154,19 @@ def read_claims(path: Path) -> ClaimsFile:
     """
     own = load_config(ClaimsFile, path)
     return own.model_copy(update={"arms": built_in().arms | own.arms})
+
+
+def select_claims(file: ClaimsFile, ids: Sequence[str], where: str) -> ClaimsFile:
+    """The claims with these ids, in the file's order.
+
+    Raises:
+        UserError: There is no claim with an id.
+    """
+    known = [claim.id for claim in file.claims]
+    for name in ids:
+        if name not in known:
+            raise UserError(f"{where}: there is no claim '{name}'{did_you_mean(name, known)}")
+    return file.model_copy(update={"claims": [claim for claim in file.claims if claim.id in ids]})
 
 
 def check_arms(file: ClaimsFile, where: str, known: list[str]) -> None:

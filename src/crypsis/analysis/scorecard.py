@@ -19,6 +19,7 @@ from crypsis.analysis.claims import (
     built_in,
     check_arms,
     read_claims,
+    select_claims,
 )
 from crypsis.analysis.dip import dip_test
 from crypsis.analysis.evidence import Evidence, Key, collect
@@ -139,10 +140,18 @@ def scorecard(
     )
 
 
-def score(studies: Sequence[Study], organisms: Path | None = None, claims: Path | None = None) -> list[ClaimResult]:
-    """The same of studies that were read already."""
+def score(
+    studies: Sequence[Study], organisms: Path | None = None, claims: Path | None = None, only: Sequence[str] = ()
+) -> list[ClaimResult]:
+    """The same of studies that were read already, and if ``only`` is given of the claims with these ids alone.
+
+    Raises:
+        UserError: As ``scorecard``, or no claim has an id.
+    """
     evidence = collect(studies, organisms)
     file = read_claims(claims) if claims else built_in()
+    if only:
+        file = select_claims(file, only, str(claims or "the paper's claims"))
     if claims:
         check_arms(file, str(claims), evidence.arms(file))
     return evaluate(file, evidence)

@@ -16,6 +16,9 @@ def scorecard(
     folders: Annotated[list[Path], typer.Argument(help="Study folders.")],
     organisms: OrganismsTable = None,
     claims: ClaimsOption = None,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="C04,C08", help="Ids of the claims to test; all by default.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Page to write, FILE.md; FILE.json lies beside it.")] = None,
 ) -> None:
     """Test claims on one or several studies together."""
@@ -28,12 +31,13 @@ def scorecard(
     if out is not None and out.suffix != ".md":
         raise UserError(f"--out: '{out}' must end in .md; the same as JSON is written beside it")
     studies = [load_study(folder) for folder in folders]
-    results = score(studies, organisms, claims)
+    wanted = [name.strip() for name in only.split(",")] if only is not None else []
+    results = score(studies, organisms, claims, wanted)
     console = Console()
     show_scorecard(results, console)
     if out is not None:
         given = [*map(str, folders)]
-        options = [("--organisms", organisms), ("--claims", claims), ("--out", out)]
+        options = [("--organisms", organisms), ("--claims", claims), ("--only", only), ("--out", out)]
         said = [word for name, value in options if value is not None for word in (name, str(value))]
         command = shlex.join(["crypsis", "scorecard", *given, *said])
         rates = [rate for study in studies for rate in corrected_rates(study)]
