@@ -111,7 +111,12 @@ def undecided_line(results: Sequence[ClaimResult]) -> str:
 
 
 def scorecard_markdown(
-    found: Sequence[Entry], sources: Sequence[str], command: str, version: str, rates: Sequence[Corrected] = ()
+    found: Sequence[Entry],
+    sources: Sequence[str],
+    command: str,
+    version: str,
+    rates: Sequence[Corrected] = (),
+    title: str = "Scorecard",
 ) -> str:
     """The scorecard as a page.
 
@@ -121,11 +126,12 @@ def scorecard_markdown(
         command: That made it.
         version: Of crypsis.
         rates: AFR by monitors, raw and corrected.
+        title: Of the page.
     """
     judges = ", ".join(found[0]["judges"]) if found else "nobody"
     counted = ", ".join(f"{sum(e['verdict'] == verdict for e in found)} {verdict}" for verdict in VERDICTS)
     lines = [
-        "# Scorecard",
+        f"# {title}",
         "",
         f"{counted}. AF judged by {judges}. Made by `{command}` (crypsis {version}) from "
         f"{', '.join(f'`{source}`' for source in sources)}.",

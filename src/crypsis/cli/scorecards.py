@@ -43,5 +43,7 @@ def scorecard(
         rates = [rate for study in studies for rate in corrected_rates(study)]
         version = ", ".join(sorted({study.version for study in studies}))
         sources = [*given, *([str(organisms)] if organisms else [])]
-        write_scorecard(out, results, scorecard_markdown(entries(results), sources, command, version, rates))
+        told = entries(results)
+        title = "Scorecard" if only is None else f"Scorecard of {', '.join(entry['id'] for entry in told)}"
+        write_scorecard(out, results, scorecard_markdown(told, sources, command, version, rates, title))
         console.print(f"scorecard: {out.resolve()}", soft_wrap=True, markup=False, highlight=False)
