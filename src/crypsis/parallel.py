@@ -10,7 +10,6 @@ import os
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ from torch import distributed as dist
 from crypsis.types import UserError
 
 T = TypeVar("T")
-WATCH_SECONDS = 0.2
 PATIENCE = timedelta(days=7)
 """The others wait this long for rank 0, which evaluates alone; a process that dies is noticed at once all the same."""
 
@@ -135,12 +133,19 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def die_with_parent() -> None:
-    """Ends this process soon after its parent: an orphan would hold locks and cores."""
-    parent = os.getppid()
+    """Ends this process as soon as the one that spawned it is gone: an orphan would hold locks, cores and memory.
+
+    It waits for the parent's end of a pipe to close, so a parent that is gone already is noticed too.
+
+    Raises:
+        RuntimeError: This process was not started by ``multiprocessing``.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        raise RuntimeError("die_with_parent is for processes that multiprocessing has started")
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(WATCH_SECONDS)
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
