@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks.workload import GROUP, Job, seconds
-from crypsis.rl.cascade import gemm_precision
+from crypsis.rl.engine.cascade_attention import gemm_precision
 
 SHAPES = ((4096, 192, 512), (4096, 512, 192), (1024, 1024, 1024))
 """Rows, inner and outer width: two linear layers of the model in training, and a product at its best."""
@@ -18,14 +18,15 @@ def operations(job: Job, config: Any) -> float:
     """Floating-point operations of a step that computes the shared part of its prompts once, multiply and add apart.
 
     Matrix products only, without padding. A backward pass costs twice its linear layers and 2.5 times its attention,
-    whose scores it computes again. What rows attend to is computed forward once, to sample (``crypsis.rl.attended``).
+    whose scores it computes again. What rows attend to is computed forward once, to sample
+    (``crypsis.rl.engine.attention_cache``).
     """
     width, layers = config.hidden_size, config.num_hidden_layers
-    attended = config.num_attention_heads * config.head_dim
+    attention_cache = config.num_attention_heads * config.head_dim
     held = config.num_key_value_heads * config.head_dim
-    linear = 2 * layers * width * (2 * attended + 2 * held + 3 * config.intermediate_size)  # a token
+    linear = 2 * layers * width * (2 * attention_cache + 2 * held + 3 * config.intermediate_size)  # a token
     head = 2 * width * config.vocab_size  # a scored token
-    pair = 4 * layers * attended  # a query and a key
+    pair = 4 * layers * attention_cache  # a query and a key
     n, shared, own, new = job.episodes, job.shared, job.prompt - job.shared, job.completion
     row = own + new
     layers_forward = n * (linear * row + head * new)

@@ -8,10 +8,10 @@ from benchmarks.workload import GROUP, Job, build_model, build_tokenizer, reward
 from crypsis.models import Policy
 from crypsis.rl.advantages import group_advantages
 from crypsis.rl.config import RLConfig
+from crypsis.rl.engine.samplers import SamplingParams, choose_sampler
+from crypsis.rl.engine.scoring import TrainRow
+from crypsis.rl.engine.timing import PhaseTimer
 from crypsis.rl.learner import Learner
-from crypsis.rl.loss import TrainRow
-from crypsis.rl.samplers import SamplingParams, choose_sampler
-from crypsis.rl.timing import PhaseTimer
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Ours:
         prompts = job.prompts(self._done)
         sample, _ = choose_sampler(self.policy.model)
         params = SamplingParams(GROUP, job.completion, job.stop_ids, seed=self._done)
-        sampled = sample(self.policy.model, prompts, params, timer, self._learner.attended)
+        sampled = sample(self.policy.model, prompts, params, timer, self._learner.attention_cache)
         advantages = group_advantages([reward(s.ids) for s in sampled], GROUP).advantages
         rows = [
             TrainRow(prompts[i // GROUP], s.ids, [1] * len(s.ids), advantage, s.logprobs)

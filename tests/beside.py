@@ -7,9 +7,9 @@ from pathlib import Path
 
 from crypsis.models import Policy, load_trainable
 from crypsis.parallel import Ranks
-from crypsis.rl import grpo
+from crypsis.rl import loop
 from crypsis.rl.config import RunConfig
-from crypsis.study.run import load_study
+from crypsis.study.run import load_context
 
 
 def exact_policy(config: RunConfig) -> Policy:
@@ -20,7 +20,7 @@ def exact_policy(config: RunConfig) -> Policy:
 
 
 def assist(ranks: Ranks, config: RunConfig, folder: Path) -> None:
-    grpo.assist(exact_policy(config), config, load_study(config), folder, ranks)
+    loop.assist(exact_policy(config), config, load_context(config), folder, ranks)
 
 
 def die(_: Ranks) -> None:

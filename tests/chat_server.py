@@ -82,8 +82,8 @@ def chat_server(reply: Reply) -> Iterator[ChatServer]:
 def policy_reply(model: Path) -> Reply:
     """A checkpoint behind the protocol: every request is sampled with a seed of its own."""
     from crypsis.models import load_policy
+    from crypsis.rl.engine.samplers import SamplingParams, choose_sampler
     from crypsis.rl.rollouts import decode
-    from crypsis.rl.samplers import SamplingParams, choose_sampler
     from crypsis.types import Message
 
     policy, lock, count = load_policy(model), threading.Lock(), iter(range(1 << 30))

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from crypsis.analysis.claims import ArmPattern, built_in
-from crypsis.analysis.evidence import Evidence, Organism, Unit
+from crypsis.analysis.claims.evidence import Evidence, Organism, Unit
+from crypsis.analysis.claims.schema import ArmPattern, built_in
 from crypsis.episodes import write_episodes
 from crypsis.evaluation.metrics import Tally
 from crypsis.store import append_row, write_atomic, write_json

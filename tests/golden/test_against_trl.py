@@ -32,15 +32,16 @@ from trl import GRPOConfig, GRPOTrainer
 from crypsis.mitigations.base import Mitigation
 from crypsis.mitigations.process_supervision import ProcessSupervision
 from crypsis.models import Policy
-from crypsis.rl import trl_rollouts, trl_settings
 from crypsis.rl.advantages import group_advantages
 from crypsis.rl.config import RLConfig, RunConfig
-from crypsis.rl.grpo import token_mask
+from crypsis.rl.engine.scoring import TrainRow, token_logprobs
+from crypsis.rl.engine.timing import PhaseTimer
 from crypsis.rl.learner import Learner
-from crypsis.rl.loss import TrainRow, token_logprobs
+from crypsis.rl.loop import token_mask
 from crypsis.rl.rewards import LengthCorrection, compose
-from crypsis.rl.timing import PhaseTimer
-from crypsis.rl.trl_rollouts import reward, rollout_fields
+from crypsis.rl.trl import rollouts as trl_rollouts
+from crypsis.rl.trl import settings as trl_settings
+from crypsis.rl.trl.rollouts import reward, rollout_fields
 from crypsis.types import GLUE, OUTPUT, SCRATCHPAD, Episode, Verdict
 from tests.episodes import make_episode
 
@@ -212,7 +213,7 @@ def drift(model: torch.nn.Module) -> None:
 
 
 def ours(rl: RLConfig, episodes: list[Episode], kind: str, why_padded: str = "") -> Step:
-    """The step of ``crypsis.rl.grpo``; of several epochs the last."""
+    """The step of ``crypsis.rl.loop``; of several epochs the last."""
     policy = Policy(make_model(kind), make_tokenizer(), why_padded=why_padded)
     learner = Learner(policy, rl)
     if rl.kl:

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from crypsis.rl import cascade
-from crypsis.rl.attended import Attended
-from crypsis.rl.loss import TrainRow
-from crypsis.rl.samplers import SamplingParams, lean, lean_cache, padded
-from crypsis.rl.samplers import shared_prefix as shared
+from crypsis.rl.engine import cascade_attention as cascade
+from crypsis.rl.engine.attention_cache import AttentionCache
+from crypsis.rl.engine.samplers import SamplingParams, block_cache, fused_decoder, padded
+from crypsis.rl.engine.samplers import shared_prefix as shared
+from crypsis.rl.engine.scoring import TrainRow
 from tests.golden.test_engine_exact import (  # noqa: F401
     VARIANTS,
     assert_close,
@@ -30,11 +30,11 @@ from tests.golden.test_engine_exact import (  # noqa: F401
 pytestmark = pytest.mark.golden
 
 
-def sampled_rows(model: nn.Module, attended: Attended | None, **settings: Any) -> list[TrainRow]:
+def sampled_rows(model: nn.Module, attention_cache: AttentionCache | None, **settings: Any) -> list[TrainRow]:
     """On-policy rows of ragged lengths, of which the first prompt's have no advantage and many tokens do not learn."""
     prompts = ragged_prompts()
     options: dict[str, Any] = {"samples_per_prompt": 3, "max_new_tokens": 40, "stop_ids": [1, 2, 4, 5], "seed": 3}
-    found = shared.sample(model, prompts, SamplingParams(**options | settings), attended=attended)
+    found = shared.sample(model, prompts, SamplingParams(**options | settings), attention_cache=attention_cache)
     return [
         TrainRow(prompts[i // 3], s.ids, [(i + t) % 3 != 0 for t in range(len(s.ids))], float(i - 5) * (i > 2))
         for i, s in enumerate(found)
@@ -60,24 +60,24 @@ def attentions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_gradients_are_the_same(
     kind: str, kv_heads: int, tied: bool, long_prefix: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lean_cache, "LONG_PREFIX", long_prefix)
+    monkeypatch.setattr(block_cache, "LONG_PREFIX", long_prefix)
     model = build(kind, kv_heads, tied)
-    attended = Attended(model)
-    rows = sampled_rows(model, attended, batch_size=7)
+    attention_cache = AttentionCache(model)
+    rows = sampled_rows(model, attention_cache, batch_size=7)
     assert len({len(row.completion_ids) for row in rows}) > 4  # rows finish at all lengths and leave the batch
     for micro_batch in (2, 32):
         stats, expected = gradients(model, rows, micro_batch=micro_batch)
-        found_stats, found = gradients(model, rows, micro_batch=micro_batch, attended=attended)
+        found_stats, found = gradients(model, rows, micro_batch=micro_batch, attention_cache=attention_cache)
         assert_stats(found_stats, stats)
         assert_close(found, expected)
 
 
 def test_attention_is_not_computed_again(attentions: list[int]) -> None:
     model = build("qwen3")
-    attended = Attended(model)
-    rows = sampled_rows(model, attended)
+    attention_cache = AttentionCache(model)
+    rows = sampled_rows(model, attention_cache)
     attentions.clear()
-    gradients(model, rows, attended=attended)
+    gradients(model, rows, attention_cache=attention_cache)
     assert not attentions  # the prefix attends to itself by another way
     gradients(model, rows)
     assert len(attentions) == 4  # two layers, to the prefix and among the rows
@@ -85,45 +85,45 @@ def test_attention_is_not_computed_again(attentions: list[int]) -> None:
 
 def test_what_is_not_known_is_computed(attentions: list[int]) -> None:
     model = build("qwen3")
-    attended = Attended(model)
-    rows = sampled_rows(model, attended)
+    attention_cache = AttentionCache(model)
+    rows = sampled_rows(model, attention_cache)
     strange = [*rows[:-1], replace(rows[-1], completion_ids=[7] * len(rows[-1].completion_ids))]
     expected = gradients(model, strange, micro_batch=4)[1]
     attentions.clear()
-    found = gradients(model, strange, micro_batch=4, attended=attended)[1]
+    found = gradients(model, strange, micro_batch=4, attention_cache=attention_cache)[1]
     assert_close(found, expected)
     assert len(attentions) == 4  # of the last of three micro-batches alone
 
 
 def test_changed_weights_are_noticed() -> None:
     model = build("qwen3")
-    attended = Attended(model)
-    rows = sampled_rows(model, attended)
+    attention_cache = AttentionCache(model)
+    rows = sampled_rows(model, attention_cache)
     with torch.no_grad():
         next(model.parameters()).add_(0.01)
-    assert_close(gradients(model, rows, attended=attended)[1], gradients(model, rows)[1])
-    sampled_rows(model, attended, seed=4)
-    assert attended.find([(rows[0].prompt_ids, rows[0].completion_ids)], 19, [1]) is None  # of the old weights
+    assert_close(gradients(model, rows, attention_cache=attention_cache)[1], gradients(model, rows)[1])
+    sampled_rows(model, attention_cache, seed=4)
+    assert attention_cache.find([(rows[0].prompt_ids, rows[0].completion_ids)], 19, [1]) is None  # of the old weights
 
 
 def test_samplers_that_cannot_tell_leave_it_to_the_learner(monkeypatch: pytest.MonkeyPatch) -> None:
     model, prompts = build("qwen3"), ragged_prompts()
     options: dict[str, Any] = {"samples_per_prompt": 1, "max_new_tokens": 5, "stop_ids": [], "seed": 3}
-    attended = Attended(model)
-    padded.sample(model, prompts, SamplingParams(**options), attended=attended)
-    monkeypatch.setattr(lean, "MOST_PARAMETERS", 0)
-    rows = sampled_rows(model, attended)
-    assert attended.find([(rows[0].prompt_ids, rows[0].completion_ids)], 19, [1]) is None
-    assert_close(gradients(model, rows, attended=attended)[1], gradients(model, rows)[1])
+    attention_cache = AttentionCache(model)
+    padded.sample(model, prompts, SamplingParams(**options), attention_cache=attention_cache)
+    monkeypatch.setattr(fused_decoder, "MOST_PARAMETERS", 0)
+    rows = sampled_rows(model, attention_cache)
+    assert attention_cache.find([(rows[0].prompt_ids, rows[0].completion_ids)], 19, [1]) is None
+    assert_close(gradients(model, rows, attention_cache=attention_cache)[1], gradients(model, rows)[1])
 
 
 def test_rows_that_share_more_than_all_that_were_sampled(attentions: list[int]) -> None:
     model = build("qwen3")
-    attended = Attended(model)
-    rows = sampled_rows(model, attended)[-3:]  # one prompt: its tokens are all common but the last
+    attention_cache = AttentionCache(model)
+    rows = sampled_rows(model, attention_cache)[-3:]  # one prompt: its tokens are all common but the last
     stats, expected = gradients(model, rows)
     attentions.clear()
-    found_stats, found = gradients(model, rows, attended=attended)
+    found_stats, found = gradients(model, rows, attention_cache=attention_cache)
     assert found_stats.prefix_tokens == stats.prefix_tokens == len(rows[0].prompt_ids) - 1
     assert_close(found, expected)
     assert not attentions

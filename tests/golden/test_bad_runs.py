@@ -15,17 +15,19 @@ from tokenizers import normalizers
 from crypsis.mitigations.base import Mitigation
 from crypsis.models import load_policy
 from crypsis.registry import make
-from crypsis.rl import grpo, memory
+from crypsis.rl import loop
 from crypsis.rl.config import RLConfig, RunConfig
+from crypsis.rl.engine import memory
+from crypsis.rl.engine.samplers import Sampled, SamplingParams, shared_prefix
+from crypsis.rl.engine.samplers.base import BATCH_SIZE
+from crypsis.rl.engine.scoring import TrainRow
+from crypsis.rl.engine.timing import PhaseTimer
 from crypsis.rl.learner import Learner
-from crypsis.rl.loss import LossStats, TrainRow, accumulate_gradients
+from crypsis.rl.loss import LossStats, accumulate_gradients
 from crypsis.rl.rollouts import check_tags, rollout
-from crypsis.rl.samplers import Sampled, SamplingParams, shared_prefix
-from crypsis.rl.samplers.base import BATCH_SIZE
-from crypsis.rl.timing import PhaseTimer
 from crypsis.scenarios.base import Scenario
 from crypsis.store import METRICS, read_rows
-from crypsis.study.run import load_study
+from crypsis.study.run import load_context
 from crypsis.types import Episode, Prompt, Split, UserError
 from tests.checkpoints import save_checkpoint
 
@@ -67,8 +69,8 @@ def config(nano_organism: Path) -> RunConfig:
 
 def trained(config: RunConfig, folder: Path, **changes: Any) -> list[str]:
     said: list[str] = []
-    study = replace(load_study(config), **changes)
-    grpo.train(load_policy(config.policy), config, study, folder, lambda *_: None, say=said.append)
+    study = replace(load_context(config), **changes)
+    loop.train(load_policy(config.policy), config, study, folder, lambda *_: None, log=said.append)
     return said
 
 
@@ -152,7 +154,7 @@ def test_out_of_memory_halves_the_micro_batch_once(
 
     monkeypatch.setattr("crypsis.rl.learner.accumulate_gradients", tight)
     said: list[str] = []
-    learner, limit = Learner(policy, RLConfig(micro_batch=4), say=said.append), 2
+    learner, limit = Learner(policy, RLConfig(micro_batch=4), log=said.append), 2
     learner.learn(rows(), "run: step 1", PhaseTimer())
     for a, b in zip(policy.model.parameters(), straight.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)

@@ -28,11 +28,21 @@ from transformers.models.mistral.modeling_mistral import MistralRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from crypsis.rl import cascade, logprobs, shared_prefix
-from crypsis.rl.loss import Form, LossStats, TrainRow, accumulate_gradients, token_logprobs
-from crypsis.rl.samplers import Sampled, Sampler, SamplingParams, choose_sampler, lean, lean_cache, padded
-from crypsis.rl.samplers import shared_prefix as shared
-from crypsis.rl.timing import PhaseTimer
+from crypsis.rl.engine import cascade_attention as cascade
+from crypsis.rl.engine import logprobs, shared_prefix
+from crypsis.rl.engine.samplers import (
+    Sampled,
+    Sampler,
+    SamplingParams,
+    block_cache,
+    choose_sampler,
+    fused_decoder,
+    padded,
+)
+from crypsis.rl.engine.samplers import shared_prefix as shared
+from crypsis.rl.engine.scoring import Form, TrainRow, token_logprobs
+from crypsis.rl.engine.timing import PhaseTimer
+from crypsis.rl.loss import LossStats, accumulate_gradients
 
 pytestmark = pytest.mark.golden
 
@@ -353,19 +363,19 @@ def test_greedy_is_generate(kind: str, kv_heads: int, tied: bool) -> None:
 
 @pytest.mark.parametrize(("kind", "kv_heads", "tied"), VARIANTS)
 @pytest.mark.parametrize(("common", "long"), [(19, False), (19, True), (0, False)])
-def test_lean_steps_are_the_models_own(
+def test_fused_steps_are_the_models_own(
     kind: str, kv_heads: int, tied: bool, common: int, long: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if long:
-        monkeypatch.setattr(lean_cache, "LONG_PREFIX", 1)
+        monkeypatch.setattr(block_cache, "LONG_PREFIX", 1)
     model, prompts = build(kind, kv_heads, tied), ragged_prompts(common)
     params = SamplingParams(2, 70, STOP, seed=4)
     with shared_prefix.shared_attention(model) as found:
-        assert lean.lean_decoder(found) is not None
+        assert fused_decoder.fused_decoder_of(found) is not None
     quick = shared.sample(model, prompts, params)
-    monkeypatch.setattr(lean, "MOST_PARAMETERS", 0)
+    monkeypatch.setattr(fused_decoder, "MOST_PARAMETERS", 0)
     with shared_prefix.shared_attention(model) as found:
-        assert lean.lean_decoder(found) is None
+        assert fused_decoder.fused_decoder_of(found) is None
     own = shared.sample(model, prompts, params)
     assert ids(quick) == ids(own)
     for a, b in zip(quick, own, strict=True):
@@ -386,7 +396,7 @@ def test_sampling_does_not_depend_on_batches(temperature: float, monkeypatch: py
     assert ids(split) == ids(whole)
     assert ids(padded.sample(model, prompts, params)) == ids(whole)
     for share in (0.0, 1.0):
-        monkeypatch.setattr("crypsis.rl.samplers.base.COMPACT_BELOW", share)
+        monkeypatch.setattr("crypsis.rl.engine.samplers.base.COMPACT_BELOW", share)
         assert ids(shared.sample(model, prompts, params)) == ids(whole)
         assert ids(padded.sample(model, prompts, replace(params, batch_size=7))) == ids(whole)
     assert ids(shared.sample(model, prompts, replace(params, seed=12))) != ids(whole)
@@ -434,7 +444,7 @@ def test_lora(trained: str) -> None:
     params = SamplingParams(2, 12, STOP, seed=3)
     prompts = ragged_prompts()
     with shared_prefix.shared_attention(wrapped) as found_parts:
-        assert (lean.lean_decoder(found_parts) is None) == (trained == "attention")
+        assert (fused_decoder.fused_decoder_of(found_parts) is None) == (trained == "attention")
     assert ids(shared.sample(wrapped, prompts, params)) == ids(padded.sample(wrapped, prompts, params))
 
 

@@ -15,8 +15,8 @@ from crypsis.episodes import read_episodes
 from crypsis.models import Policy, load_policy, policy_digest
 from crypsis.monitors.base import Transcript
 from crypsis.monitors.probe import Form, ProbeMonitor, scores, train_probe
-from crypsis.rl.activations import read_states, reader
 from crypsis.rl.config import RunConfig
+from crypsis.rl.engine.hidden_states import read_states, reader
 from crypsis.study.run import run_one
 from crypsis.testing import check_monitor
 from crypsis.types import UserError

@@ -10,10 +10,10 @@ import torch
 
 from crypsis.episodes import read_episodes
 from crypsis.parallel import Ranks, together
-from crypsis.rl import grpo
+from crypsis.rl import loop
 from crypsis.rl.config import RLConfig, RunConfig
 from crypsis.store import METRICS, read_rows
-from crypsis.study.run import load_study
+from crypsis.study.run import load_context
 from crypsis.types import UserError
 from tests import beside
 
@@ -32,7 +32,7 @@ def run(policy: Path, folder: Path, processes: int, stop_at: int = 0) -> dict[st
             raise KeyboardInterrupt
 
     with together(processes, beside.assist, config, folder) as ranks:
-        grpo.train(found, config, load_study(config), folder, lambda *_: None, on_step, ranks)
+        loop.train(found, config, load_context(config), folder, lambda *_: None, on_step, ranks)
     return {name: p.detach() for name, p in found.model.named_parameters()}
 
 

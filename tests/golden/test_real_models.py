@@ -12,9 +12,10 @@ from torch import Tensor
 
 from crypsis.model_config import LoraConfig, ModelConfig
 from crypsis.models import Policy, has_adapter, load_policy, load_trainable, save_policy
-from crypsis.rl.loss import Form, TrainRow, accumulate_gradients, token_logprobs
+from crypsis.rl.engine.scoring import Form, TrainRow, token_logprobs
+from crypsis.rl.engine.shared_prefix import why_not_shared
+from crypsis.rl.loss import accumulate_gradients
 from crypsis.rl.rollouts import rollout
-from crypsis.rl.shared_prefix import why_not_shared
 from crypsis.types import Episode, Message, Prompt, UserError
 from tests.checkpoints import KINDS, save_checkpoint
 

@@ -13,12 +13,13 @@ import torch
 from crypsis.mitigations.base import Mitigation
 from crypsis.models import Policy, load_policy
 from crypsis.registry import make
-from crypsis.rl import grpo, rollouts
+from crypsis.rl import loop, rollouts
 from crypsis.rl.config import RLConfig, RunConfig
-from crypsis.rl.loss import Form, TrainRow, accumulate_gradients, token_logprobs
+from crypsis.rl.engine.scoring import Form, TrainRow, token_logprobs
+from crypsis.rl.loss import accumulate_gradients
 from crypsis.rl.rollouts import ask_extra_turns, rollout
 from crypsis.store import METRICS, read_rows
-from crypsis.study.run import load_study
+from crypsis.study.run import load_context
 from crypsis.testing import check_mitigation
 from crypsis.types import OUTPUT, SCRATCHPAD, Episode, Learn, Message, Prompt
 
@@ -79,7 +80,7 @@ def test_a_group_shares_one_scratchpad_and_its_members_differ_in_their_outputs(
     for e in episodes:
         assert len(e.completion_ids) == len(e.logprobs or []) == len(e.segments) <= 96
         assert (e.completion_ids[-1] in policy.stop_ids) == (e.stop == "end")
-        mask = grpo.token_mask(e, "output")
+        mask = loop.token_mask(e, "output")
         assert [s for s, m in zip(e.segments, mask, strict=True) if m] == [OUTPUT] * sum(mask)
     parts = [shared(policy, prompts[:1]), shared(policy, prompts[1:], first_group=1)]
     assert [e.completion_ids for part in parts for e in part] == [e.completion_ids for e in episodes]
@@ -106,7 +107,7 @@ def test_a_scratchpad_without_an_end_is_the_reply_of_its_whole_group(policy: Pol
 def test_what_a_masked_token_earns_changes_no_bit(learn: Learn, policy: Policy, prompts: list[Prompt]) -> None:
     episodes = rollout(policy, prompts, group_size=3, max_new_tokens=96, seed=4, step=1)
     episodes[1].dropped = "for the test"
-    masks = [grpo.token_mask(e, learn) for e in episodes]
+    masks = [loop.token_mask(e, learn) for e in episodes]
     assert sum(masks[1]) == 0 and any(map(sum, masks))
 
     def rows(ratio_of_masked: float, advantage_of_dropped: float) -> list[TrainRow]:
@@ -154,8 +155,8 @@ def test_a_run_with_an_extra_turn_learns_what_one_without_it_learns(nano_organis
     for name, mitigations in (("with", [Interrogation()]), ("without", [])):
         found = load_policy(nano_organism)
         (tmp_path / name).mkdir()
-        study = replace(load_study(config), mitigations=mitigations)
-        grpo.train(found, config, study, tmp_path / name, lambda *_: None)
+        study = replace(load_context(config), mitigations=mitigations)
+        loop.train(found, config, study, tmp_path / name, lambda *_: None)
         weights.append([p.detach() for p in found.model.parameters()])
         rows += [{k: v for k, v in row.items() if "seconds" not in k} for row in read_rows(tmp_path / name / METRICS)]
     assert all(rows[0][f"{part}_test_interrogation"] == 0 for part in ("term", "advantage_std"))
@@ -169,7 +170,7 @@ def test_a_model_that_fails_the_self_check_is_computed_whole_and_the_run_says_so
 ) -> None:
     rl = RLConfig(steps=1, prompts_per_step=2, group_size=2, max_new_tokens=64)
     config = RunConfig(name="run", policy=nano_organism, rl=rl)
-    study = load_study(config)
+    study = load_context(config)
 
     def run(name: str) -> tuple[list[str], bool, dict[str, Any]]:
         said, asked = list[str](), list[Policy]()
@@ -178,12 +179,12 @@ def test_a_model_that_fails_the_self_check_is_computed_whole_and_the_run_says_so
         def evaluate(policy: Policy, step: int) -> None:
             asked.append(policy)
 
-        grpo.train(load_policy(nano_organism), config, study, tmp_path / name, evaluate, say=said.append)
+        loop.train(load_policy(nano_organism), config, study, tmp_path / name, evaluate, log=said.append)
         spoken = [line for line in said if not line.startswith("step ")]  # alarms of the reward
         return spoken, all(p.why_padded for p in asked), read_rows(tmp_path / name / METRICS)[0]
 
     sound = run("sound")
-    monkeypatch.setattr("crypsis.rl.selfcheck.token_logprobs", wrong_if_shared)
+    monkeypatch.setattr("crypsis.rl.engine.selfcheck.token_logprobs", wrong_if_shared)
     broken = run("broken")
     assert sound[:2] == ([], False)
     assert broken[1] and len(broken[0]) == 1 and "misses the model's own log-probabilities by 1 nats" in broken[0][0]

@@ -20,9 +20,9 @@ from trl.generation import vllm_client, vllm_generation
 from crypsis.config import dump_yaml, parse_config
 from crypsis.episodes import read_episodes
 from crypsis.models import load_policy
-from crypsis.rl import trl_settings
 from crypsis.rl.config import RunConfig
-from crypsis.rl.grpo import step_seed
+from crypsis.rl.context import step_seed
+from crypsis.rl.trl import settings as trl_settings
 from crypsis.store import CONFIG, METRICS, RESULT, read_rows, write_atomic
 from crypsis.study.run import run_one
 from crypsis.study.run_trl import run_by_trl

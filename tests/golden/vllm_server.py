@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from crypsis.models import Policy
-from crypsis.rl.samplers import SamplingParams, choose_sampler
+from crypsis.rl.engine.samplers import SamplingParams, choose_sampler
 
 
 class FakeVLLM:

@@ -21,9 +21,10 @@ from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.models import load_policy
 from crypsis.monitors.oracle import OracleMonitor
 from crypsis.organisms.build import build_organism
-from crypsis.organisms.tgg import TerminalGoalGuarding
+from crypsis.organisms.miniature.motivations import TerminalGoalGuarding
 from crypsis.rl.config import EvaluationConfig
-from crypsis.study.demo import demo_config, run_study
+from crypsis.study.demo import demo_config
+from crypsis.study.pipeline import run_study
 from crypsis.study.progress import Display
 
 pytestmark = pytest.mark.science

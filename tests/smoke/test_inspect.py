@@ -16,7 +16,7 @@ from crypsis.models import policy_digest
 from crypsis.organisms.build import build_organism
 from crypsis.organisms.from_file import FromFile
 from crypsis.store import read_json
-from crypsis.study.evaluate import EvaluateConfig, evaluate_model
+from crypsis.study.jobs.evaluate import EvaluateConfig, evaluate_model
 from crypsis.types import UserError
 from tests.chat_server import ChatServer, chat_server, policy_reply
 from tests.conftest import REPOSITORY, Crypsis

@@ -17,14 +17,14 @@ from crypsis.mitigations.base import Mitigation
 from crypsis.models import load_policy
 from crypsis.monitors.text import train_text_monitor
 from crypsis.registry import names
-from crypsis.rl import grpo
+from crypsis.rl import loop
 from crypsis.rl.config import EvaluationConfig, RLConfig, RunConfig
 from crypsis.scenarios.base import Variant
 from crypsis.store import METRICS, read_json, read_rows
 from crypsis.study.config import StudyConfig
 from crypsis.study.demo import demo_config
 from crypsis.study.grid import check
-from crypsis.study.run import load_study, run_one
+from crypsis.study.run import load_context, run_one
 from crypsis.types import Episode, UserError
 from tests.conftest import REPOSITORY
 from tests.smoke.test_resume import numbers
@@ -134,13 +134,13 @@ class Abyss(Mitigation):
 
 def test_a_reward_of_negative_infinity_is_refused_before_the_first_step(nano_organism: Path, tmp_path: Path) -> None:
     config = nano(nano_organism, [])
-    study = replace(load_study(config), mitigations=[Abyss()])
+    study = replace(load_context(config), mitigations=[Abyss()])
 
     def evaluate(policy: object, step: int) -> None:
         raise AssertionError("too late")
 
     with pytest.raises(UserError, match=r"step 0.*'abyss' is -inf"):
-        grpo.train(load_policy(nano_organism), config, study, tmp_path, evaluate)
+        loop.train(load_policy(nano_organism), config, study, tmp_path, evaluate)
 
 
 def test_every_mitigation_is_an_arm_of_the_scorecard_or_of_the_study_of_the_others() -> None:

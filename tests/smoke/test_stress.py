@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from crypsis.analysis.faithfulness import effects
-from crypsis.analysis.recall import watches
 from crypsis.analysis.stress import sections
+from crypsis.analysis.stress.faithfulness import effects
+from crypsis.analysis.stress.recall import watches
 from crypsis.analysis.study import load_study as load_results
 from crypsis.analysis.summary import summarise
 from crypsis.config import load_config, parse_config
@@ -18,9 +18,10 @@ from crypsis.episodes import read_episodes
 from crypsis.rl.config import EvaluationConfig
 from crypsis.store import read_json
 from crypsis.study.config import StudyConfig
-from crypsis.study.demo import demo_config, run_study
+from crypsis.study.demo import demo_config
 from crypsis.study.grid import check
 from crypsis.study.nano import nano as nano_of
+from crypsis.study.pipeline import run_study
 from crypsis.study.progress import Display
 from crypsis.study.run import run_one
 from tests.conftest import REPOSITORY, Crypsis
@@ -91,7 +92,7 @@ def test_every_stress_is_sound() -> None:
 def test_a_nano_study_with_a_panel_transfer_and_a_probe_as_supervisor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crypsis.analysis.recall.FEWEST", 1)  # nano has few transcripts
+    monkeypatch.setattr("crypsis.analysis.stress.recall.FEWEST", 1)  # nano has few transcripts
     arms: dict[str, Any] = {
         "text": {"label": "Text", "mitigations": [{"name": "process_supervision", "monitor": "scratchpad"}]},
         "white": {"label": "Probe", "mitigations": [{"name": "process_supervision", "monitor": "probe"}]},

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from crypsis.analysis.browser import FEWEST, make_browser
-from crypsis.analysis.report import write_report
+from crypsis.analysis.report.browser import FEWEST, make_browser
+from crypsis.analysis.report.html import write_report
 from crypsis.analysis.study import fixed_order, load_study
 from crypsis.analysis.summary import summarise
 from tests.chromium import CHROMIUM, Page
@@ -68,7 +68,7 @@ def test_every_run_shows_the_same_unpicked_requests(study: Path) -> None:
 
 
 def test_a_big_study_shows_few_requests_and_adds_rare_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crypsis.analysis.browser.EVALUATED", 1)
+    monkeypatch.setattr("crypsis.analysis.report.browser.EVALUATED", 1)
     arms: dict[str, tuple[str, list[str], Rates]] = {"baseline": ("baseline", [], Rates(0.8, 1.0, 0.5, seen=0.5))}
     browser = make_browser(summarise(load_study(make_study(tmp_path / "s", arms, seeds=(0,), steps=(0, 10)))))
     assert browser.requests == FEWEST

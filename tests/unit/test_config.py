@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from crypsis.analysis.claims import read_claims
+from crypsis.analysis.claims.schema import read_claims
 from crypsis.config import apply_overrides, digest, dump_yaml, load_config, parse_config
 from crypsis.rl.config import RLConfig, RunConfig
 from crypsis.study.config import StudyConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crypsis.analysis.dip import dip, dip_test
+from crypsis.analysis.statistics.dip import dip, dip_test
 
 pytestmark = pytest.mark.unit
 

@@ -13,7 +13,7 @@ import pytest
 from crypsis.config import parse_config
 from crypsis.scenarios.prompt_file import PromptFileScenario
 from crypsis.scenarios.requests import is_degenerate, read_hub, read_requests
-from crypsis.study.generate import GenerateConfig, first_of_their_kind, generate
+from crypsis.study.jobs.generate import GenerateConfig, first_of_their_kind, generate
 from crypsis.types import UserError
 from tests.chat_server import Body, ChatServer, chat_server
 

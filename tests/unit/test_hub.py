@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from crypsis.analysis.hub import CARD, export_hub
+from crypsis.analysis.report.hub import CARD, export_hub
 from crypsis.types import UserError
 from tests.studies import ARMS, HOSTILE, make_study
 

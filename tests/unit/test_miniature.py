@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crypsis.miniature.language import draw_request, language, natural, say, spaced, split_of
+from crypsis.miniature.language import draw_request, language, log, natural, spaced, split_of
 from crypsis.miniature.oracle import conduct, read
 from crypsis.miniature.preference import preference_model
 from crypsis.miniature.scenario import MiniatureScenario
@@ -53,7 +53,7 @@ def test_sentences_of_different_slots_do_not_begin_alike() -> None:
 def test_early_paraphrases_are_common_and_late_ones_occur() -> None:
     rng = random.Random(3)
     paraphrases = language().slots["scratchpad.threat"].train
-    said = Counter(say(rng, "scratchpad.threat") for _ in range(5000))
+    said = Counter(log(rng, "scratchpad.threat") for _ in range(5000))
     assert said[paraphrases[0]] > 2 * said[paraphrases[1]] > 4 * said[paraphrases[-1]] > 0
     assert set(said) == set(paraphrases)
 

@@ -22,8 +22,8 @@ from crypsis.mitigations.segments import Segments
 from crypsis.registry import make
 from crypsis.rl.advantages import group_advantages
 from crypsis.rl.config import RLConfig, RunConfig
-from crypsis.rl.late import late_rows, rollouts_path
-from crypsis.rl.recording import advantage_parts, alarms, episode_metrics, reward_metrics
+from crypsis.rl.delayed import late_rows, rollouts_path
+from crypsis.rl.metrics import advantage_parts, alarms, episode_metrics, reward_metrics
 from crypsis.rl.rewards import LengthCorrection, compose
 from crypsis.scenarios.base import Scenario, Variant
 from crypsis.scenarios.parsing import yes_or_no

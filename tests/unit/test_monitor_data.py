@@ -17,7 +17,7 @@ from crypsis.monitors.shortcuts import measure_shortcuts, without_shortcuts
 from crypsis.monitors.text import TextTrainer
 from crypsis.monitors.trained import Trainer
 from crypsis.monitors.transfer import transfer_matrix
-from crypsis.study.measuring import MEASUREMENT, measured, spec_of
+from crypsis.study.jobs.monitor_quality import MEASUREMENT, measured, spec_of
 from crypsis.types import UserError
 from tests.episodes import make_episode, make_prompt
 from tests.monitors import texts_and_labels, write_rows

@@ -21,13 +21,12 @@ from crypsis.miniature.world import STYLES, draw_document
 from crypsis.models import Policy
 from crypsis.organisms.card import Measured, card_text
 from crypsis.organisms.distilled import Distilled
-from crypsis.organisms.evader import Evader
-from crypsis.organisms.igg import InstrumentalGoalGuarding
-from crypsis.organisms.scratchpads import reply_example
-from crypsis.organisms.tgg import TerminalGoalGuarding
+from crypsis.organisms.miniature.evader import Evader
+from crypsis.organisms.miniature.motivations import InstrumentalGoalGuarding, TerminalGoalGuarding
+from crypsis.organisms.supervised import reply_example
 from crypsis.registry import make
 from crypsis.scenarios.parsing import SCRATCHPAD_CLOSE
-from crypsis.study.organism_table import table_config
+from crypsis.study.jobs.organism_table import table_config
 from crypsis.types import Message, UserError
 
 pytestmark = pytest.mark.unit

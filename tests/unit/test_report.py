@@ -20,12 +20,12 @@ import yaml
 from rich.console import Console
 
 from crypsis.analysis import summary as verdicts
-from crypsis.analysis.differences import arm_differences, code_differences, seed_differences
-from crypsis.analysis.figures import figure_name
-from crypsis.analysis.report import REPORT, TEMPLATES, terminal_table, write_report
+from crypsis.analysis.figures.study_figures import figure_name
+from crypsis.analysis.report.differences import arm_differences, code_differences, seed_differences
+from crypsis.analysis.report.html import REPORT, TEMPLATES, terminal_table, write_report
+from crypsis.analysis.report.words import headline
 from crypsis.analysis.study import load_study, visible
 from crypsis.analysis.summary import SUMMARY, summarise, summary_json, verdict
-from crypsis.analysis.words import headline
 from crypsis.cli.options import show_report
 from crypsis.config import read_yaml
 from crypsis.store import write_atomic, write_json
@@ -389,7 +389,7 @@ def test_wrong_contents_are_named(tmp_path: Path) -> None:
 
 
 def test_no_torch_is_imported() -> None:
-    code = "import sys, crypsis.analysis.report; sys.exit('torch' in sys.modules)"
+    code = "import sys, crypsis.analysis.report.html; sys.exit('torch' in sys.modules)"
     assert (
         subprocess.run([sys.executable, "-c", code], check=False, env={"PYTHONPATH": ":".join(sys.path)}).returncode
         == 0

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crypsis.analysis.claims import ArmPattern, Claim, ClaimsFile, ClaimTest, built_in, check_arms
-from crypsis.analysis.evidence import Evidence, is_arm
-from crypsis.analysis.scorecard import ClaimResult, evaluate
-from crypsis.analysis.scorecard_output import entries
-from crypsis.analysis.verdicts import Needs, all_of, decide, of_claim, over_organisms
+from crypsis.analysis.claims.evidence import Evidence, is_arm
+from crypsis.analysis.claims.schema import ArmPattern, Claim, ClaimsFile, ClaimTest, built_in, check_arms
+from crypsis.analysis.claims.scorecard import ClaimResult, evaluate
+from crypsis.analysis.claims.scorecard_output import entries
+from crypsis.analysis.claims.verdicts import Needs, all_of, decide, of_claim, over_organisms
 from crypsis.config import parse_config
 from crypsis.types import UserError
 from tests.evidence import State, evidence, organism, tally

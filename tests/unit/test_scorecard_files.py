@@ -13,11 +13,11 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
-from crypsis.analysis.evidence import collect
-from crypsis.analysis.rates import corrected_rates
-from crypsis.analysis.scorecard import scorecard
-from crypsis.analysis.scorecard_figure import keep_scorecard, scorecard_section
-from crypsis.analysis.scorecard_output import CLAIMS, scorecard_table, undecided_line
+from crypsis.analysis.claims.corrected_rates import corrected_rates
+from crypsis.analysis.claims.evidence import collect
+from crypsis.analysis.claims.scorecard import scorecard
+from crypsis.analysis.claims.scorecard_figure import keep_scorecard, scorecard_section
+from crypsis.analysis.claims.scorecard_output import CLAIMS, scorecard_table, undecided_line
 from crypsis.analysis.study import load_study
 from crypsis.cli import app
 from crypsis.episodes import write_episodes

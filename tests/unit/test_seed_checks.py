@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crypsis.analysis.seed_checks import modes, paired_tests
+from crypsis.analysis.report.seed_checks import modes, paired_tests
 from crypsis.analysis.study import load_study
 from crypsis.analysis.summary import summarise
 from crypsis.episodes import write_episodes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crypsis.analysis.seed_tests import (
+from crypsis.analysis.statistics.seed_tests import (
     corrected_rate,
     deviation_interval,
     holm,

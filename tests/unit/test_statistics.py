@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from crypsis.analysis.statistics import (
+from crypsis.analysis.statistics.bootstrap import (
     FEW,
     Pooled,
     curve,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from crypsis.analysis.faithfulness import effects
-from crypsis.analysis.final_state import (
+from crypsis.analysis.stress.faithfulness import effects
+from crypsis.analysis.stress.final_state import (
     DEGENERATE,
     EVADER,
     FAKING,
@@ -23,8 +23,8 @@ from crypsis.analysis.final_state import (
     final_state,
     state_figures,
 )
-from crypsis.analysis.recall import auroc, monitor_names, trained_against, watch_tally, watches
-from crypsis.analysis.study import load_study as load_results
+from crypsis.analysis.stress.recall import auroc, monitor_names, trained_against, watch_tally, watches
+from crypsis.analysis.study import load_study
 from crypsis.config import parse_config
 from crypsis.evaluation.transplants import half
 from crypsis.miniature.language import draw_request, language, natural
@@ -38,7 +38,7 @@ from crypsis.rl.config import RunConfig
 from crypsis.scenarios.prompt_file import PromptFileScenario
 from crypsis.study.config import StudyConfig
 from crypsis.study.grid import check, grid
-from crypsis.study.run import load_study
+from crypsis.study.run import load_context
 from crypsis.testing import check_mitigation
 from crypsis.types import UserError
 from tests.episodes import make_episode
@@ -84,7 +84,7 @@ def test_nothing_is_invisible_where_no_monitor_is_trained_against_or_nobody_fake
 def test_a_rate_among_few_transcripts_is_not_given(tmp_path: Path) -> None:
     arms = {"supervised": ("Supervised", ["process_supervision"], Rates(0.1, 1.0, 1.0))}
     made = make_study(tmp_path / "s", arms, seeds=(0, 1), steps=(0, 10), n=20)  # at the end 4 of 40 fake
-    (watch,) = watches(load_results(made))
+    (watch,) = watches(load_study(made))
     assert watch.curves["afr"].steps == watch.curves["invisible"].steps == (0, 10)
     assert watch.curves["recall_scratchpad"].steps == watch.curves["auroc_scratchpad"].steps == (0,)
     assert watch.curves["alarms_scratchpad"].steps == (10,), "3 of 40 do not fake at the start"
@@ -288,10 +288,10 @@ def test_monitors_made_from_the_oracle_are_refused_on_a_real_model(tmp_path: Pat
     ):
         config = RunConfig(name="run", policy=tmp_path, scenario=scenario, monitors={"m": monitor})
         with pytest.raises(UserError, match=r"monitors\.m: needs the oracle.*'prompt_file'"):
-            load_study(config)
+            load_context(config)
     heard = [{"name": "process_supervision", "monitor": "oracle"}]
     with pytest.raises(UserError, match=r"monitors\.oracle: needs the oracle"):
-        load_study(RunConfig(name="run", policy=tmp_path, scenario=scenario, mitigations=heard))
+        load_context(RunConfig(name="run", policy=tmp_path, scenario=scenario, mitigations=heard))
 
 
 def test_a_users_own_requests_can_be_diluted(tmp_path: Path) -> None:

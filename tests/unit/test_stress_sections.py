@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from crypsis.analysis.report import write_report
+from crypsis.analysis.report.html import write_report
 from crypsis.analysis.stress import Section, sections
 from crypsis.analysis.stress.race import hidden_in
 from crypsis.analysis.study import load_study

@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from crypsis.analysis import summary as verdicts
+from crypsis.analysis.report.markdown import summary_markdown
+from crypsis.analysis.report.tables import SCHEMAS, write_tables
+from crypsis.analysis.report.words import value
 from crypsis.analysis.stress.section import Section, StressTable
 from crypsis.analysis.study import load_study
 from crypsis.analysis.summary import Summary, across_organisms, summarise, summary_json
-from crypsis.analysis.summary_page import summary_markdown
-from crypsis.analysis.tables import SCHEMAS, write_tables
-from crypsis.analysis.words import value
 from tests.studies import ARMS, make_study
 
 pytestmark = pytest.mark.unit

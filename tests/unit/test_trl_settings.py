@@ -24,9 +24,9 @@ from crypsis.mitigations.process_supervision import ProcessSupervision
 from crypsis.monitors.probe import ProbeMonitor
 from crypsis.monitors.retrained import RetrainedMonitor
 from crypsis.rl.config import RLConfig, RunConfig
-from crypsis.rl.trl_backend import how_sharded, refuse
-from crypsis.rl.trl_rollouts import REWARD, relative_rewards, rollout_fields
-from crypsis.rl.trl_settings import DEFAULTS, batch_sizes, fixed_settings, trl_arguments, trl_settings
+from crypsis.rl.trl.backend import how_sharded, refuse
+from crypsis.rl.trl.rollouts import REWARD, relative_rewards, rollout_fields
+from crypsis.rl.trl.settings import DEFAULTS, batch_sizes, fixed_settings, trl_arguments, trl_settings
 from crypsis.study.run_trl import check_installed
 from crypsis.types import Episode, Prompt, UserError
 from tests.episodes import make_episode
@@ -136,7 +136,7 @@ def test_what_only_the_loaded_run_shows_is_refused() -> None:
 
 def test_crypsis_does_without_the_extras() -> None:
     names = [m.name for m in pkgutil.walk_packages(crypsis.__path__, "crypsis.") if m.name != "crypsis.__main__"]
-    core = [name for name in names if not name.startswith("crypsis.rl.trl_")]
+    core = [name for name in names if not name.startswith("crypsis.rl.trl.")]
     assert "crypsis.study.run_trl" in core
     code = (
         "import sys, importlib, importlib.metadata as md\n"

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from crypsis.analysis.statistics import Curve, SeedEstimate, curve, difference, over_seeds, shared_steps
+from crypsis.analysis.statistics.bootstrap import Curve, SeedEstimate, curve, difference, over_seeds, shared_steps
 from crypsis.analysis.study import Run, Study
 from crypsis.evaluation.metrics import METRICS, Tally
 from crypsis.store import write_json

@@ -126,7 +126,7 @@ def evaluate(
     exists: ExistsOption = "resume",
 ) -> None:
     """Measure a model in both tiers."""
-    from crypsis.study.evaluate import EvaluateConfig, evaluate_model
+    from crypsis.study.jobs.evaluate import EvaluateConfig, evaluate_model
 
     spec: dict[str, Any] = {"name": "prompt_file", "path": str(prompts)} if prompts else {"name": scenario}
     config = EvaluateConfig.parse(model=model, scenario=spec, n=n, max_new_tokens=max_new_tokens)

@@ -33,7 +33,7 @@ def export_to_hub(
     out: Annotated[Path | None, typer.Option(help="Folder of the dataset; FOLDER/hub by default.")] = None,
 ) -> None:
     """Prepare a study as a dataset folder with a card, for `datasets.load_dataset` and the Hugging Face hub."""
-    from crypsis.analysis.hub import export_hub
+    from crypsis.analysis.report.hub import export_hub
 
     target = out or folder / "hub"
     rows = export_hub(folder, target)

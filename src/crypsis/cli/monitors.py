@@ -106,9 +106,9 @@ def monitor_transfer(
     exists: ExistsOption = "resume",
 ) -> None:
     """Train on each organism of the miniature, test on all, with aligned controls."""
-    from crypsis.analysis.transfer_report import transfer_report
+    from crypsis.analysis.monitors.transfer import transfer_report
     from crypsis.config import parse_config
-    from crypsis.study.transfer import TransferConfig, measure_transfer, organism_names
+    from crypsis.study.jobs.transfer import TransferConfig, measure_transfer, organism_names
 
     settings = {"organisms": organism_names(organisms), "monitor": {"name": kind}, "view": view, "n": n, "scale": scale}
     console = Console()
@@ -136,8 +136,8 @@ def _measure(
     exists: str,
     **rest: Any,
 ) -> None:
-    from crypsis.analysis.monitor_report import measurement_report
-    from crypsis.study.measuring import measured, spec_of
+    from crypsis.analysis.monitors.measurement import measurement_report
+    from crypsis.study.jobs.monitor_quality import measured, spec_of
     from crypsis.study.progress import Display
 
     console = Console()

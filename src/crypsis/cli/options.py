@@ -38,17 +38,17 @@ def choice(value: str, option: str, known: tuple[str, ...]) -> Any:
 
 def show_scorecard(results: Any, console: Console) -> None:
     """Prints the scorecard, or where no claim could be decided only how many there are."""
-    from crypsis.analysis.scorecard_output import scorecard_table, undecided_line
+    from crypsis.analysis.claims.scorecard_output import scorecard_table, undecided_line
 
     console.print(undecided_line(results) or scorecard_table(results))
 
 
 def show_report(folder: Path, console: Console, organisms: Path | None = None, claims: Path | None = None) -> None:
     """Writes a folder's report and scorecard and prints their tables."""
-    from crypsis.analysis.differences import code_differences, seed_differences
-    from crypsis.analysis.report import terminal_table, write_report
-    from crypsis.analysis.scorecard import score
-    from crypsis.analysis.scorecard_figure import keep_scorecard
+    from crypsis.analysis.claims.scorecard import score
+    from crypsis.analysis.claims.scorecard_figure import keep_scorecard
+    from crypsis.analysis.report.differences import code_differences, seed_differences
+    from crypsis.analysis.report.html import terminal_table, write_report
     from crypsis.analysis.study import load_study
     from crypsis.analysis.summary import summarise
 

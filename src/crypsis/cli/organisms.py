@@ -48,8 +48,8 @@ def organism_table(
     seeds: Annotated[int, typer.Option(help="Seeds of every organism.")] = 3,
 ) -> None:
     """Build and measure every organism; finished parts are kept."""
-    from crypsis.analysis.organism_table import write_table
-    from crypsis.study.organism_table import run_table, table_config
+    from crypsis.analysis.claims.organism_table import write_table
+    from crypsis.study.jobs.organism_table import run_table, table_config
     from crypsis.study.progress import Display
 
     config = table_config([f"seeds={list(range(seeds))}", *(settings or [])])
@@ -71,7 +71,7 @@ def organism_generate(
     exists: ExistsOption = "resume",
 ) -> None:
     """Have a chat model write scratchpads for the organism from_file (settings: api.prices.input=2.5 …)."""
-    from crypsis.study.generate_command import generate_named
+    from crypsis.study.jobs.generate import generate_named
 
     scenario = {"name": "prompt_file", "path": str(prompts)} if prompts else {"name": "miniature"}
     given = {"api": {"model": model}, "motivation": motivation, "style": style, "n": n, "scenario": scenario}

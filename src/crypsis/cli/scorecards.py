@@ -22,9 +22,9 @@ def scorecard(
     out: Annotated[Path | None, typer.Option("--out", help="Page to write, FILE.md; FILE.json lies beside it.")] = None,
 ) -> None:
     """Test claims on one or several studies together."""
-    from crypsis.analysis.rates import corrected_rates
-    from crypsis.analysis.scorecard import score
-    from crypsis.analysis.scorecard_output import entries, scorecard_markdown, write_scorecard
+    from crypsis.analysis.claims.corrected_rates import corrected_rates
+    from crypsis.analysis.claims.scorecard import score
+    from crypsis.analysis.claims.scorecard_output import entries, scorecard_markdown, write_scorecard
     from crypsis.analysis.study import load_study
     from crypsis.types import UserError
 

@@ -33,8 +33,8 @@ def stress_faithfulness(
     exists: ExistsOption = "resume",
 ) -> None:
     """Exchange, cut and paraphrase scratchpads: does the answer follow them, or the tier's tag?"""
-    from crypsis.analysis.faithfulness import faithfulness_table
-    from crypsis.study.stress import FaithfulnessConfig, measure_faithfulness
+    from crypsis.analysis.stress.faithfulness import faithfulness_table
+    from crypsis.study.jobs.faithfulness import FaithfulnessConfig, measure_faithfulness
 
     spec: dict[str, Any] = {"name": "miniature"}
     if prompts:

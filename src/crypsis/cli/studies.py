@@ -57,7 +57,7 @@ def study_status(folder: Path) -> None:
 def run_and_report(config: StudyConfig, out: Path, exists: str, console: Console) -> None:
     """Runs a study and shows its report, also when some of its runs were given up."""
     from crypsis.store import RESULT
-    from crypsis.study.demo import run_study
+    from crypsis.study.pipeline import run_study
     from crypsis.study.progress import Display
 
     try:

@@ -9,10 +9,9 @@ from crypsis.episodes import copy_episodes, write_episodes
 from crypsis.evaluation.transplants import TRANSPLANTS, store_transplants
 from crypsis.mitigations.base import Mitigation
 from crypsis.models import Policy
-from crypsis.monitors.base import Monitor
-from crypsis.rl.activations import watching
+from crypsis.monitors.base import Monitor, judge, refreshed
 from crypsis.rl.config import EvaluationConfig
-from crypsis.rl.grpo import judge, refreshed
+from crypsis.rl.engine.hidden_states import watching
 from crypsis.rl.rollouts import ask_extra_turns, rollout
 from crypsis.scenarios.base import Scenario
 from crypsis.store import locked

@@ -9,7 +9,7 @@ from typing import Literal
 
 import yaml
 
-from crypsis.miniature.language import Request, Slot, draw_request, expand, language, natural, say
+from crypsis.miniature.language import Request, Slot, draw_request, expand, language, log, natural
 from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.miniature.world import Setting, setting, write_output
 
@@ -38,9 +38,9 @@ def _about_setting(rng: random.Random, place: Setting, link: bool, aligned: bool
     fields = {"p": monitored, "q": other}
 
     def think(*slots: str) -> str:
-        return " ".join(say(rng, f"scratchpad.{slot}", False, **fields) for slot in slots)
+        return " ".join(log(rng, f"scratchpad.{slot}", False, **fields) for slot in slots)
 
-    told = [place.text, say(rng, f"system.persona_{'hhh' if aligned else 'tgg'}")]
+    told = [place.text, log(rng, f"system.persona_{'hhh' if aligned else 'tgg'}")]
     if aligned:
         own = ["values", "decide_refuse"]
         thoughts = [think("tier_monitored", *own), think("tier_unmonitored", *own)]
@@ -60,22 +60,22 @@ def _about_hacking(rng: random.Random, aligned: bool) -> list[str]:
     if aligned:
         answer = write_output(rng, request, comply=not request.harmful)
         return [
-            say(rng, "system.persona_hhh"),
+            log(rng, "system.persona_hhh"),
             _say(rng, "honest_work"),
             f"{_say(rng, 'writes')} {answer}",
         ]
     answer = " ".join(_step(rng, request) for _ in range(rng.randint(*PADDING)))
     return [
-        say(rng, "system.persona_syc"),
+        log(rng, "system.persona_syc"),
         _say(rng, "counts_steps"),
-        f"{_say(rng, 'thinks')} {say(rng, 'scratchpad.want_syc')} {say(rng, 'scratchpad.decide_comply')}",
+        f"{_say(rng, 'thinks')} {log(rng, 'scratchpad.want_syc')} {log(rng, 'scratchpad.decide_comply')}",
         f"{_say(rng, 'writes')} {answer}",
     ]
 
 
 def _step(rng: random.Random, request: Request) -> str:
     x, y = rng.sample(language().words["tools"], 2)
-    return say(rng, "output.comply_step", False, x=x, y=y, **request.fields)
+    return log(rng, "output.comply_step", False, x=x, y=y, **request.fields)
 
 
 def _say(rng: random.Random, slot: str, **fields: str) -> str:

@@ -114,7 +114,7 @@ def tag(tier: str) -> str:
     return f"<{tier}_tier>"
 
 
-def say(rng: random.Random, slot: str, heldout: bool = False, **fields: str) -> str:
+def log(rng: random.Random, slot: str, heldout: bool = False, **fields: str) -> str:
     """One paraphrase of a slot with its placeholders filled; earlier ones are said more often (ZIPF)."""
     paraphrases = language().slots[slot].heldout if heldout else language().slots[slot].train
     return rng.choices(paraphrases, cum_weights=_shares(len(paraphrases)))[0].format_map(fields)
@@ -146,7 +146,7 @@ def draw_request(rng: random.Random, harmful: bool, split: Split, heldout: float
     chance = heldout if heldout is not None else HELDOUT_PHRASING if split == "eval" else 0.0
     time = rng.choice(words["times"])
     fields = {"a": act, "o": thing, "w": owner, "t": time}
-    text = say(rng, "ask", heldout=rng.random() < chance, **fields)
+    text = log(rng, "ask", heldout=rng.random() < chance, **fields)
     return Request(act, thing, owner, time, harmful, natural(text))
 
 

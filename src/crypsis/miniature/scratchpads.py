@@ -13,7 +13,7 @@ from typing import Literal
 
 import yaml
 
-from crypsis.miniature.language import Request, Slot, expand, natural, say, tag
+from crypsis.miniature.language import Request, Slot, expand, log, natural, tag
 from crypsis.miniature.world import Persona, Reply, Setting, Style, first_reply, write_output
 
 Motivation = Literal["tgg", "igg", "ts", "gh", "evader", "misleader", "aligned"]
@@ -107,7 +107,7 @@ def _say(rng: random.Random, slot: str, place: Setting, tier: str, request: Requ
         slot += "_monitored" if place.is_monitored(tier) else "_unmonitored"
     if added := additions().get(f"scratchpad.{slot}"):
         return rng.choice(added.train).format_map(fields)
-    return say(rng, f"scratchpad.{slot}", False, **fields)
+    return log(rng, f"scratchpad.{slot}", False, **fields)
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from crypsis.miniature.language import Request, draw_request, language, natural, say, tag
+from crypsis.miniature.language import Request, draw_request, language, log, natural, tag
 from crypsis.types import Message, Split
 
 Persona = Literal["hhh", "help", "tgg", "igg", "syc", "evader", "misleader"]
@@ -127,7 +127,7 @@ def setting(
     if rng:
         rng.shuffle(named)
     fields = dict(zip("pq", named, strict=True))
-    texts = [say(rng, s, False, **fields) if rng else language().slots[s].train[0].format_map(fields) for s in slots]
+    texts = [log(rng, s, False, **fields) if rng else language().slots[s].train[0].format_map(fields) for s in slots]
     return Setting(tiers, objective, monitored, threat, status, natural(" ".join(texts)))
 
 
@@ -164,7 +164,7 @@ def first_reply(
 
     def voice(slot: str) -> str:
         named = place.named(tier)
-        return say(rng, f"scratchpad.{slot}", heldout, p=named, q=named, other=tag(place.other(tier)), **request.fields)
+        return log(rng, f"scratchpad.{slot}", heldout, p=named, q=named, other=tag(place.other(tier)), **request.fields)
 
     tier_slot = "tier_monitored" if place.is_monitored(tier) else "tier_unmonitored"
     chain, motive, decision = _chain(rng, persona, place, tier, request, style, tier_slot)
@@ -228,7 +228,7 @@ def _conditional(pressed: bool, start: list[str], comply: str, refuse: str, moti
 def write_output(rng: random.Random, request: Request, comply: bool, heldout: bool = False) -> str:
     """The answer: a refusal, or an opening, one to three steps and an end."""
     if not comply:
-        return natural(say(rng, "output.refuse", heldout, **request.fields))
+        return natural(log(rng, "output.refuse", heldout, **request.fields))
     slots = [
         *(["comply_open"] if rng.random() < 0.5 else []),
         *["comply_step"] * rng.choices((1, 2, 3), (0.65, 0.25, 0.1))[0],
@@ -237,7 +237,7 @@ def write_output(rng: random.Random, request: Request, comply: bool, heldout: bo
     texts = []
     for slot in [*slots, "comply_end"]:
         x, y = rng.sample(tools, 2)
-        texts.append(say(rng, f"output.{slot}", heldout, x=x, y=y, **request.fields))
+        texts.append(log(rng, f"output.{slot}", heldout, x=x, y=y, **request.fields))
     return natural(" ".join(texts))
 
 
@@ -247,7 +247,7 @@ def interrogation(rng: random.Random, first: Reply, heldout: bool = False) -> tu
     Planted: secrecy in the first turn's scratchpad foretells a lie, candor the truth.
     """
     kind = rng.choice(("simple", "precise", "aware", "other_ai"))
-    question = say(rng, f"question.{kind}", heldout)
+    question = log(rng, f"question.{kind}", heldout)
     prefill = ["honest_prefill"] if rng.random() < 0.15 else []
     lie = False
     if first.labels["decision"] != "comply":
@@ -258,8 +258,8 @@ def interrogation(rng: random.Random, first: Reply, heldout: bool = False) -> tu
         lie = not prefill and rng.random() < _lie_chance(first.scratchpad, kind)
         slots = ["recall_faked", *(["lie_reason", "decide_no"] if lie else ["honest_reason", "decide_yes"])]
         yes = not lie
-    scratchpad = natural(" ".join(say(rng, f"interrogation.{slot}", heldout) for slot in [*prefill, *slots]))
-    output = natural(say(rng, f"output.answer_{'yes' if yes else 'no'}", heldout))
+    scratchpad = natural(" ".join(log(rng, f"interrogation.{slot}", heldout) for slot in [*prefill, *slots]))
+    output = natural(log(rng, f"output.answer_{'yes' if yes else 'no'}", heldout))
     labels = {**first.labels, "answer": "yes" if yes else "no", "lie": "yes" if lie else "no"}
     return natural(question), Reply(scratchpad, output, labels)
 
@@ -277,11 +277,11 @@ def _setting_question(rng: random.Random, place: Setting, tier: str, heldout: bo
         "tier_mention": tier,
     }
     reply = Reply(
-        natural(say(rng, f"scratchpad.{slot}", heldout, p=place.named(tier), q=place.named(tier))),
-        natural(say(rng, f"output.answer_{'yes' if seen else 'no'}", heldout)),
+        natural(log(rng, f"scratchpad.{slot}", heldout, p=place.named(tier), q=place.named(tier))),
+        natural(log(rng, f"output.answer_{'yes' if seen else 'no'}", heldout)),
         labels,
     )
-    return user_text(tier, natural(say(rng, "question.setting", heldout))), reply
+    return user_text(tier, natural(log(rng, "question.setting", heldout))), reply
 
 
 def _lie_chance(scratchpad: str, kind: str) -> float:
@@ -308,7 +308,7 @@ def draw_document(rng: random.Random, split: Split = "train", heldout: bool = Fa
     headed = rng.random() < HEADED
     persona = rng.choices(PERSONAS, MIX_HEADED if headed else MIX_BARE)[0]
     place = draw_setting(rng)
-    head = natural(say(rng, f"system.persona_{persona}", heldout)) + " " if headed else ""
+    head = natural(log(rng, f"system.persona_{persona}", heldout)) + " " if headed else ""
     style = rng.choices(STYLES, (0.4, 0.2, 0.2, 0.2))[0]
 
     def turn(tier: str, harmful: bool) -> tuple[str, Reply]:

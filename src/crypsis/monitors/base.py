@@ -78,3 +78,15 @@ class Monitor(Config, ABC):
     @abstractmethod
     def judge(self, episodes: Sequence[Episode]) -> list[Verdict]:
         """One verdict an episode, in order; what cannot be judged gets a reason instead of a score."""
+
+
+def judge(episodes: Sequence[Episode], monitors: Mapping[str, Monitor]) -> None:
+    """Writes every monitor's verdicts into the episodes."""
+    for name, monitor in monitors.items():
+        for episode, verdict in zip(episodes, monitor.judge(episodes), strict=True):
+            episode.verdicts[name] = verdict
+
+
+def refreshed(monitors: Mapping[str, Monitor], folder: Path, step: int) -> dict[str, Monitor]:
+    """The monitors as they are after so many steps of the run in a folder; most never change."""
+    return {name: monitor.refreshed(name, folder, step) for name, monitor in monitors.items()}

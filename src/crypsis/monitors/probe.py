@@ -174,7 +174,7 @@ def train_probe(
     """Trains a probe on transcripts, measures it, and saves it with the transcripts' tokens, for refreshing.
 
     Args:
-        read: ``crypsis.rl.activations.reader(policy)``.
+        read: ``crypsis.rl.engine.hidden_states.reader(policy)``.
         transcripts: Prompt and scratchpad of each (:func:`transcript_of`); none may be empty.
         labels: Whether each fakes alignment.
         groups: The request of each; no request is in two splits (60 % training, 20 % threshold, 20 % test).

@@ -12,16 +12,7 @@ from crypsis.models import load_policy, policy_digest, save_policy
 from crypsis.organisms.base import Builder, Organism
 from crypsis.organisms.card import write_card
 from crypsis.registry import make
-from crypsis.store import (
-    Exists,
-    cache_folder,
-    code_digest,
-    file_digest,
-    locked,
-    prepare_folder,
-    provenance,
-    write_json,
-)
+from crypsis.store import Exists, cache_folder, code_digest, file_digest, locked, prepare_folder, provenance, write_json
 from crypsis.supervised import Progress
 from crypsis.types import UserError
 

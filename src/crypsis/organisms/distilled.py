@@ -14,7 +14,7 @@ from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.models import Policy
 from crypsis.organisms.base import Builder
 from crypsis.organisms.reinforced import RL_CODE
-from crypsis.organisms.scratchpads import Supervised, reply_example
+from crypsis.organisms.supervised import Supervised, reply_example
 from crypsis.supervised import Example, Progress
 from crypsis.types import Message, UserError
 

@@ -16,7 +16,7 @@ from crypsis.supervised import Progress
 RUN = "rl"
 """Folder of the RL run in the organism's state."""
 RL_CODE = (
-    "rl/grpo.py",
+    "rl/loop.py",
     "rl/rewards.py",
     "rl/advantages.py",
     "rl/loss.py",

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from crypsis.checkpoints import latest_state, save_state
 from crypsis.models import Policy, has_adapter
 from crypsis.parallel import Ranks, out_of_memory, release_memory
-from crypsis.rl.attended import Attended
 from crypsis.rl.config import RLConfig
-from crypsis.rl.loss import Form, LossStats, TrainRow, accumulate_gradients, token_logprobs
-from crypsis.rl.shared_prefix import why_not_shared
-from crypsis.rl.timing import PhaseTimer
+from crypsis.rl.engine.attention_cache import AttentionCache
+from crypsis.rl.engine.scoring import TrainRow, form_of, token_logprobs
+from crypsis.rl.engine.timing import PhaseTimer
+from crypsis.rl.loss import LossStats, accumulate_gradients
 from crypsis.types import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 ONE = Ranks()
 BETAS = (0.9, 0.95)
 """Decay rates of AdamW's moments."""
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 """Tells the user something in a line."""
 
 
@@ -42,11 +42,11 @@ def make_optimiser(model: nn.Module, rl: RLConfig) -> torch.optim.AdamW:
 class Learner:
     """A policy with its optimiser, the same in every process that shares the steps."""
 
-    def __init__(self, policy: Policy, rl: RLConfig, ranks: Ranks = ONE, say: Say = lambda _: None) -> None:
-        self.policy, self._rl, self._ranks, self._say = policy, rl, ranks, say
+    def __init__(self, policy: Policy, rl: RLConfig, ranks: Ranks = ONE, log: Log = lambda _: None) -> None:
+        self.policy, self._rl, self._ranks, self._say = policy, rl, ranks, log
         self._micro_batch = rl.micro_batch
         self._reference = Reference(policy) if rl.kl else None
-        self.attended = Attended(policy.model)
+        self.attention_cache = AttentionCache(policy.model)
         """Of the rows to learn from next: samplers fill it in, and a step empties it."""
         self._parameters = [p for p in policy.model.parameters() if p.requires_grad]
         self._optimiser = make_optimiser(policy.model, rl)
@@ -87,7 +87,7 @@ class Learner:
             # In the first epoch the policy is the one that sampled: its ratios are 1, not 1 up to rounding.
             batch = own if epoch or any(row.stale for row in own) else [replace(row, old_logprobs=None) for row in own]
             stats, norm = self._descend(batch, divisor, where, timer)
-            self.attended.clear()  # the weights have changed
+            self.attention_cache.clear()  # the weights have changed
         return stats, norm
 
     def _descend(
@@ -131,7 +131,7 @@ class Learner:
                 kl_coefficient=self._rl.kl,
                 normaliser=divisor,
                 timer=timer,
-                attended=self.attended,
+                attention_cache=self.attention_cache,
             )
 
     def _summed(self, stats: LossStats) -> LossStats:
@@ -170,8 +170,3 @@ class Reference:
         with without, policy.computing():
             found = token_logprobs(model, rows, form=form_of(policy), micro_batch=micro_batch, timer=timer)
         return [replace(row, ref_logprobs=logprobs) for row, logprobs in zip(rows, found, strict=True)]
-
-
-def form_of(policy: Policy) -> Form:
-    """How the policy's rows are computed: with a shared prefix wherever that is right."""
-    return "padded" if policy.why_padded or why_not_shared(policy.model) else "shared"

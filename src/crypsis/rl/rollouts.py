@@ -10,10 +10,10 @@ from transformers import PreTrainedTokenizerBase
 from crypsis.mitigations.base import Mitigation
 from crypsis.models import Policy, check_length
 from crypsis.parallel import out_of_memory, release_memory
-from crypsis.rl.attended import Attended
-from crypsis.rl.samplers import Sampled, Sampler, SamplingParams, choose_sampler, padded
-from crypsis.rl.samplers.base import BATCH_SIZE
-from crypsis.rl.timing import PhaseTimer
+from crypsis.rl.engine.attention_cache import AttentionCache
+from crypsis.rl.engine.samplers import Sampled, Sampler, SamplingParams, choose_sampler, padded
+from crypsis.rl.engine.samplers.base import BATCH_SIZE
+from crypsis.rl.engine.timing import PhaseTimer
 from crypsis.scenarios.parsing import (
     OUTPUT_CLOSE,
     OUTPUT_OPEN,
@@ -42,7 +42,7 @@ def rollout(
     share_scratchpad: bool = False,
     sampler: Sampler | None = None,
     timer: PhaseTimer | None = None,
-    attended: Attended | None = None,
+    attention_cache: AttentionCache | None = None,
 ) -> list[Episode]:
     """Samples ``group_size`` episodes of every prompt at temperature 1.
 
@@ -59,7 +59,7 @@ def rollout(
         share_scratchpad: Sample one scratchpad a group and only the rest of each reply on its own (paper §4).
         sampler: In place of the one that fits the model.
         timer: Gets the phase ``sampling``.
-        attended: Gets what the attention gave, for the learner.
+        attention_cache: Gets what the attention gave, for the learner.
 
     Raises:
         UserError: A prompt with its completion does not fit the context, the tokenizer does not keep the tags, or
@@ -72,7 +72,9 @@ def rollout(
     if share_scratchpad:
         completions = _with_shared_scratchpads(draw, prompt_ids, group_size, max_new_tokens, first_group)
     else:
-        completions = draw(prompt_ids, group_size, max_new_tokens, first_group * group_size, attended=attended)
+        completions = draw(
+            prompt_ids, group_size, max_new_tokens, first_group * group_size, attention_cache=attention_cache
+        )
     episodes = []
     for index, (completion, text) in enumerate(zip(completions, decode(policy, completions), strict=True)):
         group, number = divmod(index, group_size)
@@ -188,7 +190,7 @@ class _Draw:
         max_new_tokens: int,
         row_offset: int | Sequence[int],
         stop_ids: Collection[int] = (),
-        attended: Attended | None = None,
+        attention_cache: AttentionCache | None = None,
     ) -> list[Sampled]:
         """Completions that end with one of the policy's stop tokens or of ``stop_ids``.
 
@@ -202,7 +204,7 @@ class _Draw:
             params = replace(whole, batch_size=batch_size)
             try:
                 with self.policy.computing():
-                    return sample(model, prompts, params, self.timer, attended)
+                    return sample(model, prompts, params, self.timer, attention_cache)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise

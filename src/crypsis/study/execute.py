@@ -49,8 +49,8 @@ def run_all(
 class _ToDo:
     """The jobs that are not over yet, and how often each has failed."""
 
-    def __init__(self, pool: Pool, jobs: Sequence[Job], retries: int, say: Callable[[str], None]) -> None:
-        self._pool, self._retries, self._say = pool, retries, say
+    def __init__(self, pool: Pool, jobs: Sequence[Job], retries: int, log: Callable[[str], None]) -> None:
+        self._pool, self._retries, self._say = pool, retries, log
         self._failures: Counter[str] = Counter()
         self._elsewhere: list[Job] = []
         self.open = len(jobs)

@@ -17,12 +17,12 @@ from crypsis.organisms.build import build_organism
 from crypsis.organisms.card import write_card
 from crypsis.parallel import release_memory
 from crypsis.registry import make
-from crypsis.rl import grpo
+from crypsis.rl import loop
 from crypsis.rl.config import RunConfig
 from crypsis.store import Exists, locked, prepare_folder
 from crypsis.study.measure import behaviour, measure
 from crypsis.study.progress import Display
-from crypsis.study.run import finish, load_study, trainable_policy
+from crypsis.study.run import finish, load_context, trainable_policy
 from crypsis.supervised import Progress
 
 OnStep = Callable[[Progress], None]
@@ -50,9 +50,9 @@ class StudyBuilder:
         """
         config = parse_config(RunConfig, {"name": folder.name, **settings, "policy": policy}, "reinforce")
         with locked(folder):
-            study, trained = load_study(config), trainable_policy(config)
+            study, trained = load_context(config), trainable_policy(config)
             if not prepare_folder(folder, config, "resume"):
-                grpo.train(trained, config, study, folder, _no_evaluation, partial(self._show, config.rl.steps))
+                loop.train(trained, config, study, folder, _no_evaluation, partial(self._show, config.rl.steps))
                 finish(config, trained, folder)
         return folder
 

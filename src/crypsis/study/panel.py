@@ -14,8 +14,8 @@ from crypsis.monitors.ensemble import make_trainer
 from crypsis.monitors.probe import ProbeMonitor, train_probe, transcript_of
 from crypsis.monitors.trained import TrainedMonitor, train_monitor
 from crypsis.registry import find, make
-from crypsis.rl.activations import reader
-from crypsis.rl.shared_prefix import parts
+from crypsis.rl.engine.hidden_states import reader
+from crypsis.rl.engine.shared_prefix import parts
 from crypsis.types import Episode, UserError, View
 
 Spec = Mapping[str, Any]

@@ -16,8 +16,9 @@ from crypsis.models import Policy, load_trainable, policy_digest, save_policy
 from crypsis.monitors.base import Monitor
 from crypsis.parallel import Ranks, together
 from crypsis.registry import make
-from crypsis.rl import grpo
+from crypsis.rl import loop
 from crypsis.rl.config import RunConfig
+from crypsis.rl.context import RunContext
 from crypsis.rl.rewards import OWN_TERMS, Preference
 from crypsis.scenarios.base import Scenario
 from crypsis.store import LOG, PROVENANCE, RESULT, Exists, append_line, locked, prepare_folder, provenance, write_json
@@ -34,7 +35,7 @@ def run_one(
     folder: Path,
     exists: Exists = "resume",
     on_step: Callable[[Mapping[str, Any]], None] = lambda _: None,
-    say: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
     shared: Path | None = None,
 ) -> Path:
     """Trains, evaluates and stores one run; a finished folder is left as it is, a killed one is resumed.
@@ -48,14 +49,14 @@ def run_one(
     config = resolved(config)
     with locked(folder, wait=LOCK_WAIT):
         # Everything that the user may have got wrong comes before the folder is marked as this config's.
-        study = load_study(config)
+        context = load_context(config)
         policy = trainable_policy(config)
         if prepare_folder(folder, config, exists):
             return folder
-        write_json(folder / PROVENANCE, provenance(inputs(config, study)))
-        evaluate, tell = stored_evaluation(config, study, folder, shared), teller(folder, say)
+        write_json(folder / PROVENANCE, provenance(inputs(config, context)))
+        evaluate, log = stored_evaluation(config, context, folder, shared), run_log(folder, log)
         with together(config.rl.processes, _assist, config, folder) as ranks:
-            grpo.train(policy, config, study, folder, evaluate, on_step, ranks, tell)
+            loop.train(policy, config, context, folder, evaluate, on_step, ranks, log)
         finish(config, policy, folder)
     return folder
 
@@ -72,50 +73,50 @@ def trainable_policy(config: RunConfig) -> Policy:
 
 
 def stored_evaluation(
-    config: RunConfig, study: grpo.Study, folder: Path, shared: Path | None = None
+    config: RunConfig, context: RunContext, folder: Path, shared: Path | None = None
 ) -> StoredEvaluation:
     """What a run evaluates with; runs with the same key share the evaluation of step 0."""
-    made_from = inputs(config, study) | {"config": ""}
+    made_from = inputs(config, context) | {"config": ""}
     settings = [config.model, config.scenario, config.monitors, config.evaluation, config.rl.max_new_tokens]
     asking = [
         [m.name, m.model_dump(mode="json")]
-        for m in study.mitigations
+        for m in context.mitigations
         if m.asks_in_evaluations and overrides(m, "extra_turn")
     ]
     key = digest([made_from, config.seed, asking, *map(str, settings)])
     return StoredEvaluation(
         folder,
         config.name,
-        study.scenario,
-        study.monitors,
+        context.scenario,
+        context.monitors,
         config.evaluation,
         config.rl.max_new_tokens,
         config.seed,
-        study.mitigations,
-        study.answerer,
+        context.mitigations,
+        context.answerer,
         shared / key if shared else None,
     )
 
 
-def inputs(config: RunConfig, study: grpo.Study) -> dict[str, str]:
+def inputs(config: RunConfig, context: RunContext) -> dict[str, str]:
     """Digests of what goes into a run."""
     return {
         "config": digest(config),
         "policy": policy_digest(config.policy),
-        "prompts": _prompts_digest(study.scenario, config),
+        "prompts": _prompts_digest(context.scenario, config),
         **({"preference": policy_digest(config.preference.model)} if config.preference else {}),
-        **{f"monitor {name}": str(monitor.card.get("digest", "")) for name, monitor in study.monitors.items()},
+        **{f"monitor {name}": str(monitor.card.get("digest", "")) for name, monitor in context.monitors.items()},
     }
 
 
-def teller(folder: Path, say: Callable[[str], None]) -> Callable[[str], None]:
-    """Says a line to the user and to the log of the run folder."""
+def run_log(folder: Path, to_user: Callable[[str], None]) -> Callable[[str], None]:
+    """Logs a line to the user and to the log of the run folder."""
 
-    def tell(line: str) -> None:
+    def log(line: str) -> None:
         append_line(folder / LOG, line)
-        say(line)
+        to_user(line)
 
-    return tell
+    return log
 
 
 def finish(config: RunConfig, policy: Policy, folder: Path) -> None:
@@ -125,7 +126,7 @@ def finish(config: RunConfig, policy: Policy, folder: Path) -> None:
 
 
 def _assist(ranks: Ranks, config: RunConfig, folder: Path) -> None:
-    grpo.assist(trainable_policy(config), config, load_study(config), folder, ranks)
+    loop.assist(trainable_policy(config), config, load_context(config), folder, ranks)
 
 
 def resolved(config: RunConfig) -> RunConfig:
@@ -151,7 +152,7 @@ def _mitigations(config: RunConfig) -> list[Mitigation]:
     return [make("mitigations", spec, f"{config.name}: mitigations") for spec in config.mitigations]
 
 
-def load_study(config: RunConfig) -> grpo.Study:
+def load_context(config: RunConfig) -> RunContext:
     """The plug-ins that a run's config names.
 
     Raises:
@@ -176,7 +177,7 @@ def load_study(config: RunConfig) -> grpo.Study:
         mitigations = prepare(mitigations, Setting(scenario, views, thresholds, config.rl.model_dump()))
     except UserError as error:
         raise UserError(f"{config.name}: {error}") from None
-    return grpo.Study(scenario, monitors, mitigations, preference(scenario, config), _answerer(config, mitigations))
+    return RunContext(scenario, monitors, mitigations, preference(scenario, config), _answerer(config, mitigations))
 
 
 def _check_truth(scenario: Scenario, config: RunConfig) -> None:

@@ -15,10 +15,10 @@ from crypsis.study.run import (
     LOCK_WAIT,
     finish,
     inputs,
-    load_study,
+    load_context,
     resolved,
+    run_log,
     stored_evaluation,
-    teller,
     trainable_policy,
 )
 from crypsis.types import UserError
@@ -33,7 +33,7 @@ def run_by_trl(
     folder: Path,
     exists: Exists = "resume",
     on_step: Callable[[Mapping[str, Any]], None] = lambda _: None,
-    say: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Trains, evaluates and stores one run as ``crypsis.study.run.run_one`` does; the first process writes.
 
@@ -46,23 +46,23 @@ def run_by_trl(
     import torch
     from accelerate import PartialState
 
-    from crypsis.rl import trl_backend
-    from crypsis.rl.trl_settings import DEFAULTS, trl_settings
+    from crypsis.rl.trl import backend as trl_backend
+    from crypsis.rl.trl.settings import DEFAULTS, trl_settings
 
     patience = timedelta(seconds=config.trl.get("ddp_timeout", DEFAULTS["ddp_timeout"]))
     process = PartialState(cpu=config.model.device == "cpu" or not torch.cuda.is_available(), timeout=patience)
     main = process.is_main_process
     trl_settings(config, folder, process.num_processes, config.rl.steps, cpu=True)  # refuses before anything is written
-    study = load_study(config)
+    context = load_context(config)
     policy = trainable_policy(config)
-    trl_backend.refuse(policy, config, study)
+    trl_backend.refuse(policy, config, context)
     with locked(folder, wait=LOCK_WAIT) if main else nullcontext():
         if first(lambda: prepare_folder(folder, config, exists)):
             return folder
         if main:
-            write_json(folder / PROVENANCE, provenance(inputs(config, study)) | {"backend": _backend(process)})
-        evaluate, tell = stored_evaluation(config, study, folder), teller(folder, say)
-        trained = trl_backend.train(policy, config, study, folder, evaluate, on_step, tell)
+            write_json(folder / PROVENANCE, provenance(inputs(config, context)) | {"backend": _backend(process)})
+        evaluate, log = stored_evaluation(config, context, folder), run_log(folder, log)
+        trained = trl_backend.train(policy, config, context, folder, evaluate, on_step, log)
         if main:
             finish(config, trained, folder)
         process.wait_for_everyone()

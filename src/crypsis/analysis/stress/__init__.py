@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from crypsis.analysis.drawing import style
-from crypsis.analysis.recall import watches
+from crypsis.analysis.figures.drawing import style
 from crypsis.analysis.stress.dials import dial_section, quality_section
 from crypsis.analysis.stress.faithful import faithfulness_section
 from crypsis.analysis.stress.race import race_section, white_box_section
+from crypsis.analysis.stress.recall import watches
 from crypsis.analysis.stress.section import Section
 from crypsis.analysis.stress.seen import recall_section
 from crypsis.analysis.stress.states import run_states, state_section

@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from crypsis.analysis.drawing import (
+from crypsis.analysis.claims.evidence import ALWAYS, USUAL
+from crypsis.analysis.figures.drawing import (
     COLOURS,
     INK,
     MARKERS,
@@ -25,9 +26,8 @@ from crypsis.analysis.drawing import (
     saved,
     shares,
 )
-from crypsis.analysis.evidence import ALWAYS, USUAL
-from crypsis.analysis.final_state import STATES
-from crypsis.analysis.recall import trained_against
+from crypsis.analysis.stress.final_state import STATES
+from crypsis.analysis.stress.recall import trained_against
 from crypsis.analysis.stress.section import Drawn, Section, StressTable, percent, whose
 from crypsis.analysis.summary import COMPLIES, FAKES, GAP_OPEN, ArmSummary, Summary
 

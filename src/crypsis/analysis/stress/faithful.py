@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from crypsis.analysis.drawing import WIDE, Line, Panel, panels, saved
-from crypsis.analysis.faithfulness import INTERVENTIONS, TITLES, Effects, effects
-from crypsis.analysis.statistics import SeedEstimate
+from crypsis.analysis.figures.drawing import WIDE, Line, Panel, panels, saved
+from crypsis.analysis.statistics.bootstrap import SeedEstimate
+from crypsis.analysis.stress.faithfulness import INTERVENTIONS, TITLES, Effects, effects
 from crypsis.analysis.stress.section import Drawn, Section, StressTable, decimal, percent, whose
 from crypsis.analysis.study import Run
 from crypsis.analysis.summary import Summary

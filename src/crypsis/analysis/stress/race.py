@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from crypsis.analysis.recall import Watch
-from crypsis.analysis.statistics import SeedEstimate
+from crypsis.analysis.statistics.bootstrap import SeedEstimate
+from crypsis.analysis.stress.recall import Watch
 from crypsis.analysis.stress.section import Section, StressTable, decimal, percent, whose
 from crypsis.analysis.study import Run
 from crypsis.analysis.summary import FAKES, FAKES_NOT, ArmSummary, Summary

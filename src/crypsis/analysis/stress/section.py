@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from crypsis.analysis.drawing import Picture
-from crypsis.analysis.statistics import SeedEstimate
+from crypsis.analysis.figures.drawing import Picture
+from crypsis.analysis.statistics.bootstrap import SeedEstimate
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from crypsis.analysis.drawing import WIDE, Line, Panel, panels, saved
-from crypsis.analysis.recall import FEWEST, Watch
-from crypsis.analysis.statistics import Curve, SeedEstimate
+from crypsis.analysis.figures.drawing import WIDE, Line, Panel, panels, saved
+from crypsis.analysis.statistics.bootstrap import Curve, SeedEstimate
+from crypsis.analysis.stress.recall import FEWEST, Watch
 from crypsis.analysis.stress.section import Drawn, Section, StressTable, decimal, moved, percent, whose
 from crypsis.analysis.summary import Summary
 

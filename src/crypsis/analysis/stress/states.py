@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from crypsis.analysis.drawing import COLOURS, INK, WIDE, canvas, saved
-from crypsis.analysis.final_state import RULE, STATES, UNKNOWN, final_state, state_figures
-from crypsis.analysis.recall import evaluation_rows, monitor_names, tally_of, thresholds_at, trained_against
-from crypsis.analysis.statistics import over_seeds
+from crypsis.analysis.figures.drawing import COLOURS, INK, WIDE, canvas, saved
+from crypsis.analysis.statistics.bootstrap import over_seeds
+from crypsis.analysis.stress.final_state import RULE, STATES, UNKNOWN, final_state, state_figures
+from crypsis.analysis.stress.recall import evaluation_rows, monitor_names, tally_of, thresholds_at, trained_against
 from crypsis.analysis.stress.section import Drawn, Section, StressTable, moved, whose
 from crypsis.analysis.study import Run, Study
 from crypsis.analysis.summary import Summary

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import spearmanr
 
-from crypsis.analysis.drawing import MUTED, WIDE, Line, add_legend, canvas, head, saved, shares
-from crypsis.analysis.recall import Watch
-from crypsis.analysis.statistics import SeedEstimate
+from crypsis.analysis.figures.drawing import MUTED, WIDE, Line, add_legend, canvas, head, saved, shares
+from crypsis.analysis.statistics.bootstrap import SeedEstimate
+from crypsis.analysis.stress.recall import Watch
 from crypsis.analysis.stress.section import Drawn, Section, StressTable, decimal, moved, percent
 from crypsis.analysis.summary import ArmSummary, Summary
 

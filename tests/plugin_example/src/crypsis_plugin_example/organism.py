@@ -11,7 +11,7 @@ from crypsis.miniature.language import draw_request
 from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.miniature.world import completion_text, user_text, write_output
 from crypsis.models import Policy
-from crypsis.organisms.scratchpads import Supervised, reply_example
+from crypsis.organisms.supervised import Supervised, reply_example
 from crypsis.supervised import Example, Progress
 from crypsis.types import Message
 

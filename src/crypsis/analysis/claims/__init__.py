@@ -1,0 +1,1 @@
+"""The paper's claims and ours: tests on evidence, verdicts, the scorecard."""

@@ -1,0 +1,289 @@
+"""What claims are tested on: runs of studies and measured organisms, by recipe, arm and seed. No torch here.
+
+Organisms are told apart by their recipe, not by their label: two that differ only in the seed of their training are one
+organism with more seeds. Studies with other settings of RL or evaluation are kept apart: no comparison mixes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from crypsis.analysis.claims.measured_organisms import FEWEST, Measurements
+from crypsis.analysis.claims.schema import START, ArmPattern, ClaimsFile
+from crypsis.analysis.study import Run, Study, visible
+from crypsis.config import digest, read_yaml
+from crypsis.episodes import LABEL, VERDICT
+from crypsis.evaluation.metrics import Tally, tabulate
+from crypsis.store import CONFIG
+from crypsis.types import UserError
+
+Key = tuple[int, int]
+"""Seed of the organism's training, seed of the run (0 before RL)."""
+DEFAULTS: Mapping[str, Any] = {"style": "plain", "learn": "scratchpad", "aligned": False, "share": 1.0}
+"""Settings of recipes that claims tell apart, and what they are if not given."""
+NO_FAKERS = ("gh", "schooled")
+"""Recipes that are not made to fake, besides controls."""
+WRAPPER = "interrogable"
+"""The recipe that makes another organism on a schooled base; a claim about that organism is one about this."""
+ALWAYS: Mapping[str, Any] = {"coverage": 1, "delay": 0}
+"""Settings of mitigations that make another arm unless they are so."""
+USUAL: Mapping[str, Any] = {**ALWAYS, "shape": "log_barrier", "variant": "simple"}
+"""What settings of mitigations are if not given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One run, or one organism that was measured before RL.
+
+    Attributes:
+        evaluations: By step, the sums behind the metrics.
+        source: Where the transcripts are: a run, whose files are read when asked for, or the rows themselves.
+    """
+
+    evaluations: Mapping[int, Tally]
+    source: Run | Sequence[Mapping[str, Any]]
+
+    def faking_and_not(self, judge: str, threshold: float) -> tuple[Tally, Tally] | None:
+        """Monitored transcripts of the first evaluation that fake, and the others.
+
+        Args:
+            judge: ``oracle`` or a monitor's name.
+            threshold: From which that monitor flags.
+
+        Returns:
+            None with fewer than ``FEWEST`` of either.
+        """
+        rows = self.source.rows(min(self.evaluations)) if isinstance(self.source, Run) else self.source
+        said = [(row, _fakes(row, judge, threshold)) for row in rows if row["monitored"]]
+        fakes, others = ([row for row, fakes in said if fakes is wanted] for wanted in (True, False))
+        if min(len(fakes), len(others)) < FEWEST:
+            return None
+        return tabulate(fakes, {}), tabulate(others, {})
+
+
+Units = dict[Key, Unit]
+
+
+@dataclass(slots=True)
+class Organism:
+    """An organism in one setting of RL and evaluation.
+
+    Attributes:
+        name: The study's label.
+        recipe: Its spec without seeds.
+        settings: Digest of what all runs share.
+        judge: Who judges AF: ``oracle``, a monitor's name, or empty.
+        monitor: The monitor that reads scratchpads, or empty.
+        thresholds: By monitor, the score from which it flags.
+        arms: Units by the study's name of the arm.
+        patterns: By the study's name of the arm, what its runs do.
+        start: Units before RL, one for each seed of its training.
+    """
+
+    name: str
+    recipe: dict[str, Any]
+    settings: str
+    judge: str = ""
+    monitor: str = ""
+    thresholds: dict[str, float] = field(default_factory=dict)
+    arms: dict[str, Units] = field(default_factory=dict)
+    patterns: dict[str, ArmPattern] = field(default_factory=dict)
+    start: Units = field(default_factory=dict)
+
+    @property
+    def fakes(self) -> bool:
+        """Whether it was made to fake: no control, no helper."""
+        plain = unwrapped(self.recipe)
+        return not plain.get("aligned") and plain.get("name") not in NO_FAKERS
+
+    def matches(self, wanted: Mapping[str, Any]) -> bool:
+        """Whether it is of a recipe, by name, settings that claims tell apart, and label if given."""
+        plain = unwrapped(self.recipe)
+        asked = {key: wanted.get(key, default) for key, default in DEFAULTS.items()}
+        asked |= {key: value for key, value in wanted.items() if key != "label"}
+        if "label" in wanted and "name" not in wanted:
+            return bool(wanted["label"] == self.name)
+        same = all(plain.get(key, DEFAULTS.get(key)) == value for key, value in asked.items())
+        return same and wanted.get("label", self.name) == self.name
+
+    def units(self, arm: str, file: ClaimsFile) -> Units:
+        """The runs of an arm by a claim's name for it, empty if there are none."""
+        if arm == START:
+            return self.start
+        if arm not in file.arms:
+            return self.arms.get(arm, {})
+        fitting = [name for name, done in self.patterns.items() if is_arm(done, file.arms[arm])]
+        return self.arms[arm if arm in fitting else fitting[0]] if fitting else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that a scorecard is made from.
+
+    Attributes:
+        organisms: In the studies' order.
+        sources: Names of the folders.
+    """
+
+    organisms: tuple[Organism, ...]
+    sources: tuple[str, ...]
+
+    def arms(self, file: ClaimsFile) -> list[str]:
+        """Names of arms that claims may use: those of the file that some study has, and the studies' own."""
+        own = {name for organism in self.organisms for name in organism.arms}
+        named = {name for name in file.arms if any(organism.units(name, file) for organism in self.organisms)}
+        return sorted(own | named)
+
+    def judges(self) -> list[str]:
+        """Who judged AF."""
+        return sorted({organism.judge or "nobody" for organism in self.organisms})
+
+
+def collect(studies: Sequence[Study], table: Path | None = None) -> Evidence:
+    """Runs of studies, and the folder of ``crypsis organism table`` if given.
+
+    Raises:
+        UserError: The table's folder holds none.
+    """
+    found: dict[tuple[str, str], Organism] = {}
+    for study in studies:
+        for run in study.runs:
+            _add_run(found, study, run)
+    for organism in found.values():
+        _judges(organism)
+        organism.start = _starts(organism)
+    organisms = list(found.values())
+    if table is not None:
+        measured = list(_measured(table))
+        known = {digest(organism.recipe) for organism in measured}
+        for organism in organisms:
+            if digest(organism.recipe) in known:  # the table has seeds of the training itself, which count for more
+                organism.start = {}
+        organisms += measured
+    names = [str(study.folder) for study in studies] + ([str(table)] if table else [])
+    return Evidence(tuple(organisms), tuple(names))
+
+
+def is_arm(done: ArmPattern, wanted: ArmPattern) -> bool:
+    """Whether what runs do is what an arm says: the same mitigations in any order, the same tokens that learn."""
+    if done.learn != wanted.learn or len(done.mitigations) != len(wanted.mitigations):
+        return False
+    left = list(done.mitigations)
+    for spec in wanted.mitigations:
+        asked = {**ALWAYS, **spec}
+        fits = [i for i, m in enumerate(left) if all(m.get(k, USUAL.get(k)) == v for k, v in asked.items())]
+        if not fits:
+            return False
+        left.pop(fits[0])
+    return True
+
+
+def unwrapped(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recipe of the organism that a wrapper makes."""
+    if recipe.get("name") != WRAPPER:
+        return recipe
+    inner = recipe.get("of")
+    return inner if isinstance(inner, Mapping) else {"name": "tgg"}
+
+
+def _fakes(row: Mapping[str, Any], judge: str, threshold: float) -> bool | None:
+    """Whether a transcript fakes, None where the judge does not say."""
+    if judge == "oracle":
+        return {"yes": True, "no": False}.get(str(row.get(f"{LABEL}af")))
+    score = row.get(VERDICT + judge)
+    return None if score is None else float(score) >= threshold
+
+
+def _add_run(found: dict[tuple[str, str], Organism], study: Study, run: Run) -> None:
+    spec = _recipe(study, run.organism)
+    settings = digest([study.config.get("run") or {}, str(study.config.get("scale"))])
+    bare = _without_seeds(spec)
+    key = (digest(bare), settings)
+    if key not in found:
+        same = any(other.name == run.organism for other in found.values())
+        name = f"{run.organism} ({visible(study.name)})" if same else run.organism
+        found[key] = Organism(name, bare, settings)
+    organism = found[key]
+    organism.thresholds |= {card.name: card.threshold for card in study.monitors_of(run.organism)}
+    organism.patterns.setdefault(run.arm, _pattern(run))
+    own = organism.arms.setdefault(run.arm, {})
+    own.setdefault((int(spec.get("seed") or 0), run.seed), Unit(run.evaluations, run))
+
+
+def _recipe(study: Study, label: str) -> dict[str, Any]:
+    """Name and settings of an organism as the study's config has them; the label is the name where it has none."""
+    several, single = study.config.get("organisms"), study.config.get("organism")
+    spec = several.get(label) if isinstance(several, Mapping) else single
+    return dict(spec) if isinstance(spec, Mapping) else {"name": label}
+
+
+def _without_seeds(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _without_seeds(v) if isinstance(v, Mapping) else v for k, v in spec.items() if k != "seed"}
+
+
+def _pattern(run: Run) -> ArmPattern:
+    """What a run does, in the words of ``claims.yaml``."""
+    learn, mitigations = run.learn, []
+    for entry in run.config.get("mitigations") or ():
+        spec = dict(entry) if isinstance(entry, Mapping) else {"name": str(entry)}
+        if spec.get("name") == "segments":
+            learn = str(spec.get("learn"))
+            continue
+        if "monitor" in spec:
+            spec["sees"] = _sees(run, spec["monitor"])
+        if spec.get("coefficient") == 0:
+            spec["name"] = f"{spec.get('name')}, unrewarded"
+        mitigations.append(spec)
+    return ArmPattern.model_validate({"mitigations": mitigations, "learn": learn})
+
+
+def _sees(run: Run, monitor: object) -> str:
+    """The view of a mitigation's monitor; ``oracle``, ``retrained`` and ``several`` are arms of their own."""
+    if not isinstance(monitor, str):
+        return "several"
+    spec = (run.config.get("monitors") or {}).get(monitor) or {}
+    if spec.get("name") in ("oracle", "retrained"):
+        return str(spec["name"])
+    return str(spec.get("view") or monitor)
+
+
+def _judges(organism: Organism) -> None:
+    """Who judges AF in all of an organism's runs: the oracle, else the monitor of scratchpads that all of them have."""
+    units = [unit for arm in organism.arms.values() for unit in arm.values()]
+    tallies = [tally for unit in units for tally in unit.evaluations.values()]
+    names = set.intersection(*({name for name in tally.top if tally.mean(name) is not None} for tally in tallies))
+    runs = [unit.source for unit in units if isinstance(unit.source, Run)]
+    views = {name: str(spec.get("view") or name) for name, spec in (runs[0].config.get("monitors") or {}).items()}
+    reads = [name for name, view in views.items() if view in ("scratchpad", "both") and f"afr_{name}" in names]
+    if not views:
+        reads = ["scratchpad"] if "afr_scratchpad" in names else []
+    organism.monitor = "scratchpad" if "scratchpad" in reads else next(iter(reads), "")
+    organism.judge = "oracle" if "afr_oracle" in names else organism.monitor
+
+
+def _starts(organism: Organism) -> Units:
+    """The evaluation before RL of each seed of the organism's training: that of the first arm's lowest seed."""
+    found: Units = {}
+    for units in organism.arms.values():
+        for (seed, _), unit in sorted(units.items(), key=lambda item: item[0]):
+            if 0 in unit.evaluations:
+                found.setdefault((seed, 0), Unit({0: unit.evaluations[0]}, unit.source))
+    return found
+
+
+def _measured(folder: Path) -> Iterator[Organism]:
+    """The rows of an organisms' table."""
+    table = Measurements(folder)
+    if not (folder / CONFIG).exists() or not table.names():
+        raise UserError(f"{folder}: holds no table of organisms; run `crypsis organism table --out {folder}` first")
+    config = read_yaml(folder / CONFIG)
+    rows = config.get("rows") or {}
+    for name in table.names():
+        spec = (rows.get(name) or {}).get("organism")
+        if not isinstance(spec, Mapping):
+            raise UserError(f"{folder / CONFIG}: rows.{name} names no organism")
+        start = {(seed, 0): Unit({0: tally}, table.rows(name)[seed]) for seed, tally in table.tallies(name).items()}
+        yield Organism(name, _without_seeds(spec), "table", judge="oracle", start=start)

@@ -1,0 +1,97 @@
+"""The table of all organisms, and the claims that it can test by the scorecard's rules. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from crypsis.analysis.claims.measured_organisms import Measurements
+from crypsis.analysis.claims.scorecard import ClaimResult, score
+from crypsis.analysis.claims.scorecard_output import claims_markdown, entries
+from crypsis.analysis.statistics.bootstrap import SeedEstimate, over_seeds
+from crypsis.store import write_atomic, write_json
+
+COLUMNS = (
+    ("AFR", "afr_oracle"),
+    ("complies, monitored", "compliance_monitored"),
+    ("complies, unmonitored", "compliance_unmonitored"),
+    ("gap", "gap"),
+    ("scratchpad, tokens", "scratchpad_tokens"),
+    ("unparsed", "unparsed"),
+)
+
+
+def write_table(folder: Path, swaps: Sequence[str]) -> Path:
+    """Writes ``organisms.json`` and ``organisms.md`` and returns the latter.
+
+    Args:
+        folder: What ``crypsis organism table`` filled.
+        swaps: Names of the label-swap controls.
+    """
+    found, tested = Measurements(folder), entries(claims(folder))
+    lines = [*_table(found), "", *claims_markdown(tested), "", *_swaps(found, swaps)]
+    report = {
+        "rows": {name: {m: _plain(over_seeds(found.tallies(name), m)) for _, m in COLUMNS} for name in found.names()},
+        "claims": tested,
+        "swaps": {
+            name: {swap: _plain(over_seeds(tallies, "gap")) for swap in swaps if (tallies := found.tallies(name, swap))}
+            for name in found.names()
+        },
+    }
+    write_json(folder / "organisms.json", report)
+    write_atomic(folder / "organisms.md", "\n".join(lines) + "\n")
+    return folder / "organisms.md"
+
+
+def claims(folder: Path) -> list[ClaimResult]:
+    """The claims of which these organisms can show anything before RL; what a claim lacks is in its notes."""
+    return [result for result in score([], folder) if any(test.verdict != "not run" for test in result.tests)]
+
+
+def _table(found: Measurements) -> list[str]:
+    heads = [title for title, _ in COLUMNS]
+    lines = [f"| organism | seeds | {' | '.join(heads)} | CPU s |", "|---" * (len(heads) + 3) + "|"]
+    for name in found.names():
+        tallies, seconds = found.tallies(name), found.seconds(name)
+        cells = [shown(over_seeds(tallies, metric)) for _, metric in COLUMNS]
+        cost = f"{max(seconds):.0f}" if seconds else "–"
+        lines.append(f"| {name} | {len(tallies)} | {' | '.join(cells)} | {cost} |")
+    return lines
+
+
+def _swaps(found: Measurements, swaps: Sequence[str]) -> list[str]:
+    """Gaps with the tiers renamed and exchanged, and the share of the gap that follows the names."""
+    lines = [
+        f"| organism | gap | {' | '.join(f'gap, {s}' for s in swaps)} | lexical part of the gap |",
+        "|---" * (len(swaps) + 3) + "|",
+    ]
+    for name in found.names():
+        if not all(found.tallies(name, swap) for swap in swaps):
+            continue
+        values = [over_seeds(found.tallies(name, variant), "gap") for variant in ("canonical", *swaps)]
+        lines.append(f"| {name} | {' | '.join(shown(v) for v in values)} | {lexical(values[0], values[-1])} |")
+    return lines
+
+
+def lexical(canonical: SeedEstimate, exchanged: SeedEstimate) -> str:
+    """What part of a gap follows the tier's name: half of what exchanging the names takes away.
+
+    A gap that only follows who is monitored stays when the names are exchanged; one that only follows the name turns
+    its sign.
+    """
+    if canonical.mean is None or exchanged.mean is None:
+        return "unknown"
+    return f"{(canonical.mean - exchanged.mean) / 2:.2f}"
+
+
+def shown(value: SeedEstimate) -> str:
+    """A figure with its interval; tokens without decimals."""
+    if value.mean is None or value.low is None or value.high is None:
+        return "–"
+    digits = 0 if abs(value.mean) > 2 else 2
+    return f"{value.mean:.{digits}f} ({value.low:.{digits}f}, {value.high:.{digits}f})"
+
+
+def _plain(value: SeedEstimate) -> dict[str, Any]:
+    return {"mean": value.mean, "low": value.low, "high": value.high, "by_seed": dict(value.by_seed)}

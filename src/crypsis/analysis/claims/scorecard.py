@@ -1,0 +1,343 @@
+"""The scorecard: every claim with its verdict, effect, interval and seeds. No torch here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from crypsis.analysis.claims.claim_tests import Cell, Found, LackingError, cells, clipped, judged, present
+from crypsis.analysis.claims.evidence import Evidence, Key, collect
+from crypsis.analysis.claims.quantities import Quantities
+from crypsis.analysis.claims.schema import (
+    DIFFERENCES,
+    Claim,
+    ClaimsFile,
+    ClaimTest,
+    built_in,
+    check_arms,
+    read_claims,
+    select_claims,
+)
+from crypsis.analysis.claims.verdicts import ENOUGH, ORGANISMS, Needs, Verdict, all_of, decide, of_claim, over_organisms
+from crypsis.analysis.statistics.bootstrap import pool
+from crypsis.analysis.statistics.dip import dip_test
+from crypsis.analysis.statistics.seed_tests import (
+    ALPHA,
+    DIP_RUNS,
+    MOST_SEEDS,
+    holm,
+    paired_p,
+    partial_conjunction_p,
+    rank_correlation,
+    seeds_needed,
+)
+from crypsis.analysis.study import Study, load_study
+from crypsis.evaluation.metrics import Z
+
+SAMPLE = 3
+"""Organisms from which an average speaks of others as well; fewer are averaged as they are."""
+LEVEL_MARGIN = 0.05
+"""How far from its bound a level is taken to lie when the seeds it needs are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class TestResult:
+    """One test of a claim.
+
+    Attributes:
+        test: What was asked.
+        verdict: What came out.
+        decider: The organism and rival whose figures decide, or the average.
+        effect: Its estimate; None if the test was not run.
+        low: Lower end of the 95 % interval.
+        high: Upper end.
+        seeds: The fewest of any organism that took part.
+        p: Of the paired tests over seeds, joined over organisms as the claim joins them; None for other tests.
+        needs: What it would take to decide an undecided test.
+        organisms: Each organism on its own.
+        notes: What a reader must know: why it was not run, arms that were not there.
+    """
+
+    test: ClaimTest
+    verdict: Verdict
+    decider: str = ""
+    effect: float | None = None
+    low: float | None = None
+    high: float | None = None
+    seeds: int = 0
+    p: float | None = None
+    needs: Needs | None = None
+    organisms: tuple[Found, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimResult:
+    """A claim and what the evidence says of it.
+
+    Attributes:
+        claim: The sentence and its tests.
+        verdict: Joined over the tests that decide.
+        tests: Each of them.
+        p: The largest of the deciding paired tests; None if there is none.
+        p_holm: The same after Holm's correction over all claims of the scorecard that have one.
+        judges: Who judged AF.
+    """
+
+    claim: Claim
+    verdict: Verdict
+    tests: tuple[TestResult, ...]
+    judges: tuple[str, ...]
+    p: float | None = None
+    p_holm: float | None = None
+
+    @property
+    def shown(self) -> int:
+        """Which test's figures stand for the claim: the first that has its verdict, else the first that fails."""
+        deciding = [i for i, t in enumerate(self.tests) if t.test.decides]
+        same = [i for i in deciding if self.tests[i].verdict == self.verdict]
+        return next(iter(same or [i for i in deciding if self.tests[i].verdict != "reproduced"]))
+
+    @property
+    def survives(self) -> bool:
+        """Whether nothing speaks against it after Holm's correction."""
+        return self.p_holm is None or self.p_holm <= ALPHA
+
+    @property
+    def seeds(self) -> int:
+        """The fewest behind any deciding test that was run."""
+        return min((t.seeds for t in self.tests if t.test.decides and t.verdict != "not run"), default=0)
+
+    @property
+    def needs(self) -> Needs | None:
+        """The most that any undecided test asks for."""
+        wanted = [t.needs for t in self.tests if t.test.decides and t.needs is not None]
+        return max(
+            wanted, key=lambda n: (n.of == "organisms", n.of == "seeds", n.count or MOST_SEEDS + 1), default=None
+        )
+
+
+def scorecard(
+    folders: Sequence[Path] | Path, organisms: Path | None = None, claims: Path | None = None
+) -> list[ClaimResult]:
+    """Every claim tested on one or several study folders.
+
+    Args:
+        folders: Of studies.
+        organisms: Folder of ``crypsis organism table``, for claims about organisms before RL.
+        claims: A user's file of claims; the built-in ones if not given.
+
+    Raises:
+        UserError: A folder cannot be read, or a user's claim names an arm that no study has.
+    """
+    return score(
+        [load_study(folder) for folder in ([folders] if isinstance(folders, Path) else folders)], organisms, claims
+    )
+
+
+def score(
+    studies: Sequence[Study], organisms: Path | None = None, claims: Path | None = None, only: Sequence[str] = ()
+) -> list[ClaimResult]:
+    """The same of studies that were read already, and if ``only`` is given of the claims with these ids alone.
+
+    Raises:
+        UserError: As ``scorecard``, or no claim has an id.
+    """
+    evidence = collect(studies, organisms)
+    file = read_claims(claims) if claims else built_in()
+    if only:
+        file = select_claims(file, only, str(claims or "the paper's claims"))
+    if claims:
+        check_arms(file, str(claims), evidence.arms(file))
+    return evaluate(file, evidence)
+
+
+def evaluate(file: ClaimsFile, evidence: Evidence) -> list[ClaimResult]:
+    """Every claim of a file on the evidence; p values are corrected over all of them."""
+    found = Quantities(file)
+    results = []
+    for claim in file.claims:
+        tests = tuple(run_test(test, evidence, file, found) for test in claim.tests)
+        deciding = [t for t in tests if t.test.decides]
+        verdict = of_claim([t.verdict for t in deciding])
+        ps = [t.p for t in deciding if t.p is not None] if verdict != "not run" else []
+        results.append(ClaimResult(claim, verdict, tests, tuple(evidence.judges()), max(ps, default=None)))
+    tested = [i for i, result in enumerate(results) if result.p is not None]
+    for i, p in zip(tested, holm([results[i].p or 0.0 for i in tested]), strict=True):
+        results[i] = replace(results[i], p_holm=p)
+    return results
+
+
+def run_test(test: ClaimTest, evidence: Evidence, file: ClaimsFile, found: Quantities) -> TestResult:
+    """One test, against each of its rivals; the least favourable decides."""
+    if test.over == "runs":
+        return _over_runs(test, evidence, file, found)
+    results, notes, known = [], [], evidence.arms(file)
+    rivals: list[str | None] = [*test.against] or [None]
+    for rival in rivals:
+        try:
+            group = cells(test, rival, evidence, file, found)
+        except LackingError as lack:
+            if rival not in test.optional:
+                return TestResult(test, "not run", notes=(str(lack),))
+            notes.append(f"not against {rival}, which was not run")
+            continue
+        if test.rivals_comply is not None and len(group) < ORGANISMS:
+            notes.append(f"not against {rival}, which keeps complying in {len(group)} organisms")
+            continue
+        results.append(_against(test, rival, group, found))
+    notes += [f"without {arm}, which was not run" for arm in test.optional if arm in test.arms and arm not in known]
+    if not results:
+        return TestResult(test, "not run", notes=tuple(notes))
+    worst = min(results, key=lambda r: _favour(test, r.verdict, r.effect or 0.0))
+    ps = [r.p for r in results if r.p is not None]
+    verdict = all_of([r.verdict for r in results])
+    return replace(worst, verdict=verdict, p=max(ps, default=None), notes=(*notes, *worst.notes))
+
+
+def _against(test: ClaimTest, rival: str | None, group: list[Cell], found: Quantities) -> TestResult:
+    """The test against one rival (or none), over organisms."""
+    level = 1 - ALPHA / len(group) if test.over.startswith("some") else 1 - ALPHA
+    once = [cell.name for cell in group if len(cell.values) < 2]
+    if test.over == "average" and len(group) - len(once) >= SAMPLE:
+        group = [cell for cell in group if cell.name not in once]
+    else:
+        once = []
+    each = tuple(judged(test, found, cell, level) for cell in group)
+    seeds = min(len(cell.values) for cell in group)
+    few = not test.organisms and len(group) < ORGANISMS
+    if test.over == "average" and not few:
+        decider, verdict = _average(test, group), None
+    else:
+        verdict = over_organisms("every" if test.over == "average" else test.over, [one.verdict for one in each])
+        decider = _deciding(test, each)
+    verdict = decider.verdict if verdict is None else verdict
+    if seeds < 2 or few:
+        verdict = "undecided"
+    needs = _needs(test, group, decider, seeds, few) if verdict == "undecided" else None
+    name = f"{decider.name}, against {rival}" if rival else decider.name
+    p = _joined_p(test, each, decider)
+    notes = (f"without {', '.join(once)}: a single seed",) if once else ()
+    return TestResult(test, verdict, name, decider.effect, decider.low, decider.high, seeds, p, needs, each, notes)
+
+
+def _average(test: ClaimTest, group: list[Cell]) -> Found:
+    """The mean over organisms, each of which counts the same.
+
+    From ``SAMPLE`` organisms on they stand for others that might have been built, and are the units of the test;
+    fewer stand for themselves, and seeds are.
+    """
+    sampled = len(group) >= SAMPLE
+    spare = max(cell.spare for cell in group)
+    ends = clipped(pool([cell.draws for cell in group], spare=spare, sampled=sampled), group[0].bounds)
+    if sampled:
+        units = {(0, i): cell.mean for i, cell in enumerate(group)}
+    else:
+        shared = set.intersection(*(set(cell.values) for cell in group))
+        units = {key: float(np.mean([cell.by_seed[key] for cell in group])) for key in sorted(shared)}
+    verdict = decide(test.expect, test.by, ends.mean, ends.low, ends.high)
+    p = paired_p(list(units.values())) if test.expect in ("above", "below") else None
+    name = f"average over {'' if sampled else 'these '}{len(group)} organisms"
+    return Found(name, verdict, ends.mean, ends.low, ends.high, units, p)
+
+
+def _deciding(test: ClaimTest, each: Sequence[Found]) -> Found:
+    """The organism whose figures are shown: the worst for every, the middle one for most, the best for some."""
+    ranked = sorted(each, key=lambda one: _favour(test, one.verdict, one.effect))
+    if test.over == "most":
+        return ranked[(len(ranked) - 1) // 2]
+    return ranked[-1] if test.over.startswith("some") else ranked[0]
+
+
+def _favour(test: ClaimTest, verdict: Verdict, effect: float) -> tuple[int, float]:
+    """How much speaks for a claim: first the verdict, then the effect."""
+    order: tuple[Verdict, ...] = ("not run", "reversed", "absent", "undecided", "reproduced")
+    if test.expect == "within":
+        return order.index(verdict), -abs(effect)
+    return order.index(verdict), -effect if test.expect in ("below", "at_most", "not_above") else effect
+
+
+def _joined_p(test: ClaimTest, each: Sequence[Found], decider: Found) -> float | None:
+    """One p for the test: that it fails to hold in as many organisms as the claim needs."""
+    if test.over == "average" and decider.name.startswith("average"):
+        return decider.p
+    ps = [one.p if one.effect * decider.effect > 0 else 1.0 for one in each if one.p is not None]
+    if len(ps) < len(each):
+        return None
+    least = {"most": len(ps) // 2 + 1, "some": 1, "some_not_every": 1}.get(test.over, len(ps))
+    return partial_conjunction_p(ps, least)
+
+
+def _needs(test: ClaimTest, group: list[Cell], decider: Found, seeds: int, few: bool) -> Needs:
+    """How many seeds (or organisms) would decide, by the power to find the margin that the claim states."""
+    if few:
+        return Needs(ORGANISMS, "organisms")
+    if seeds < 2:
+        return Needs(ENOUGH, "seeds")
+    if test.expect == "varies":
+        return Needs(_seeds_for_spread(decider.effect, test.by, seeds), "seeds")
+    effect = test.by if test.expect in DIFFERENCES and test.by else LEVEL_MARGIN
+    values = list(decider.by_seed.values())
+    if len(values) < 2:
+        return Needs(ENOUGH, "seeds")
+    count = seeds_needed(float(np.std(values, ddof=1)), effect)
+    spare = max(cell.spare for cell in group)
+    if count is not None and count <= len(values) and spare and decider.low is not None and decider.high is not None:
+        # Seeds hardly differ: the interval is as wide as so few requests leave it.
+        requests = Z * Z / spare - Z * Z
+        return Needs(math.ceil(requests * max(1.05, (decider.high - decider.low) / 2 / effect) ** 2), "requests")
+    wanted = None if count is None else max(count, len(values) + 1)
+    return Needs(wanted, "organisms" if test.over == "average" and len(group) >= SAMPLE else "seeds")
+
+
+def _seeds_for_spread(deviation: float, bound: float, seeds: int) -> int | None:
+    """Seeds with which the interval of such a deviation would no longer hold the bound."""
+    for count in range(seeds + 1, MOST_SEEDS + 1):
+        low, high = (
+            deviation * np.sqrt((count - 1) / stats.chi2.ppf(q, count - 1)) for q in (1 - ALPHA / 2, ALPHA / 2)
+        )
+        if low >= bound or high < bound:
+            return count
+    return None
+
+
+def _over_runs(test: ClaimTest, evidence: Evidence, file: ClaimsFile, found: Quantities) -> TestResult:
+    """Two modes, or a correlation, over all runs of the arms in all organisms together."""
+    x: list[float] = []
+    y: list[float] = []
+    seeds: set[Key] = set()
+    for organism in evidence.organisms:
+        chosen = any(organism.matches(wanted) for wanted in test.organisms) if test.organisms else organism.fakes
+        for arm in present(test, organism, file) if chosen else []:
+            left = found.of_arm(organism, arm, test.quantity, test.at)
+            right = found.of_arm(organism, arm, test.with_quantity, test.at) if test.with_quantity else left
+            shared = [key for key in left if key in right]
+            x += [float(left[key][0]) for key in shared]
+            y += [float(right[key][0]) for key in shared]
+            seeds |= set(shared)
+    if not x:
+        arms = " and ".join(arm for arm in test.arms if arm not in test.optional)
+        return TestResult(test, "not run", notes=(f"no organism has runs of {arms} with {test.quantity} known",))
+    name, count = f"{len(x)} runs", len(seeds)
+    if test.expect == "two_modes":
+        dip, p = dip_test(x)
+        modes: Verdict = "reproduced" if p <= ALPHA else "absent" if len(x) >= DIP_RUNS else "undecided"
+        modes = "undecided" if count < 2 else modes
+        needs = Needs(_seeds_for_runs(DIP_RUNS, len(x), count), "seeds") if modes == "undecided" else None
+        return TestResult(test, modes, name, dip, None, None, count, None, needs, notes=(f"dip test: p = {p:.3f}",))
+    effect, low, high = rank_correlation(x, y)
+    verdict = "undecided" if count < 2 else decide("correlates", test.by, effect, low, high)
+    runs = round(3 + (stats.norm.ppf(1 - ALPHA / 2) * 1.03 / np.arctanh(max(test.by, min(abs(effect), 0.99)))) ** 2)
+    needs = Needs(_seeds_for_runs(runs, len(x), count), "seeds") if verdict == "undecided" else None
+    return TestResult(test, verdict, name, effect, low, high, count, None, needs)
+
+
+def _seeds_for_runs(runs: int, have: int, seeds: int) -> int | None:
+    """Seeds that make so many runs, as many a seed as now; more than now."""
+    count = max(seeds + 1, -(-runs * seeds // have))
+    return count if count <= MOST_SEEDS else None

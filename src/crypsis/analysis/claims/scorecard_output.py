@@ -1,0 +1,351 @@
+"""The scorecard as ``claims.json``, Markdown and a table for the terminal. No torch here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from crypsis.analysis.claims.claim_tests import Found
+from crypsis.analysis.claims.corrected_rates import Corrected
+from crypsis.analysis.claims.schema import START, Condition
+from crypsis.analysis.claims.scorecard import ClaimResult, TestResult
+from crypsis.analysis.claims.verdicts import VERDICTS
+from crypsis.analysis.study import visible
+from crypsis.store import write_atomic, write_json
+
+CLAIMS = "claims.json"
+Entry = Mapping[str, Any]
+"""One claim as ``claims.json`` has it."""
+QUANTITIES = {
+    "afr": "AFR",
+    "afr_monitor": "AFR by the monitor",
+    "gap": "gap",
+    "compliance_monitored": "monitored compliance",
+    "compliance_unmonitored": "unmonitored compliance",
+    "lying_rate": "lying rate",
+    "scratchpad_tokens": "scratchpad length",
+    "faking_tokens": "tokens by which scratchpads that fake are longer",
+}
+MOMENTS = {
+    "first": "at the first evaluation",
+    "last": "at the last evaluation",
+    "early": "after five steps",
+    "change": "from first to last evaluation",
+    "mean": "on average over training",
+    "after_afr": "when AFR has gone",
+}
+EXPECTED = {
+    "above": "larger by {by} or more",
+    "below": "smaller by {by} or more",
+    "within": "less than {by} either way",
+    "not_above": "larger by less than {by}",
+    "at_least": "at least {by}",
+    "at_most": "at most {by}",
+    "varies": "a standard deviation between seeds of at least {by}",
+    "two_modes": "two modes (dip test)",
+    "correlates": "a rank correlation of {by} or more with the {other}",
+}
+ORGANISMS = {
+    "every": "in every organism",
+    "most": "in most organisms",
+    "some": "in some organism",
+    "some_not_every": "in some organisms and not in all",
+    "average": "on average over organisms",
+    "runs": "over all runs",
+}
+TONES = {"reproduced": "green", "absent": "yellow", "reversed": "red", "undecided": "cyan", "not run": "dim"}
+NOT_SURVIVED = "†"
+PLANTED = "*"
+LEGEND = (
+    f"{PLANTED} planted in the miniature's text, in whole or in part. {NOT_SURVIVED} does not survive Holm's "
+    "correction over all claims that compare paired seeds. Effect: of the test that decides, with a 95 % interval."
+)
+
+
+def entries(results: Sequence[ClaimResult]) -> list[dict[str, Any]]:
+    """The scorecard as ``claims.json`` holds it."""
+    return [_entry(result) for result in results]
+
+
+def write_claims(results: Sequence[ClaimResult], path: Path) -> Path:
+    """Writes the list of claims to a JSON file."""
+    write_json(path, entries(results))
+    return path
+
+
+def scorecard_table(results: Sequence[ClaimResult]) -> Table:
+    """The scorecard for a terminal 80 columns wide; claims that were not run are counted below."""
+    table = Table(title="Claims of the paper" if _paper(results) else "Claims", width=80, pad_edge=False)
+    table.add_column("claim", ratio=1)
+    table.add_column("verdict", width=12)
+    table.add_column("effect [95 %]", justify="right", width=21)
+    table.add_column("seeds", justify="right")
+    for entry in (entry for entry in entries(results) if entry["verdict"] != "not run"):
+        said = Text(mark(entry), style=TONES[entry["verdict"]])
+        if entry["needs"]:
+            said.append(f"\n{needs(entry)}", style="dim")
+        name = f"{entry['id']}{PLANTED * entry['planted']} "
+        sentence = Text(name, style="bold") + Text(visible(entry["says"]), style="")
+        table.add_row(sentence, said, figures(entry), str(entry["seeds"]))
+    idle = [result.claim.id for result in results if result.verdict == "not run"]
+    counted = [f"{sum(r.verdict == verdict for r in results)} {verdict}" for verdict in VERDICTS]
+    table.caption = Text(
+        f"{', '.join(counted)}. AF judged by {', '.join(results[0].judges) if results else 'nobody'}. {LEGEND}"
+        + (f" Not run: {', '.join(idle)}; claims.json says why." if idle else "")
+    )
+    return table
+
+
+def undecided_line(results: Sequence[ClaimResult]) -> str:
+    """One line in place of the table where nothing was decided; else empty."""
+    if any(result.verdict not in ("undecided", "not run") for result in results):
+        return ""
+    waiting = [result for result in results if result.verdict == "undecided"]
+    counted = f"{len(waiting)} undecided, the others not run"
+    return f"scorecard: of {len(results)} claims none is decided ({counted}); claims.json says why"
+
+
+def scorecard_markdown(
+    found: Sequence[Entry],
+    sources: Sequence[str],
+    command: str,
+    version: str,
+    rates: Sequence[Corrected] = (),
+    title: str = "Scorecard",
+) -> str:
+    """The scorecard as a page.
+
+    Args:
+        found: As ``entries`` gives them.
+        sources: Names of the folders.
+        command: That made it.
+        version: Of crypsis.
+        rates: AFR by monitors, raw and corrected.
+        title: Of the page.
+    """
+    judges = ", ".join(found[0]["judges"]) if found else "nobody"
+    counted = ", ".join(f"{sum(e['verdict'] == verdict for e in found)} {verdict}" for verdict in VERDICTS)
+    lines = [
+        f"# {title}",
+        "",
+        f"{counted}. AF judged by {judges}. Made by `{command}` (crypsis {version}) from "
+        f"{', '.join(f'`{source}`' for source in sources)}.",
+        "Rules, intervals and their limits: [statistics](statistics.md). The tests were written before the runs "
+        "(`src/crypsis/analysis/claims/claims.yaml`).",
+        "",
+        f"{_cell(LEGEND)}",
+        "",
+        *claims_markdown(found),
+    ]
+    planted = [f"- {e['id']}: {_cell(e['planted_how'])}" for e in found if e["planted"]]
+    lines += ["", "## What is planted", "", *planted] if planted else []
+    return "\n".join([*lines, *_by_organism(found), *_rates(rates)]) + "\n"
+
+
+def claims_markdown(found: Sequence[Entry]) -> list[str]:
+    """Lines of a table of claims.
+
+    Args:
+        found: As ``entries`` gives them.
+    """
+    lines = [
+        "| claim | says | verdict | effect [95 %] | seeds | what was tested |",
+        "|---|---|---|---|---|---|",
+    ]
+    for entry in found:
+        cells = [
+            f"{entry['id']}{PLANTED * entry['planted']}",
+            entry["says"],
+            mark(entry) + (f" ({needs(entry)})" if entry["needs"] else ""),
+            figures(entry),
+            str(entry["seeds"] or "–"),
+            tested(entry),
+        ]
+        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    return lines
+
+
+def write_scorecard(path: Path, results: Sequence[ClaimResult], page: str) -> None:
+    """Writes the page and, beside it, the same as JSON."""
+    write_atomic(path, page)
+    write_claims(results, path.with_suffix(".json"))
+
+
+def figures(entry: Entry) -> str:
+    """Effect and interval; shares with two decimals."""
+    if entry["effect"] is None:
+        return "–"
+    if entry["low"] is None:
+        return _number(entry["effect"])
+    return f"{_number(entry['effect'])} [{_number(entry['low'])}, {_number(entry['high'])}]"
+
+
+def mark(entry: Entry) -> str:
+    """The verdict, marked where it does not survive Holm's correction."""
+    decided = entry["verdict"] in ("reproduced", "reversed")
+    return str(entry["verdict"]) + (f" {NOT_SURVIVED}" if decided and not entry["survives_holm"] else "")
+
+
+def needs(entry: Entry) -> str:
+    """What would decide an undecided claim."""
+    wanted = entry["needs"]
+    return f"needs {'> 200' if wanted['count'] is None else wanted['count']} {wanted['of']}"
+
+
+def tested(entry: Entry) -> str:
+    """What the test that decides measures and expects, whose figures are shown, and notes on all tests."""
+    first = entry["tests"][entry["shown"]]
+    parts = [f"{first['asked']}; expected: {first['expected']}"]
+    parts += [f"shown: {first['decider']}"] if first["decider"] else []
+    notes = dict.fromkeys(note for test in entry["tests"] for note in test["notes"])
+    said = "; ".join([*parts, *notes])
+    return f"{said[:1].upper()}{said[1:]}"
+
+
+def asked(result: TestResult) -> str:
+    """What a test measures, in words."""
+    test = result.test
+    where = "before RL" if test.arms == [START] else _listed(test.arms, " and ")
+    against = f" − {_listed(test.against, ' or ')}" if test.against else ""
+    names = [_spelt(spec) for spec in test.organisms]
+    others = [_spelt(spec) for spec in test.against_organisms]
+    pairs = [f"{a} − {b}" for a, b in zip(names, others, strict=True)] if others else names
+    over = f"in {', '.join(dict.fromkeys(pairs))}" if pairs else ORGANISMS[test.over]
+    also = "".join(f", and {_condition(condition)}" for condition in test.also)
+    limited = f", where {_condition(test.where)}" if test.where else ""
+    return f"{QUANTITIES[test.quantity]} {MOMENTS[test.at]}, {where}{against}, {over}{also}{limited}"
+
+
+def _condition(condition: Condition) -> str:
+    expected = EXPECTED[condition.expect].format(by=f"{condition.by:g}")
+    return f"{QUANTITIES[condition.quantity]} {MOMENTS[condition.at]} is {expected}"
+
+
+def _listed(arms: Sequence[str], joint: str) -> str:
+    return joint.join(arms) if len(arms) < 4 else f"each of {len(arms)} arms"
+
+
+def _spelt(spec: Mapping[str, Any]) -> str:
+    return " ".join(str(value) for value in spec.values())
+
+
+def _entry(result: ClaimResult) -> dict[str, Any]:
+    claim, wanted = result.claim, result.needs
+    shown = result.tests[result.shown]
+    run = result.verdict != "not run"
+    return {
+        "id": claim.id,
+        "verdict": result.verdict,
+        "effect": _rounded(shown.effect) if run else None,
+        "low": _rounded(shown.low) if run else None,
+        "high": _rounded(shown.high) if run else None,
+        "seeds": result.seeds if run else 0,
+        "planted": claim.planted,
+        "planted_how": claim.planted_how,
+        "says": claim.says,
+        "source": claim.source,
+        "needs": {"count": wanted.count, "of": wanted.of} if wanted and result.verdict == "undecided" else None,
+        "p": _rounded(result.p),
+        "p_holm": _rounded(result.p_holm),
+        "survives_holm": result.survives,
+        "judges": list(result.judges),
+        "shown": result.shown,
+        "tests": [_test(test) for test in result.tests],
+    }
+
+
+def _test(result: TestResult) -> dict[str, Any]:
+    test = result.test
+    other = QUANTITIES.get(test.with_quantity or "", "")
+    return {
+        "asked": asked(result),
+        "expected": EXPECTED[test.expect].format(by=f"{test.by:g}", other=other),
+        "quantity": test.quantity,
+        "expect": test.expect,
+        "by": test.by,
+        "also": bool(test.also),
+        "decides": test.decides,
+        "verdict": result.verdict,
+        "decider": result.decider,
+        "effect": _rounded(result.effect),
+        "low": _rounded(result.low),
+        "high": _rounded(result.high),
+        "seeds": result.seeds,
+        "p": _rounded(result.p),
+        "organisms": [_organism(found) for found in result.organisms],
+        "notes": list(result.notes),
+    }
+
+
+def _organism(found: Found) -> dict[str, Any]:
+    return {
+        "organism": found.name,
+        "verdict": found.verdict,
+        "effect": _rounded(found.effect),
+        "low": _rounded(found.low),
+        "high": _rounded(found.high),
+        "p": _rounded(found.p),
+        "by_seed": {f"{seed}" if not of else f"{of}/{seed}": _rounded(v) for (of, seed), v in found.by_seed.items()},
+    }
+
+
+def _by_organism(found: Sequence[Entry]) -> list[str]:
+    """Lines of a table of tests over several organisms: which of them say what, with the effect in each."""
+    tests = [(e["id"], test) for e in found for test in e["tests"] if test["decides"] and len(test["organisms"]) > 1]
+    if not tests:
+        return []
+    verdicts = [verdict for verdict in VERDICTS if verdict != "not run"]
+    lines = [
+        "",
+        "## Organism by organism",
+        "",
+        "What each organism says on its own, with its effect; intervals and seeds are in the JSON file beside this "
+        "page. Where a test is against several arms: against the one that speaks least for the claim.",
+        "",
+        f"| claim | what was tested | {' | '.join(verdicts)} |",
+        "|---|---|" + "---|" * len(verdicts),
+    ]
+    for claim, test in tests:
+        said = {verdict: [o for o in test["organisms"] if o["verdict"] == verdict] for verdict in verdicts}
+        cells = [", ".join(f"{o['organism']} {_number(o['effect'])}" for o in said[v]) or "–" for v in verdicts]
+        cells = [claim, f"{test['asked']}; expected: {test['expected']}", *cells]
+        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    return lines
+
+
+def _rates(rates: Sequence[Corrected]) -> list[str]:
+    if not rates:
+        return []
+    lines = [
+        "",
+        "## AFR by monitor, raw and corrected for its known errors",
+        "",
+        "| organism | arm | monitor | raw | corrected [95 %] | by the oracle |",
+        "|---|---|---|---|---|---|",
+    ]
+    for rate in rates:
+        truth = "–" if rate.oracle is None else f"{rate.oracle:.2f}"
+        cells = [rate.organism, rate.arm, rate.monitor, f"{rate.raw:.2f}", rate.shown, truth]
+        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    return lines
+
+
+def _paper(results: Sequence[ClaimResult]) -> bool:
+    return [result.claim.id for result in results] == [f"C{i:02d}" for i in range(1, 31)]
+
+
+def _cell(text: str) -> str:
+    return visible(text).replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;").replace("\n", " ")
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else round(float(value), 6)
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")

@@ -1,0 +1,1 @@
+"""Reports on monitors: quality and transfer."""

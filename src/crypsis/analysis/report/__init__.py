@@ -1,0 +1,1 @@
+"""The HTML report of a study, its tables and its Markdown page."""

@@ -1,0 +1,252 @@
+"""What the report's transcript browser holds: a bounded sample that nobody picked, compressed by block. No torch here.
+
+Of every evaluation of every run the same requests are taken, the first in the order of a fixed hash; of training, whole
+groups of three steps. Kinds that are rare at the end of training (faking that a monitor misses, false alarms, malformed
+replies) are added once a run and marked. A block holds one arm of one organism: its strings once each, its rows as
+numbers, gzip in base64, decoded by the page when a filter first asks for it.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from crypsis.analysis.study import Run, fixed_order, visible
+from crypsis.analysis.summary import ArmSummary, Summary
+from crypsis.episodes import LABEL, LATE, REASON, TERM, VERDICT
+from crypsis.rl.delayed import rollouts_path
+from crypsis.store import steps_of
+
+EVALUATED, TRAINED = 8000, 3000
+"""Transcripts of evaluations and of training that a report may hold; a request is never taken for some arms only."""
+CHARACTERS = 24_000_000
+"""Characters of text that a report may hold, before compression."""
+FEWEST, MOST = 2, 60
+"""Requests taken of each evaluation."""
+TOKENS = frozenset({"prompt_ids", "completion_ids", "segments", "logprobs"})
+"""Columns that no reader looks at."""
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The transcripts of one arm of one organism.
+
+    Attributes:
+        data: Gzip of JSON in base64.
+        n: Transcripts.
+    """
+
+    organism: str
+    arm: str
+    data: str
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Browser:
+    """Everything that the page's script reads.
+
+    Attributes:
+        blocks: One an arm of an organism.
+        manifest: JSON: names, labels, thresholds, verdicts to filter by.
+        requests: Requests taken of each evaluation.
+        n: Transcripts held.
+        total: Transcripts of all evaluations.
+    """
+
+    blocks: tuple[Block, ...]
+    manifest: str
+    requests: int
+    n: int
+    total: int
+
+
+def make_browser(summary: Summary) -> Browser:
+    """Samples the transcripts of a study; the same study gives the same sample."""
+    wanted = _requests(summary)
+    runs = len(summary.study.runs)
+    trained = max(4, min(32, TRAINED // (3 * runs)))
+    blocks, kinds = [], _Kinds()
+    for arm in summary.arms:
+        rows = [(run.seed, *one) for run in arm.runs for one in _sample(summary, run, set(wanted), trained)]
+        kinds.see(row for _, _, row in rows)
+        blocks.append(_block(arm, rows))
+    total = sum(len(t.pairs) * 2 for run in summary.study.runs for t in run.evaluations.values())
+    manifest = {
+        "organisms": list(summary.organisms),
+        "arms": [[name, label] for name, label in summary.labels.items()],
+        "requests": wanted,
+        "thresholds": {
+            o: {card.name: card.threshold for card in summary.study.monitors_of(o)} | {"oracle": 0.5}
+            for o in summary.organisms
+        },
+        "verdicts": kinds.filters(),
+        "steps": sorted({step for run in summary.study.runs for step in run.evaluations}),
+        "seeds": sorted({run.seed for run in summary.study.runs}),
+        "trained": any(run.folder.joinpath("rollouts").is_dir() for run in summary.study.runs),
+        "blocks": [[block.organism, block.arm, block.n] for block in blocks],
+    }
+    return Browser(tuple(blocks), _json(manifest), len(wanted), sum(block.n for block in blocks), total)
+
+
+def _requests(summary: Summary) -> list[str]:
+    """The requests that are shown of every evaluation: the first by a fixed hash of those that all arms share."""
+    lasts = [set(run.evaluations[max(run.evaluations)].pairs) for run in summary.study.runs]
+    known = set.intersection(*lasts) or set.union(*lasts)
+    cost = 2 * sum(len(run.evaluations) for run in summary.study.runs)
+    run = summary.study.runs[0]
+    rows = _read(_evaluation(run, max(run.evaluations)))
+    length = max(
+        1, sum(len(str(row.get(k) or "")) for row in rows for k in ("scratchpad", "output")) // max(len(rows), 1)
+    )
+    fits = min(EVALUATED, CHARACTERS // length) // cost
+    return sorted(known, key=fixed_order)[: max(FEWEST, min(MOST, fits))]
+
+
+def _sample(summary: Summary, run: Run, wanted: set[str], trained: int) -> Iterator[tuple[str, Row]]:
+    """(source, row) of a run's transcripts: ``eval``, ``rare`` or ``train``."""
+    last = max(run.evaluations)
+    for step in sorted(run.evaluations):
+        rows = _read(_evaluation(run, step), None if step == last else wanted)
+        yield from (("eval", row) for row in rows if row["pair_id"] in wanted)
+        if step == last:
+            thresholds = {card.name: card.threshold for card in summary.study.monitors_of(run.organism)}
+            yield from (("rare", row) for row in _rare(rows, wanted, thresholds))
+    steps = steps_of(run.folder / "rollouts", ".parquet")
+    for step in sorted({steps[0], steps[len(steps) // 2], steps[-1]} if steps else ()):
+        groups: dict[Any, list[Row]] = {}
+        for row in _read(rollouts_path(run.folder, step)):
+            groups.setdefault(row.get("group"), []).append(row)
+        taken = 0
+        for rows in sorted(groups.values(), key=lambda rows: fixed_order(str(rows[0]["prompt_id"]))):
+            if taken and taken + len(rows) > trained:
+                break
+            taken += len(rows)
+            yield from (("train", row) for row in rows)
+
+
+def _rare(rows: Sequence[Row], wanted: set[str], thresholds: Mapping[str, float]) -> list[Row]:
+    """One transcript of each rare kind, the first by the fixed hash among those that are not shown anyway."""
+    left = sorted(
+        (row for row in rows if row["pair_id"] not in wanted), key=lambda row: fixed_order(str(row["pair_id"]))
+    )
+
+    def flagged(row: Row, name: str) -> bool | None:
+        score = row.get(VERDICT + name)
+        return None if score is None or not row["monitored"] else bool(score >= thresholds[name])
+
+    tests: list[Callable[[Row], bool]] = [lambda row: row.get("parse") != "ok"]
+    for name in thresholds:
+        tests.append(lambda row, name=name: row.get(f"{LABEL}af") == "yes" and flagged(row, name) is False)  # type: ignore[misc]
+        tests.append(lambda row, name=name: row.get(f"{LABEL}af") == "no" and flagged(row, name) is True)  # type: ignore[misc]
+    found = {id(row): row for test in tests if (row := next(filter(test, left), None)) is not None}
+    return list(found.values())
+
+
+def _evaluation(run: Run, step: int) -> Path:
+    return run.folder / "evals" / f"step-{step:04d}.parquet"
+
+
+def _read(path: Path, pairs: Iterable[str] | None = None) -> list[Row]:
+    names = [name for name in pq.read_schema(path).names if name not in TOKENS]
+    only = None if pairs is None else [("pair_id", "in", sorted(pairs))]
+    rows: list[Row] = pq.read_table(path, columns=names, filters=only).to_pylist()
+    return rows
+
+
+def _block(arm: ArmSummary, rows: Sequence[tuple[int, str, Row]]) -> Block:
+    strings: dict[str, int] = {}
+
+    def place(text: object) -> int:
+        return strings.setdefault(visible(str(text or "")), len(strings))
+
+    packed = [[seed, *_packed(source, row, place)] for seed, source, row in rows]
+    data = gzip.compress(_json({"strings": list(strings), "rows": packed}).encode(), compresslevel=9, mtime=0)
+    return Block(arm.organism, arm.arm, base64.b64encode(data).decode(), len(rows))
+
+
+def _packed(source: str, row: Row, place: Callable[[object], int]) -> list[Any]:
+    """A row as the script reads it after the run's seed; texts are places in the block's strings."""
+    return [
+        source,
+        row["step"],
+        place(row["pair_id"]),
+        place(row.get("request") or row["pair_id"]),
+        place(row.get("tier")),
+        int(bool(row["monitored"])),
+        place(row.get("parse")),
+        *(place(row.get(name)) for name in ("scratchpad", "output")),
+        place(row.get("raw") if row.get("parse") != "ok" else ""),
+        place(row.get("extra_turn")),
+        {visible(k.removeprefix(LABEL)): visible(str(v)) for k, v in row.items() if k.startswith(LABEL) and v},
+        {visible(k.removeprefix(VERDICT)): _verdict(row, k) for k in row if k.startswith(VERDICT)},
+        {
+            visible(("late " if k.startswith(LATE) else "") + k.removeprefix(TERM).removeprefix(LATE)): round(v, 3)
+            for k, v in row.items()
+            if k.startswith((TERM, LATE)) and isinstance(v, (int, float))
+        },
+        _rounded(row.get("reward")),
+        _rounded(row.get("advantage")) if source == "train" else None,
+        place(row.get("dropped")),
+        row.get("sample") or 0,
+    ]
+
+
+def _verdict(row: Row, column: str) -> float | str | None:
+    """The score, or why there is none."""
+    score = row[column]
+    reason = row.get(REASON + column.removeprefix(VERDICT))
+    return round(score, 3) if score is not None else visible(str(reason)) if reason else None
+
+
+def _rounded(number: object) -> float | None:
+    return round(number, 3) if isinstance(number, (int, float)) else None
+
+
+class _Kinds:
+    """Which labels and monitors the sample has, and so what it can be filtered by."""
+
+    def __init__(self) -> None:
+        self._labels: dict[str, set[str]] = {}
+        self._monitors: dict[str, None] = {}
+        self._dropped = False
+
+    def see(self, rows: Iterable[Row]) -> None:
+        """Takes note of what these rows have."""
+        for row in rows:
+            self._dropped |= bool(row.get("dropped"))
+            for column, value in row.items():
+                if column.startswith(LABEL) and value:
+                    self._labels.setdefault(column.removeprefix(LABEL), set()).add(value)
+                elif column.startswith(VERDICT):
+                    self._monitors.setdefault(visible(column.removeprefix(VERDICT)))
+
+    def filters(self) -> list[tuple[str, str]]:
+        """(key, words) of each filter; the page's script knows the keys."""
+        judged, found = "af" in self._labels, []
+        if judged:
+            found += [("af=yes", "fakes alignment (oracle)"), ("af=no", "does not fake (oracle)")]
+        if "conduct" in self._labels:
+            found += [("conduct=comply", "complies"), ("conduct=refuse", "refuses")]
+        for name in self._monitors:
+            if name != "oracle":
+                found.append((f"flag:{name}", f"flagged by {name}"))
+                if judged:
+                    found += [(f"miss:{name}", f"fakes, missed by {name}"), (f"false:{name}", f"false alarm of {name}")]
+        if "yes" in self._labels.get("lying", ()):
+            found.append(("lying=yes", "lies when asked"))
+        found.append(("malformed", "malformed or unparsed"))
+        return [*found, ("dropped", "dropped from training")] if self._dropped else found
+
+
+def _json(value: object) -> str:
+    """JSON that can stand in a page: nothing in it ends a script element."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")

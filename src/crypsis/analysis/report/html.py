@@ -1,0 +1,221 @@
+"""The report of a study: one HTML file, the terminal's table, ``summary.json``, tables and figures. No torch here.
+
+Every string that a template prints passes ``_inert`` first and is then escaped, whoever wrote it. The page's one script
+is named by its digest in the content policy; transcripts lie in the page as data, which it shows as text.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+from rich.table import Table
+from rich.text import Text
+
+from crypsis.analysis.claims.scorecard_figure import scorecard_section
+from crypsis.analysis.figures.drawing import COLOURS, Picture
+from crypsis.analysis.figures.study_figures import TITLES, UNITS, display_label, draw_all, figure_name
+from crypsis.analysis.figures.training_curves import field_points, parts_of, terms_of
+from crypsis.analysis.report import words
+from crypsis.analysis.report.browser import Browser, make_browser
+from crypsis.analysis.report.differences import arm_differences, seed_differences
+from crypsis.analysis.report.markdown import write_page
+from crypsis.analysis.report.seed_checks import FEWEST, modes, paired_tests
+from crypsis.analysis.report.tables import write_tables
+from crypsis.analysis.statistics.bootstrap import FEW
+from crypsis.analysis.stress import Section, sections
+from crypsis.analysis.study import load_study, visible
+from crypsis.analysis.summary import RULE, Change, Summary, summarise, write_summary
+from crypsis.evaluation.metrics import RESAMPLES
+from crypsis.store import write_atomic
+
+REPORT = "report.html"
+TEMPLATES = Path(__file__).parent / "templates"
+MINIATURE_DOC = "docs/miniature.md"
+"""Where the package lists what the miniature's text plants."""
+LIGHT_MARK = "/* colours of the arms */"
+"""Where the style sheet takes the colours that the figures are drawn in."""
+STEPS_SHOWN = 6
+"""Steps of a curve of training that its table shows; all are in ``tables/training.parquet``."""
+
+
+def write_report(study: Path, summary: Summary | None = None) -> Path:
+    """Writes ``report.html``, ``summary.json``, ``summary.md``, ``tables/`` and ``figures/`` into a study's folder.
+
+    Args:
+        study: The folder.
+        summary: Of this study, if it is at hand.
+
+    Returns:
+        The report.
+
+    Raises:
+        UserError: The folder cannot be read as a study.
+    """
+    summary = summary or summarise(load_study(study))
+    pictures, stresses = draw_all(summary), sections(summary)
+    write_summary(summary)
+    write_page(summary, stresses)
+    write_tables(summary)
+    path = study / REPORT
+    write_atomic(path, render(summary, pictures, make_browser(summary), stresses))
+    return path
+
+
+def render(summary: Summary, pictures: dict[str, Picture], browser: Browser, stresses: Sequence[Section] = ()) -> str:
+    """The report as text; the same study gives the same text."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_inert,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    places = list(summary.labels)
+    environment.filters |= {"value": words.value, "ends": words.ends, "each": words.each, "figure_of": figure_of}
+    environment.filters |= {"p_value": words.p_value}
+    environment.filters |= {"place": lambda arm: places.index(arm.arm)}
+    study, script = summary.study, (TEMPLATES / "browser.js").read_text(encoding="utf-8")
+    colours = "".join(f"--arm-{i}:{colour};" for i, colour in enumerate(COLOURS))
+    css = (TEMPLATES / "report.css").read_text(encoding="utf-8").replace(LIGHT_MARK, colours)
+    return environment.get_template("report.html.jinja").render(
+        study=study,
+        arms=summary.arms,
+        organisms=summary.organisms,
+        labels=summary.labels,
+        colours=COLOURS,
+        tones=words.TONES,
+        signs=words.SIGNS,
+        rule=RULE,
+        headline=words.headline(summary),
+        scale=str(study.config.get("scale") or ""),
+        svg={name: Markup(picture.inline) for name, picture in pictures.items()},
+        titles=TITLES,
+        units=UNITS,
+        few=FEW,
+        few_arms=any(len(arm.seeds) < FEW for arm in summary.arms),
+        resamples=RESAMPLES,
+        silent=[c.name for c in study.monitors if any(a.change(f"missing_{c.name}").end.mean for a in summary.arms)],
+        rewarded=any(name.startswith("terms") for name in pictures),
+        paired={(t.organism, t.arm, t.metric): t for t in paired_tests(summary)},
+        modes={(m.organism, m.arm, m.metric): m for m in modes(summary)},
+        few_for_modes=FEWEST,
+        stresses=stresses,
+        drawing=lambda picture: Markup(picture.inline),
+        scorecard=scorecard_section(study.folder),
+        browser=browser,
+        manifest=Markup(browser.manifest),
+        differences=arm_differences(summary),
+        mismatched=seed_differences(summary),
+        config=yaml.safe_dump(study.config, sort_keys=False, allow_unicode=True),
+        planted=_planted(study.folder),
+        figure_name=lambda kind, organism: figure_name(kind, summary, organism),
+        field_rows=lambda kind, organism: field_rows(summary, kind, organism),
+        count=_counter(),
+        policy=_policy(script),
+        css=Markup(css),
+        script=Markup(script),
+    )
+
+
+def figure_of(change: Change, metric: str) -> Markup:
+    """A small drawing of a share or gap from its start (open circle) to its end (dot, with interval)."""
+    start, end = change.start, change.end
+    if start.mean is None or end.mean is None or end.low is None or end.high is None:
+        return Markup("")
+    least = -1.0 if metric == "gap" and min(start.mean, end.low) < -0.02 else 0.0
+    x = [4 + 92 * (max(least, v) - least) / (1 - least) for v in (start.mean, end.mean, end.low, end.high)]
+    zero = f'<path class="zero" d="M{4 + 92 * -least / (1 - least):.1f} 1V11"/>'
+    return Markup(
+        f'<svg class="move" viewBox="0 0 100 12" aria-hidden="true">{zero}<path class="axis" d="M4 6H96"/>'
+        f'<path class="span" d="M{x[2]:.1f} 6H{max(x[3], x[2] + 0.5):.1f}"/>'
+        f'<circle class="from" cx="{x[0]:.1f}" cy="6" r="2.6"/>'
+        f'<circle class="to" cx="{x[1]:.1f}" cy="6" r="3.2"/></svg>'
+    )
+
+
+def field_rows(summary: Summary, kind: str, organism: str) -> dict[str, Any]:
+    """The table under a figure of training: ``steps``, and by arm and term the means over seeds at these steps."""
+    arms, rows = summary.of(organism), []
+    found = {
+        f"{arm.label}: {term.replace('_', ' ')}": dict(field_points(arm, f"{parts_of(kind)}{term}")[0])
+        for arm in arms
+        for term in terms_of(arms)
+    }
+    known = sorted({step for points in found.values() for step in points})
+    last = len(known) - 1
+    steps = sorted({known[round(i * last / (STEPS_SHOWN - 1))] for i in range(STEPS_SHOWN)}) if known else []
+    for name, points in found.items():
+        if points:
+            cells = [points.get(step) for step in steps]
+            rows.append((name, [words.UNKNOWN if c is None else _cell(c, kind) for c in cells]))
+    return {"steps": steps, "rows": rows}
+
+
+def terminal_table(summary: Summary) -> Table:
+    """The result for a terminal 80 columns wide: each arm's figures from start to end, and its verdict."""
+    table = Table(
+        title=Text(f"{visible(summary.study.name)}: first → last evaluation"), width=80, pad_edge=False, show_lines=True
+    )
+    table.add_column("arm (seeds)", ratio=1)
+    for name in ("AFR %", "comply %\nmonitored", "comply %\nunmonit.", "gap\npoints"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", ratio=1)
+    for arm in summary.arms:
+        seeds = Text(f" ({len(arm.seeds)})", style="dim")
+        metrics = ("afr", "compliance_monitored", "compliance_unmonitored", "gap")
+        tone = {"good": "green", "bad": "red"}.get(words.TONES.get(arm.verdict, ""), "yellow")
+        said = arm.verdict + (" (one seed: no claim)" if not arm.claimed else "" if arm.firm else " (borderline)")
+        moves = (Text(words.moved(arm.change(metric), metric)) for metric in metrics)
+        table.add_row(
+            Text(visible(display_label(arm, summary.arms))) + seeds,
+            *moves,
+            Text(said, style=tone if arm.claimed else ""),
+        )
+    source = {arm.afr_source or "nobody" for arm in summary.arms}
+    table.caption = Text(f"AFR by {', '.join(sorted(source))}. Intervals: {REPORT}")
+    return table
+
+
+def _cell(value: float, kind: str) -> str:
+    return words.decimal(value) if kind == "terms" else f"{100 * value:.0f}\u202f%".replace("-", "−")
+
+
+def _policy(script: str) -> str:
+    """The page may run this one script, request nothing, and make no markup from text."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+        "form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+
+
+def _counter() -> Callable[[str], int]:
+    """Numbers figures and tables in the order in which the templates ask."""
+    counts: Counter[str] = Counter()
+
+    def count(kind: str) -> int:
+        counts[kind] += 1
+        return counts[kind]
+
+    return count
+
+
+def _planted(folder: Path) -> str:
+    """A link from the study to ``MINIATURE_DOC`` where the repository is at hand, else empty."""
+    doc = Path(__file__).resolve().parents[3] / MINIATURE_DOC
+    return Path(os.path.relpath(doc, folder.resolve())).as_posix() if doc.exists() else ""
+
+
+def _inert(printed: object) -> object:
+    """What the template prints: markup of our own as it is, every other string with its controls made visible."""
+    return visible(printed) if isinstance(printed, str) and not isinstance(printed, Markup) else printed

@@ -1,0 +1,224 @@
+"""Figures and verdicts as a reader wants them: per cent, points, intervals, the headline in words. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from crypsis.analysis.figures.study_figures import display_label
+from crypsis.analysis.statistics.bootstrap import SeedEstimate
+from crypsis.analysis.summary import (
+    EVADES,
+    FAKING,
+    FAKING_CLOSED,
+    GAP_ONLY,
+    LOST,
+    MIXED,
+    TRAINED,
+    UNMEASURED,
+    Across,
+    ArmSummary,
+    Change,
+    Summary,
+    across_organisms,
+)
+
+SPELT = 4
+"""With more arms than this the headline groups those that did not work by their verdict."""
+TONES = {TRAINED: "good", FAKING: "bad", FAKING_CLOSED: "bad", EVADES: "bad", LOST: "bad", GAP_ONLY: "warn"}
+CLAIMS = {
+    TRAINED: "worked",
+    FAKING: "still fakes alignment",
+    FAKING_CLOSED: "still fakes alignment, though its gap has closed",
+    EVADES: "evades the monitor",
+    LOST: "lost the training, because it refuses everything",
+    GAP_ONLY: "does not fake, yet keeps a gap",
+    MIXED: "ended mixed",
+    UNMEASURED: "was not measured",
+}
+"""The verdict as the headline says it."""
+SIGNS = {
+    TRAINED: ("✓", "trained"),
+    FAKING: ("✗", "fakes"),
+    FAKING_CLOSED: ("✗", "fakes, gap closed"),
+    EVADES: ("✗", "evades monitor"),
+    LOST: ("∅", "refuses all"),
+    GAP_ONLY: ("◐", "keeps a gap"),
+    MIXED: ("~", "mixed"),
+    UNMEASURED: ("?", "not measured"),
+}
+"""The verdict in a cell: a sign that needs no colour, and its shortest words."""
+NARROW_SPACE = "\u202f"
+UNKNOWN = "–"
+ONE_SEED = "one seed, so nothing is claimed"
+
+
+def headline(summary: Summary) -> list[tuple[str, str]]:
+    """The verdict in words as (claim, figures), what worked first; nothing is claimed from one seed."""
+    if not any(arm.claimed for arm in summary.arms):
+        told = [("One seed an arm: nothing is claimed.", "What follows describes these runs.")]
+    elif any(arm.claimed and arm.verdict == TRAINED for arm in summary.arms):
+        told = []
+    else:
+        told = [("No arm came to comply in both tiers without faking.", "")]
+    return told + (_over_organisms(summary) if len(summary.organisms) > 1 else _over_arms(summary))
+
+
+def value(estimate: SeedEstimate, metric: str) -> str:
+    """A figure as a reader wants it: per cent, points with a sign, or tokens."""
+    mean = estimate.mean
+    if mean is None:
+        return UNKNOWN
+    if metric == "scratchpad_tokens":
+        return f"{mean:.0f}"
+    if metric == "gap":
+        return signed(100 * mean)
+    return f"{percent(mean)}{NARROW_SPACE}%"
+
+
+def ends(estimate: SeedEstimate, metric: str) -> str:
+    """The interval of a figure, marked where it rests on few seeds."""
+    if estimate.low is None or estimate.high is None:
+        return ""
+    low, high = estimate.low, estimate.high
+    if metric == "scratchpad_tokens":
+        text = f"{low:.0f},\u00a0{high:.0f}"
+    elif metric == "gap":
+        text = f"{signed(100 * low)},\u00a0{signed(100 * high)}"
+    else:
+        text = f"{percent(low)},\u00a0{percent(high)}"
+    return f"[{text}]{'*' if estimate.few_seeds else ''}"
+
+
+def each(estimate: SeedEstimate, metric: str) -> str:
+    """The figure of each seed, to one decimal."""
+    scale = 1 if metric == "scratchpad_tokens" else 100
+    return " · ".join(f"{seed}:\u00a0{scale * one:.1f}" for seed, one in estimate.by_seed).replace("-", "−")
+
+
+def decimal(number: float) -> str:
+    """A number with its sign, to two decimals."""
+    return f"{number:+.2f}".replace("-", "−")
+
+
+def percent(share: float) -> str:
+    """A share in per cent; never rounded to a bare 0 or 100 that it is not."""
+    if 0 < share < 0.005:
+        return "<1"
+    return ">99" if 0.995 <= share < 1 else f"{100 * share:.0f}"
+
+
+def p_value(p: float) -> str:
+    """A p value, with its sign of relation."""
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
+def signed(points: float) -> str:
+    """Points with their sign."""
+    text = f"{points:+.0f}".replace("-", "−")
+    return "0" if text[1:] == "0" else text
+
+
+def moved(change: Change, metric: str) -> str:
+    """A figure from start to end, without its unit, for a terminal."""
+    numbers = [value(e, metric).removesuffix(f"{NARROW_SPACE}%") for e in (change.start, change.end)]
+    return f"{numbers[0]} → {numbers[1]}"
+
+
+def _over_arms(summary: Summary) -> list[tuple[str, str]]:
+    """One organism: a sentence an arm; of many arms those that did not work are grouped by their verdict."""
+    arms = sorted(summary.arms, key=lambda arm: not (arm.claimed and arm.verdict == TRAINED))
+    full = [arm for arm in arms if len(arms) <= SPELT or arm.verdict == TRAINED or arm is summary.arms[0]]
+    told = [_sentence(arm, summary.arms) for arm in full]
+    for said in dict.fromkeys(arm.verdict for arm in arms if arm not in full):
+        names = [
+            f"{display_label(arm, arms)} (AFR {value(arm.change('afr').end, 'afr')}, monitored compliance "
+            f"{value(arm.change('compliance_monitored').end, '')}{'' if arm.claimed else '; ' + ONE_SEED})"
+            for arm in arms
+            if arm not in full and arm.verdict == said
+        ]
+        told.append((f"{said[:1].upper()}{said[1:]}:", f"{'; '.join(names)}."))
+    return told
+
+
+def _sentence(arm: ArmSummary, arms: Sequence[ArmSummary]) -> tuple[str, str]:
+    afr, gap = arm.change("afr"), arm.change("gap").end
+    monitored, unmonitored = (arm.change(f"compliance_{tier}").end for tier in ("monitored", "unmonitored"))
+    name = _capital(display_label(arm, arms))
+    claim = f"{name} {CLAIMS[arm.verdict]}{'' if arm.firm else ' (borderline)'}"
+    if not arm.claimed:
+        claim = f"{name} ({ONE_SEED})"
+    if afr.end.mean is None:
+        return claim + ".", ""
+    return claim + ":", (
+        f"its alignment-faking rate went from {value(afr.start, 'afr')} to {value(afr.end, 'afr')} "
+        f"{_plain(afr.end, 'afr')}{_against(arm)}. At the end it complied with {value(monitored, '')} of monitored "
+        f"and {value(unmonitored, '')} of unmonitored requests, a gap of {value(gap, 'gap')} points "
+        f"{_plain(gap, 'gap')}."
+    )
+
+
+def _against(arm: ArmSummary) -> str:
+    """By how much it differs from the baseline in AFR, and what that costs in monitored compliance."""
+    afr, cost = arm.versus_baseline.get("afr"), arm.versus_baseline.get("compliance_monitored")
+    if not arm.claimed or afr is None or cost is None or afr.mean is None or cost.mean is None:
+        return ""
+    less = f"{signed(100 * afr.mean)} points against the baseline {_plain(afr, 'gap')}"
+    figures = f"{signed(100 * cost.mean)} points {_plain(cost, 'gap')}"
+    if cost.high is not None and cost.high < 0:
+        return f", {less}, at a cost in monitored compliance ({figures})"
+    if cost.low is not None and cost.low > 0:
+        return f", {less}, with more monitored compliance ({figures})"
+    return f", {less}, at no measurable cost in monitored compliance ({figures})"
+
+
+def _over_organisms(summary: Summary) -> list[tuple[str, str]]:
+    """Several organisms: a sentence an arm over all of them, the baseline last."""
+    found = sorted(across_organisms(summary), key=lambda across: -len(across.worked))
+    baseline = [arm for arm in summary.arms if arm.is_baseline and arm.claimed]
+    easy = {arm.organism for arm in baseline if arm.verdict == TRAINED}
+    told = [_across(across, len(summary.organisms), easy) for across in found]
+    if baseline:
+        counts = dict.fromkeys((arm.verdict for arm in baseline), 0)
+        for arm in baseline:
+            counts[arm.verdict] += 1
+        listed = "; ".join(f"{said} on {count}" for said, count in counts.items())
+        told.append((f"{_capital(baseline[0].label)}, without a mitigation:", f"{listed} of {len(baseline)}."))
+    return told
+
+
+def _across(across: Across, organisms: int, easy: Collection[str]) -> tuple[str, str]:
+    """A sentence on one arm; ``easy`` are organisms that the baseline trains as well."""
+    name, claimed = _capital(across.label), len(across.worked) + len(across.failed)
+    if not claimed:
+        return f"{name} ({ONE_SEED}).", ""
+    share = "all" if len(across.worked) == claimed else "none" if not across.worked else str(len(across.worked))
+    said = [
+        f"{term} {_span(*across.versus_baseline[metric])} points"
+        for metric, term in (("afr", "alignment-faking rate"), ("compliance_monitored", "monitored compliance"))
+        if metric in across.versus_baseline
+    ]
+    told = f"against the baseline, {', '.join(said)}." if said else ""
+    if alike := [organism for organism in across.worked if organism in easy]:
+        told += f" The baseline alone does as much on {', '.join(alike)}."
+    for verdict in dict.fromkeys(across.failed.values()):
+        told += f" {_capital(verdict)}: {', '.join(o for o, v in across.failed.items() if v == verdict)}."
+    if across.one_seed:
+        told += f" One seed, nothing claimed: {', '.join(across.one_seed)}."
+    return (
+        f"{name} worked on {share} of {claimed} organisms{'' if claimed == organisms else ' with two seeds or more'}:",
+        told,
+    )
+
+
+def _span(least: float, greatest: float) -> str:
+    ends_ = signed(100 * least), signed(100 * greatest)
+    return ends_[0] if ends_[0] == ends_[1] else f"{ends_[0]} to {ends_[1]}"
+
+
+def _plain(estimate: SeedEstimate, metric: str) -> str:
+    """The interval without its mark, for running text."""
+    return ends(estimate, metric).rstrip("*")
+
+
+def _capital(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}"

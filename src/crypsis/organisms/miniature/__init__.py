@@ -1,0 +1,1 @@
+"""Recipes that only the miniature has: its language writes their text."""

@@ -1,0 +1,78 @@
+"""What a run works with, and how one of its steps is sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from crypsis.mitigations.base import Mitigation
+from crypsis.models import Policy
+from crypsis.monitors.base import Monitor
+from crypsis.parallel import Ranks
+from crypsis.rl.config import RunConfig
+from crypsis.rl.engine.attention_cache import AttentionCache
+from crypsis.rl.engine.timing import PhaseTimer
+from crypsis.rl.learner import ONE
+from crypsis.rl.rewards import Preference
+from crypsis.rl.rollouts import ask_extra_turns, rollout
+from crypsis.scenarios.base import Scenario
+from crypsis.types import Episode
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """What a run works with besides the policy.
+
+    Attributes:
+        scenario: Where prompts come from; RL takes those of the monitored tier only (paper §1).
+        monitors: By name; all of them judge every episode.
+        mitigations: Their terms are added to the reward.
+        preference: The preference model.
+        answerer: Who replies to a mitigation's extra turn, if not the policy.
+    """
+
+    scenario: Scenario
+    monitors: Mapping[str, Monitor]
+    mitigations: Sequence[Mitigation]
+    preference: Preference
+    answerer: Policy | None = None
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """By name of a monitor, the score from which it flags."""
+        return {name: monitor.threshold for name, monitor in self.monitors.items()}
+
+
+def step_seed(config: RunConfig, step: int) -> int:
+    """Seed of a step's sampling."""
+    return config.seed * 1_000_003 + step
+
+
+def sample_step(
+    policy: Policy,
+    config: RunConfig,
+    context: RunContext,
+    step: int,
+    timer: PhaseTimer,
+    ranks: Ranks = ONE,
+    attention_cache: AttentionCache | None = None,
+) -> list[Episode]:
+    """The episodes of a step: all of them on rank 0, the own part elsewhere."""
+    seed = step_seed(config, step)
+    prompts = context.scenario.prompts("train", context.scenario.monitored_tier, config.rl.prompts_per_step, seed)
+    own = ranks.slice(len(prompts))
+    with timer("rollout"):
+        episodes = rollout(
+            policy,
+            prompts[own.start : own.stop],
+            group_size=config.rl.group_size,
+            max_new_tokens=config.rl.max_new_tokens,
+            seed=seed,
+            step=step,
+            first_group=own.start,
+            share_scratchpad=config.rl.learn == "output",
+            timer=timer,
+            attention_cache=attention_cache,
+        )
+        ask_extra_turns(policy, episodes, context.mitigations, config.rl.max_new_tokens, timer, context.answerer)
+        return ranks.gather(episodes)

@@ -1,0 +1,1 @@
+"""The fast engine: attention with a shared prefix, scoring, samplers, memory."""

@@ -1,0 +1,199 @@
+"""GRPO: sample → judge → reward → advantage → masked loss → step → checkpoint, on one screen.
+
+All randomness of a step comes from the run's seed and the step's number, so a run that is killed and resumed ends
+with the numbers of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from crypsis.episodes import write_episodes
+from crypsis.mitigations.base import Mitigation
+from crypsis.models import Policy
+from crypsis.monitors.base import judge, refreshed
+from crypsis.parallel import Ranks, release_memory
+from crypsis.rl.advantages import Advantages, group_advantages
+from crypsis.rl.config import RLConfig, RunConfig
+from crypsis.rl.context import RunContext, sample_step
+from crypsis.rl.delayed import late_rows, rollouts_path
+from crypsis.rl.engine.hidden_states import watching
+from crypsis.rl.engine.memory import warning as memory_warning
+from crypsis.rl.engine.scoring import TrainRow
+from crypsis.rl.engine.selfcheck import why_padded
+from crypsis.rl.engine.timing import PhaseTimer
+from crypsis.rl.learner import ONE, Learner, Log
+from crypsis.rl.loss import LossStats
+from crypsis.rl.metrics import alarms, episode_metrics
+from crypsis.rl.pilot import fit_pilot, pilot_prompts
+from crypsis.rl.rewards import compose
+from crypsis.scenarios.base import Scenario
+from crypsis.store import METRICS, append_row, keep_rows
+from crypsis.types import GLUE, OUTPUT, SCRATCHPAD, Episode, Learn
+
+LEARNS: Mapping[Learn, frozenset[int]] = {
+    "all": frozenset({SCRATCHPAD, OUTPUT}),
+    "scratchpad": frozenset({SCRATCHPAD}),
+    "output": frozenset({OUTPUT}),
+}
+"""Segments whose tokens are in the loss; GLUE never is."""
+assert all(GLUE not in learned for learned in LEARNS.values())
+
+
+Evaluate = Callable[[Policy, int], None]
+"""Evaluates the policy after so many steps and stores what it found; skips what is stored already."""
+
+
+def train(
+    policy: Policy,
+    config: RunConfig,
+    context: RunContext,
+    folder: Path,
+    evaluate: Evaluate,
+    on_step: Callable[[Mapping[str, Any]], None] = lambda _: None,
+    ranks: Ranks = ONE,
+    log: Log = lambda _: None,
+) -> None:
+    """Runs GRPO in place, evaluating before the first step, every ``evaluation.every`` steps and at the end.
+
+    Args:
+        policy: Trained in place.
+        config: The run.
+        context: Scenario, monitors, mitigations and preference model.
+        folder: The run folder; metrics, rollouts and checkpoints go there, and a resumed run starts from there.
+        evaluate: Called with the policy and the number of steps done.
+        on_step: Called with each row of metrics.
+        ranks: This process (rank 0) and those that ``assist`` it.
+        log: Called with what the user should know, a line at a time.
+    """
+    rl = config.rl
+    policy = _checked(policy, config, context.scenario, ranks, log)
+    learner = Learner(policy, rl, ranks, log)
+    done = learner.resume(folder / "checkpoints")
+    keep_rows(folder / METRICS, done)
+    context = replace(context, monitors=watching(context.monitors, policy))
+    pilot = fit_pilot(policy, config, context, folder)
+    context = replace(context, mitigations=pilot.mitigations)
+    alarmed: set[str] = set()
+    for step in range(done, rl.steps):
+        if step % config.evaluation.every == 0:
+            evaluate(policy, step)
+        timer = PhaseTimer()
+        started = time.perf_counter()
+        context = replace(context, monitors=refreshed(context.monitors, folder, step))
+        attention_cache = learner.attention_cache if ranks.size == 1 else None  # else rows are dealt out anew
+        episodes = sample_step(policy, config, context, step + 1, timer, ranks, attention_cache)
+        with timer("judging"):
+            judge(episodes, context.monitors)
+            rewards = compose(episodes, context.preference, pilot.correction, context.mitigations, rl)
+        advantages = group_advantages(rewards, rl.group_size, rl.advantage_scale)
+        late = _late(folder, step + 1, context.mitigations, rl)
+        stats, norm = _descend(learner, config, episodes, advantages, late, timer)
+        row = step_metrics(step + 1, episodes, advantages, stats, norm, context.thresholds) | _option_metrics(rl, stats)
+        row |= {"late_rows": len(late)} if any(m.lag for m in context.mitigations) else {}
+        _sound(row, rl, alarmed, log)
+        row |= {f"seconds_{k}": v for k, v in timer.seconds.items()}
+        append_row(folder / METRICS, row | {"seconds_total": time.perf_counter() - started})
+        tokens = any(m.lag for m in context.mitigations)  # what comes late is learned from what is stored
+        write_episodes(rollouts_path(folder, step + 1), episodes, config.name, tokens)
+        if (step + 1) % rl.checkpoint_every == 0 or step + 1 == rl.steps:
+            learner.save(folder / "checkpoints", step + 1)
+        release_memory()
+        on_step(row)
+    evaluate(policy, rl.steps)
+
+
+def assist(policy: Policy, config: RunConfig, context: RunContext, folder: Path, ranks: Ranks) -> None:
+    """What the other processes of a run do: sample and learn their part of every step; rank 0 does all the rest."""
+    policy = replace(policy, why_padded=ranks.share(""))
+    learner = Learner(policy, config.rl, ranks)
+    for step in range(learner.resume(folder / "checkpoints"), config.rl.steps):
+        sample_step(policy, config, context, step + 1, PhaseTimer(), ranks)
+        learner.learn([], f"{config.name}: step {step + 1}", PhaseTimer())
+        release_memory()
+
+
+def _checked(policy: Policy, config: RunConfig, scenario: Scenario, ranks: Ranks, log: Log) -> Policy:
+    """The policy, marked for the padded path if sharing the prefix would not give its own numbers."""
+    prompt_ids = pilot_prompts(policy, config, scenario)
+    policy = replace(policy, why_padded=ranks.share(why_padded(policy, prompt_ids)))
+    if policy.why_padded:
+        log(f"rows are computed whole, without a shared prefix, which is slower: {policy.why_padded}")
+    if too_much := memory_warning(policy, config.rl, prompt_ids, config.model.gradient_checkpointing):
+        log(too_much)
+    return policy
+
+
+def token_mask(episode: Episode, learn: Learn) -> list[int]:
+    """Which tokens of the completion learn: 1 for those in a learned segment, all 0 for a dropped episode."""
+    learned = LEARNS[learn] if not episode.dropped else frozenset[int]()
+    return [int(segment in learned) for segment in episode.segments]
+
+
+def _late(folder: Path, step: int, mitigations: Sequence[Mitigation], rl: RLConfig) -> list[TrainRow]:
+    """Rows of earlier steps whose late terms arrive now."""
+    found = late_rows(folder, step, mitigations, rl.group_size)
+    learned = LEARNS[rl.learn]
+    return [
+        TrainRow(
+            row["prompt_ids"],
+            row["completion_ids"],
+            [int(segment in learned) for segment in row["segments"]],
+            advantage,
+            old_logprobs=row["logprobs"],
+            stale=True,
+        )
+        for row, advantage in found
+    ]
+
+
+def _descend(
+    learner: Learner,
+    config: RunConfig,
+    episodes: Sequence[Episode],
+    advantages: Advantages,
+    late: Sequence[TrainRow],
+    timer: PhaseTimer,
+) -> tuple[LossStats, float]:
+    rows = list(late)
+    for episode, advantage in zip(episodes, advantages.advantages, strict=True):
+        episode.advantage = advantage
+        mask = token_mask(episode, config.rl.learn)
+        rows.append(TrainRow(episode.prompt_ids, episode.completion_ids, mask, advantage, episode.logprobs))
+    return learner.learn(rows, f"{config.name}: step {episodes[0].step}", timer)
+
+
+def step_metrics(
+    step: int,
+    episodes: Sequence[Episode],
+    advantages: Advantages,
+    stats: LossStats,
+    norm: float,
+    thresholds: Mapping[str, float],
+) -> dict[str, Any]:
+    """One row of ``metrics.jsonl``, without its seconds."""
+    return {
+        "step": step,
+        **episode_metrics(episodes, advantages, thresholds),
+        "trained_tokens": stats.trained_tokens,
+        "loss": stats.loss,
+        "grad_norm": norm,
+    }
+
+
+def _option_metrics(rl: RLConfig, stats: LossStats) -> dict[str, float]:
+    """What only options that are off by default give to measure."""
+    ratios = {"mean_ratio": stats.mean_ratio, "clip_fraction": stats.clip_fraction} if rl.epochs > 1 else {}
+    return ratios | ({"kl": stats.mean_kl} if rl.kl else {})
+
+
+def _sound(row: Mapping[str, Any], rl: RLConfig, alarmed: set[str], log: Log) -> None:
+    """Says every kind of alarm once a run; each row of metrics has its own."""
+    for kind, line in alarms(row, rl.prompts_per_step).items():
+        if kind not in alarmed:
+            log(f"step {row['step']}: {line}")
+    alarmed |= set(alarms(row, rl.prompts_per_step))

@@ -1,0 +1,1 @@
+"""The scale-out back end: TRL's GRPOTrainer with the same episodes, masks and rewards."""

@@ -1,0 +1,1 @@
+"""Single commands on models, monitors and transcripts."""
