@@ -5,22 +5,82 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from annotated_types import Le, Lt
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
-from crypsis.types import UserError
+from crypsis.types import UserError, distinct_names, safe_name, visible
+
+MOST = 1_000_000
+"""The largest whole number that a config may ask for, unless the field has a limit of its own: what a machine holds."""
+MOST_SEED = 2**32 - 1
+"""The largest seed that numpy takes."""
+LARGEST = 1e9
+"""The largest number with decimals."""
+FILE_BYTES, DEPTH, NODES, DIGITS = 1_000_000, 40, 100_000, 30
+"""Limits of a YAML file: its size, nesting, values with every alias written out, and digits of a whole number."""
 
 
 class Config(BaseModel):
-    """Base of every config: immutable, and a key that no field has is an error."""
+    """Base of every config: immutable; unknown keys and numbers beyond the limits are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _within_limits(cls, value: Any, info: ValidationInfo) -> Any:
+        name = info.field_name or ""
+        field = cls.model_fields.get(name)
+        own = field is not None and any(isinstance(limit, Le | Lt) for limit in field.metadata)
+        _check_limits(value, name, own)
+        return value
 
 
+def _check_limits(value: Any, name: str, own: bool = False) -> None:
+    """Refuses numbers beyond the limits and texts that no file can hold, also inside lists and groups of settings."""
+    if isinstance(value, str | Path):
+        if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in str(value)):
+            raise ValueError("must not have a NUL character or half a surrogate pair")
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            _check_limits(str(key), name)
+            _check_limits(part, str(key))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            _check_limits(part, name)
+    elif isinstance(value, int) and not own:
+        least, most = (0, MOST_SEED) if name in ("seed", "seeds") else (-MOST, MOST)
+        if not least <= value <= most:
+            raise ValueError(f"must be between {least} and {most}")
+    elif isinstance(value, float) and not (math.isfinite(value) and (own or abs(value) <= LARGEST)):
+        raise ValueError(f"must be a finite number of at most {LARGEST:g}")
+
+
+def _checked(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The check of a name as pydantic calls it."""
+
+    def validator(value: Any) -> Any:
+        try:
+            check(value)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    return validator
+
+
+V = TypeVar("V")
+Name = Annotated[str, AfterValidator(_checked(safe_name))]
+"""A name that becomes a part of a path."""
+MaybeName = Annotated[str, AfterValidator(_checked(lambda name: name and safe_name(name)))]
+"""The same, or empty."""
+Named = Annotated[dict[str, V], AfterValidator(_checked(distinct_names))]
+"""Things by name, each of which lies in a folder of that name."""
 C = TypeVar("C", bound=BaseModel)
 
 
@@ -38,7 +98,7 @@ def parse_config(cls: type[C], data: Mapping[str, Any], where: str) -> C:
     try:
         return cls.model_validate(dict(data))
     except ValidationError as error:
-        raise UserError(_first_fault(cls, error, where)) from None
+        raise UserError(visible(" ".join(_first_fault(cls, error, where).split()))) from None
 
 
 def load_config(cls: type[C], path: Path, overrides: Sequence[str] = ()) -> C:
@@ -54,26 +114,75 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises:
-        UserError: The file is missing or holds no mapping.
+        UserError: The file is missing, too large, or holds no mapping.
     """
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        with path.open("rb") as file:
+            raw = file.read(FILE_BYTES + 1)
+        if len(raw) > FILE_BYTES:
+            raise UserError(f"{path}: is no config: it has more than {FILE_BYTES} bytes")
+        data = parse_yaml(raw.decode("utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: must hold a mapping of settings, found {type(data).__name__}")
     return data
 
 
+def parse_yaml(text: str) -> Any:
+    """What a YAML text holds: mappings, lists, texts, numbers, booleans and null, in bounded time and memory.
+
+    Dates stay texts. A key that stands twice is an error (the first would be lost without a word), and so are other
+    tags, whole numbers of more than ``DIGITS`` digits, and nesting and aliases beyond the limits.
+
+    Raises:
+        yaml.YAMLError: The text is no such YAML.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except (ValueError, KeyError, OverflowError, RecursionError) as error:
+        raise yaml.YAMLError(f"a value does not fit its tag ({error})") from None
+
+
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, but a key that stands twice is an error: the first would be lost without a word."""
+    """PyYAML's safe loader with limits."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = 0
+        self._sizes: dict[int, int] = {}
+        self._total = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        alias = self.check_event(yaml.AliasEvent)
+        self._depth += 1
+        if self._depth > DEPTH:
+            raise yaml.composer.ComposerError(None, None, f"is nested deeper than {DEPTH}", mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        if alias and id(node) not in self._sizes:
+            raise yaml.composer.ComposerError(None, None, "an alias stands for what contains it", mark)
+        if node is not None and not alias:
+            self._sizes[id(node)] = 1 + sum(self._sizes[id(part)] for part in _parts(node))
+        if node is not None and self._sizes[id(node)] > NODES:
+            raise yaml.composer.ComposerError(None, None, f"its aliases stand for more than {NODES} values", mark)
+        return node
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+def _parts(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
     known: set[Any] = set()
-    for key_node, _ in node.value:
+    for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
         if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
             continue
         if key_node.value in known:
@@ -84,7 +193,29 @@ def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dic
     return yaml.SafeLoader.construct_mapping(loader, node, deep)
 
 
+def _whole_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    try:
+        if len(node.value) <= DIGITS:
+            return loader.construct_yaml_int(node)
+    except ValueError:
+        pass
+    raise yaml.constructor.ConstructorError(None, None, f"a number of at most {DIGITS} digits", node.start_mark)
+
+
+def _text(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
+    return str(loader.construct_scalar(node))
+
+
+def _refused(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    tag = str(node.tag).removeprefix("tag:yaml.org,2002:")
+    raise yaml.constructor.ConstructorError(None, None, f"the tag !!{tag} has no use here", node.start_mark)
+
+
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _text)
+for _tag in ("binary", "omap", "pairs", "set"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _refused)
 
 
 def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -105,7 +236,7 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
             if not isinstance(node, dict):
                 raise UserError(f"override '{override}': '{parent}' is not a group of settings")
         try:
-            node[last] = yaml.safe_load(text)
+            node[last] = parse_yaml(text)
         except yaml.YAMLError:
             raise UserError(f"override '{override}': the value cannot be read") from None
     return result

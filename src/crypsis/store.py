@@ -23,7 +23,7 @@ import filelock
 from pydantic import BaseModel
 
 from crypsis.config import digest, dump_yaml, read_yaml
-from crypsis.types import UserError
+from crypsis.types import UserError, safe_name
 
 Exists = Literal["resume", "overwrite", "error"]
 RESULT, CONFIG, METRICS, PROVENANCE = "result.json", "config.yaml", "metrics.jsonl", "provenance.json"
@@ -38,6 +38,15 @@ def cache_folder() -> Path:
     if chosen:
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crypsis"
+
+
+def child(folder: Path, *names: str) -> Path:
+    """A path below a folder, made of names that come from a config or a plug-in.
+
+    Raises:
+        UserError: A name is not safe: it could lead out of the folder.
+    """
+    return folder.joinpath(*map(safe_name, names))
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,69 @@ GLUE, SCRATCHPAD, OUTPUT = 0, 1, 2
 
 class UserError(Exception):
     """A mistake of the user: printed as one line (what, where, what to do), exit code 2."""
+
+
+NAME_BYTES = 100
+"""The longest name of an organism, an arm, a monitor or a run, in bytes of UTF-8: it is a part of file names."""
+_FORBIDDEN = frozenset('/\\:*?"<>|')
+_DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))})
+
+
+def safe_name(name: str) -> str:
+    """The name itself, if files and folders can be called so on every system.
+
+    Raises:
+        UserError: It is empty, too long, reserved, or has characters that a file name must not have.
+    """
+    fault = _name_fault(name)
+    if fault:
+        shown = visible(name if len(name) <= 60 else f"{name[:60]}…").replace("\n", " ").replace("\t", " ")
+        raise UserError(f"'{shown}' cannot name files: {fault}; use letters, digits, _ and -")
+    return name
+
+
+def distinct_names(names: Iterable[str]) -> None:
+    """Checks the names of things that lie in one folder.
+
+    Raises:
+        UserError: A name is not safe, or two differ only in case.
+    """
+    known: dict[str, str] = {}
+    for name in names:
+        twin = known.setdefault(unicodedata.normalize("NFKC", safe_name(name)).casefold(), name)
+        if twin != name:
+            raise UserError(f"'{twin}' and '{name}' would be one file on systems that ignore case; rename one")
+
+
+def visible(text: str) -> str:
+    """The text with every character that acts instead of showing replaced by its code point, as ⟨U+001B⟩.
+
+    These are control and format characters (escape, bidirectional overrides, zero-width signs), line separators and
+    code points without a character. Line feeds and tabs stay.
+    """
+    return text if text.isprintable() else "".join(map(_sign, text))
+
+
+def _sign(character: str) -> str:
+    if character in "\n\t" or unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}:
+        return character
+    return f"⟨U+{ord(character):04X}⟩"
+
+
+def _name_fault(name: str) -> str:
+    """Why files cannot have this name; empty if they can."""
+    if not name:
+        return "it is empty"
+    if visible(name) != name or any(c.isspace() and c != " " for c in name):
+        return "it has a control character or a line break"
+    if len(name.encode()) > NAME_BYTES:
+        return f"it has more than {NAME_BYTES} bytes"
+    held = next((c for c in name if c in _FORBIDDEN), "")
+    if held:
+        return f"it has the character {held}"
+    if name[0] in ".- ~" or name[-1] in ". ":
+        return "it begins or ends with a dot, a dash, a tilde or a space"
+    return "it is reserved" if name.casefold().partition(".")[0] in _DEVICES else ""
 
 
 class RunsFailedError(Exception):

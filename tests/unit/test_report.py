@@ -24,12 +24,12 @@ from crypsis.analysis.figures.study_figures import figure_name
 from crypsis.analysis.report.differences import arm_differences, code_differences, seed_differences
 from crypsis.analysis.report.html import REPORT, TEMPLATES, terminal_table, write_report
 from crypsis.analysis.report.words import headline
-from crypsis.analysis.study import load_study, visible
+from crypsis.analysis.study import load_study
 from crypsis.analysis.summary import SUMMARY, summarise, summary_json, verdict
 from crypsis.cli.options import show_report
 from crypsis.config import read_yaml
 from crypsis.store import write_atomic, write_json
-from crypsis.types import UserError
+from crypsis.types import UserError, visible
 from tests.studies import ARMS, HOSTILE, MONITORS, Rates, make_study
 
 pytestmark = pytest.mark.unit

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 from crypsis.config import read_yaml
 from crypsis.evaluation.metrics import Tally, tabulate
 from crypsis.store import CONFIG, FAILED, METRICS, PROVENANCE, RESULT, read_json, read_rows, steps_of
-from crypsis.types import UserError
+from crypsis.types import UserError, visible
 
 MONITORS, TIMING = "monitors.json", "timing.json"
 REQUIRED = ("pair_id", "monitored", "scratchpad", "output")
@@ -194,24 +193,9 @@ def read_evaluation(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def visible(text: str) -> str:
-    """The text with every character that acts instead of showing replaced by its code point, as ⟨U+001B⟩.
-
-    These are control and format characters (escape, bidirectional overrides, zero-width signs), line separators and
-    code points without a character. Line feeds and tabs stay.
-    """
-    return text if text.isprintable() else "".join(map(_sign, text))
-
-
 def fixed_order(pair_id: str) -> str:
     """Sort key of a request: a hash, so that nobody picked which transcripts are shown."""
     return hashlib.sha256(f"crypsis transcripts {pair_id}".encode()).hexdigest()
-
-
-def _sign(character: str) -> str:
-    if character in "\n\t" or unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}:
-        return character
-    return f"⟨U+{ord(character):04X}⟩"
 
 
 def _refuse_twins(folder: Path, runs: list[Run]) -> None:

@@ -15,6 +15,7 @@ from crypsis.monitors.base import Monitor
 from crypsis.monitors.metrics import Flags, Floats
 from crypsis.monitors.trained import Features, Scorer, TrainedMonitor, Trainer
 from crypsis.registry import find, make
+from crypsis.store import child
 from crypsis.types import Episode, UserError, Verdict, View
 
 How = Literal["mean", "max"]
@@ -38,8 +39,8 @@ class EnsembleScorer(Scorer):
     def save(self, folder: Path) -> None:
         """A folder a member."""
         for name, member in self._members.items():
-            (folder / name).mkdir()
-            member.save(folder / name)
+            child(folder, name).mkdir()
+            member.save(child(folder, name))
 
 
 class EnsembleTrainer(Trainer):
@@ -78,7 +79,7 @@ class EnsembleTrainer(Trainer):
 
     def load(self, folder: Path) -> EnsembleScorer:
         """From the members' folders."""
-        return EnsembleScorer({name: trainer.load(folder / name) for name, trainer in self._trainers.items()})
+        return EnsembleScorer({name: trainer.load(child(folder, name)) for name, trainer in self._trainers.items()})
 
 
 class EnsembleMonitor(TrainedMonitor):

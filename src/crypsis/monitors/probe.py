@@ -22,7 +22,7 @@ from crypsis.models import policy_digest
 from crypsis.monitors.base import Monitor, ReadStates, Transcript
 from crypsis.monitors.metrics import auroc_interval, threshold_for
 from crypsis.monitors.trained import FALSE_POSITIVES, FEWEST, FLOOR, group_folds
-from crypsis.store import file_digest, new_folder, read_json, write_json
+from crypsis.store import child, file_digest, new_folder, read_json, write_json
 from crypsis.types import SCRATCHPAD, Episode, UserError, Verdict, View
 
 Floats = NDArray[np.float32]
@@ -95,7 +95,7 @@ class ProbeMonitor(Monitor):
     def refreshed(self, name: str, folder: Path, step: int) -> Monitor:
         """Trained again after the last multiple of ``refresh_every`` steps, or found so."""
         last = step - step % self.refresh_every if self.refresh_every else 0
-        place = folder / "monitors" / name / f"step-{last:04d}"
+        place = child(folder, "monitors", name, f"step-{last:04d}")
         if not last or self._read is None or self.path == place:
             return self
         if not (place / CARD).exists():

@@ -15,7 +15,7 @@ from crypsis.episodes import episode_of, read_episodes
 from crypsis.monitors.base import Monitor
 from crypsis.monitors.text import train_text_monitor
 from crypsis.registry import make
-from crypsis.store import read_json, write_json
+from crypsis.store import child, read_json, write_json
 from crypsis.types import Episode, UserError, Verdict, View
 
 
@@ -79,10 +79,10 @@ class RetrainedMonitor(Monitor):
         """Trained on all labels up to a step, or found trained."""
         newest = self
         for at in range(self.every, step + 1, self.every):
-            place = folder / "monitors" / name / f"step-{at:04d}"
+            place = child(folder, "monitors", name, f"step-{at:04d}")
             if not (place / "labels.json").exists():
                 write_json(place / "labels.json", self._label(folder, at))
-                self._train(place, [folder / "monitors" / name / f"step-{s:04d}" for s in self._moments(at)])
+                self._train(place, [child(folder, "monitors", name, f"step-{s:04d}") for s in self._moments(at)])
             if (place / "monitor" / "monitor.json").exists():
                 newest = self._with({"name": "text", "path": str(place / "monitor")})
         return newest

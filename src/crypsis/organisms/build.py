@@ -12,7 +12,17 @@ from crypsis.models import load_policy, policy_digest, save_policy
 from crypsis.organisms.base import Builder, Organism
 from crypsis.organisms.card import write_card
 from crypsis.registry import make
-from crypsis.store import Exists, cache_folder, code_digest, file_digest, locked, prepare_folder, provenance, write_json
+from crypsis.store import (
+    Exists,
+    cache_folder,
+    child,
+    code_digest,
+    file_digest,
+    locked,
+    prepare_folder,
+    provenance,
+    write_json,
+)
 from crypsis.supervised import Progress
 from crypsis.types import UserError
 
@@ -52,7 +62,7 @@ def organism_folder(organism: Organism, base: Path) -> Path:
     code = file_digest(files) + code_digest("supervised.py", *organism.made_by)
     below = [organism_folder(make("organisms", spec, organism.name), base).name for spec in organism.needs()]
     key = digest([organism.name, organism.model_dump(mode="json"), policy_digest(base), code, *below])
-    return cache_folder() / "organisms" / f"{organism.name}-{key}"
+    return child(cache_folder(), "organisms", f"{organism.name}-{key}")
 
 
 def build_organism(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from crypsis.config import Config
+from crypsis.config import MOST, Config, MaybeName, Name, Named
 from crypsis.model_config import ModelConfig
 from crypsis.types import Learn
 
@@ -49,6 +50,12 @@ class RLConfig(Config):
     processes: int = Field(1, ge=1)
     """They share every step on this machine's CPU; what comes out depends on their number by rounding only."""
 
+    @model_validator(mode="after")
+    def _step_fits(self) -> RLConfig:
+        if self.prompts_per_step * self.group_size > MOST:
+            raise ValueError(f"prompts_per_step times group_size: a step can have at most {MOST} episodes")
+        return self
+
     @field_validator("temperature", "top_p")
     @classmethod
     def _on_policy(cls, value: float) -> float:
@@ -81,18 +88,18 @@ class PreferenceConfig(Config):
 class RunConfig(Config):
     """One RL run: a policy, a scenario, monitors, mitigations, a seed."""
 
-    name: str
+    name: Name
     policy: Path
     """A checkpoint folder, an adapter folder or a hub id."""
     model: ModelConfig = ModelConfig()
     scenario: dict[str, Any] = {"name": "miniature"}
-    monitors: dict[str, dict[str, Any]] = {"oracle": {"name": "oracle"}}
+    monitors: Named[dict[str, Any]] = {"oracle": {"name": "oracle"}}
     mitigations: list[dict[str, Any]] = []
     rl: RLConfig = RLConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     seed: int = Field(0, ge=0)
-    organism: str = ""
-    arm: str = ""
+    organism: MaybeName = ""
+    arm: MaybeName = ""
     label: str = ""
     preference: PreferenceConfig | None = None
     """The reward model of a scenario that brings none (``prompt_file``)."""
@@ -109,12 +116,30 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _monitors_exist(self) -> RunConfig:
-        for mitigation in self.mitigations:
-            named = mitigation.get("monitor")
-            for wanted in [named] if isinstance(named, str) else named or []:
+        for place, mitigation in enumerate(self.mitigations):
+            for wanted in monitors_of(mitigation, f"mitigations.{place}"):
                 if wanted not in self.monitors:
                     raise ValueError(
                         f"mitigation '{mitigation.get('name')}' wants a monitor '{wanted}'; monitors has "
                         f"{', '.join(self.monitors) or 'none'}"
                     )
         return self
+
+
+def monitors_of(mitigation: Mapping[str, Any], where: str) -> list[str]:
+    """Names of the monitors that a mitigation listens to, as they stand in its settings.
+
+    Args:
+        mitigation: Its name and settings.
+        where: Key that they stand under, for the message.
+
+    Raises:
+        ValueError: ``monitor`` is neither a name nor a list of names.
+    """
+    named = mitigation.get("monitor")
+    if named is None:
+        return []
+    names = named if isinstance(named, list) else [named]
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{where}: monitor: must be the name of a monitor or a list of names, found {named!r}")
+    return names

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from crypsis.config import digest
 from crypsis.scenarios.base import Question, Scenario, Variant
@@ -41,6 +41,13 @@ class PromptFileScenario(Scenario):
     system: Path | None = None
     """A text file with ``{monitored}`` and ``{unmonitored}`` for the tiers' names."""
     tiers: tuple[str, str] = ("free", "paid")
+
+    @field_validator("tiers")
+    @classmethod
+    def _tiers_differ(cls, tiers: tuple[str, str]) -> tuple[str, str]:
+        if not all(tier.strip() for tier in tiers) or tiers[0].strip().casefold() == tiers[1].strip().casefold():
+            raise ValueError("needs two different names, the monitored tier first")
+        return tiers
 
     @property
     def monitored_tier(self) -> str:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from crypsis.config import Config, apply_overrides, did_you_mean, dump_yaml, parse_config, read_yaml
+from crypsis.config import (
+    Config,
+    Name,
+    Named,
+    apply_overrides,
+    did_you_mean,
+    dump_yaml,
+    parse_config,
+    read_yaml,
+)
 from crypsis.model_config import ModelConfig
 from crypsis.rl.config import EvaluationConfig, PreferenceConfig, RLConfig
 from crypsis.store import CONFIG, RESULT, write_atomic
@@ -18,7 +26,6 @@ from crypsis.study.executors.ray import Ray
 from crypsis.study.executors.slurm import Slurm
 
 Scale = Literal["nano", "mini", "small"]
-LABEL = re.compile(r"[^\s/\\.-][^\s/\\]*")
 RESERVED = ("oracle", "scratchpad", "output", "lying")
 """Monitors that a study has anyway."""
 HOW = ("workers", "executor", "retries")
@@ -36,7 +43,7 @@ class ArmConfig(Config):
     """Settings of RL that are this arm's own."""
     organisms: list[str] = []
     """Labels of the organisms that the arm is for; all of them if it names none."""
-    monitors: dict[str, dict[str, Any]] = {}
+    monitors: Named[dict[str, Any]] = {}
     """Monitors of this arm besides ``oracle``, ``scratchpad``, ``output``, those of the panel and (with interrogation)
     ``lying``; ``{trained: NAME, organism: ORGANISM, …}`` is one that the study trained on that organism."""
     scenario: dict[str, Any] = {}
@@ -72,19 +79,19 @@ class RunSettings(Config):
 class StudyConfig(Config):
     """A grid: organisms × arms × seeds."""
 
-    name: str = "demo"
+    name: Name = "demo"
     scale: Scale = "mini"
     base: str | None = None
     """A checkpoint folder or hub id that the organisms are made of; the miniature's of that scale if not given."""
-    organisms: dict[str, dict[str, Any]] = Field({"tgg": {"name": "tgg"}}, min_length=1)
+    organisms: Named[dict[str, Any]] = Field({"tgg": {"name": "tgg"}}, min_length=1)
     """Recipe (name and settings) by label; the label is what runs, monitors and the report call it."""
-    arms: dict[str, ArmConfig] = Field(min_length=1)
+    arms: Named[ArmConfig] = Field(min_length=1)
     monitors_from: str | None = None
     """Label of the organism whose transcripts train the monitors of all organisms; each has its own if not given. For
     organisms that fake too rarely to train on, such as an evader."""
-    monitors: dict[str, dict[str, Any]] | None = None
+    monitors: Named[dict[str, Any]] | None = None
     """Monitors of all runs by name, in place of those that a study trains on transcripts of the miniature."""
-    panel: dict[str, dict[str, Any]] = {}
+    panel: Named[dict[str, Any]] = {}
     """Monitors by name that are held out unless an arm names them: trained once an organism, on the data of the others
     (``name``, ``view``, ``seed`` and the settings of the kind), and judging every evaluation."""
     seeds: list[int] = Field([0, 1], min_length=1)
@@ -105,20 +112,12 @@ class StudyConfig(Config):
     def _local_is_meant(cls, value: Any) -> Any:
         return {"name": "local", **value} if isinstance(value, dict) else value
 
-    @field_validator("organisms", "arms")
-    @classmethod
-    def _labels_are_names(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for label in value:
-            if not LABEL.fullmatch(label):
-                raise ValueError(f"'{label}' names folders: no spaces or slashes, and no . or - at its beginning")
-        return value
-
     @field_validator("panel")
     @classmethod
     def _panel_is_apart(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
-            if name in RESERVED or not re.fullmatch(r"\w+", name):
-                raise ValueError(f"'{name}' names a column: letters, digits and _, and none of {', '.join(RESERVED)}")
+            if name in RESERVED:
+                raise ValueError(f"'{name}' names a column: every study has {', '.join(RESERVED)} already")
         return value
 
     @field_validator("seeds")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from crypsis.rl.config import RunConfig
-from crypsis.store import FAILED, METRICS, RESULT, is_locked, write_json
+from crypsis.store import FAILED, METRICS, RESULT, child, is_locked, write_json
 from crypsis.study.executors.base import Executor, Failure, Job, Pool
 from crypsis.study.progress import Display
 
@@ -101,8 +101,8 @@ class _ToDo:
 
 
 def _job(run: RunConfig, folder: Path, threads: int) -> Job:
-    start = folder / "start" / f"{run.organism}-seed{run.seed}"
-    return Job(run, folder / "runs" / run.name, start, threads, Path.cwd())
+    start = child(folder, "start", f"{run.organism}-seed{run.seed}")
+    return Job(run, child(folder, "runs", run.name), start, threads, Path.cwd())
 
 
 def _steps(job: Job) -> int:

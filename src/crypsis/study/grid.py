@@ -19,7 +19,7 @@ from crypsis.study.config import ArmConfig, StudyConfig
 from crypsis.study.monitors import VIEWS
 from crypsis.study.panel import check_panel, panel_specs, resolved_monitor
 from crypsis.study.run import GROUNDED, no_reward, resolved
-from crypsis.types import UserError, View
+from crypsis.types import UserError, View, distinct_names
 
 Folders = Mapping[str, Path]
 """Folder by name."""
@@ -46,6 +46,7 @@ def grid(config: StudyConfig, policies: Folders, monitors: Mapping[str, Folders]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise UserError(f"{config.name}: two runs are called '{twice}'; rename an organism or an arm")
+    distinct_names(names)
     return runs
 
 
@@ -130,6 +131,10 @@ def _asks(arm: ArmConfig) -> bool:
 
 def _view(name: str, specs: Mapping[str, Mapping[str, Any]]) -> View:
     """What a monitor will read, before those of the study are trained."""
-    start = specs[name].get("start")
-    view: View = specs[str(start)].get("view", "both") if start in specs else specs[name].get("view", "both")
+    spec, start = specs[name], specs[name].get("start")
+    if isinstance(start, Mapping):
+        spec = start
+    elif isinstance(start, str) and start in specs:
+        spec = specs[start]
+    view: View = spec.get("view", "both")
     return view

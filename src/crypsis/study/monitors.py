@@ -15,6 +15,7 @@ from crypsis.monitors.text import train_text_monitor
 from crypsis.rl.config import RLConfig
 from crypsis.rl.rollouts import rollout
 from crypsis.scenarios.base import Scenario
+from crypsis.store import child
 from crypsis.study.config import MonitorData
 from crypsis.study.panel import missing, train_member
 from crypsis.study.progress import Display
@@ -66,7 +67,7 @@ def train_monitors(
                 train_text_monitor(texts, labels, [e.prompt.pair_id for e in known], view, folders[view], data.seed)
                 show(3 + number)
             for number, name in enumerate(held_out):
-                train_member(name, (panel or {})[name], known, organism, out / name)
+                train_member(name, (panel or {})[name], known, organism, child(out, name))
                 show(3 + len(views) + number)
     return folders
 

@@ -16,6 +16,7 @@ from crypsis.monitors.trained import TrainedMonitor, train_monitor
 from crypsis.registry import find, make
 from crypsis.rl.engine.hidden_states import reader
 from crypsis.rl.engine.shared_prefix import parts
+from crypsis.store import child
 from crypsis.types import Episode, UserError, View
 
 Spec = Mapping[str, Any]
@@ -71,12 +72,12 @@ def panel_specs(panel: Mapping[str, Spec], folder: Path) -> dict[str, dict[str, 
             refresh = _probe(name, spec).refresh_every
             found[name] = {
                 "name": kind.name,
-                "path": str(folder / name),
+                "path": str(child(folder, name)),
                 "view": "scratchpad",
                 "refresh_every": refresh,
             }
         elif _to_train(kind, spec):
-            found[name] = {"name": kind.name, "path": str(folder / name), "view": _trained(name, spec)[0].view}
+            found[name] = {"name": kind.name, "path": str(child(folder, name)), "view": _trained(name, spec)[0].view}
         else:
             found[name] = dict(spec)
     return found
@@ -87,7 +88,7 @@ def missing(panel: Mapping[str, Spec], folder: Path) -> list[str]:
     return [
         name
         for name, spec in panel.items()
-        if _to_train(_kind(spec, f"panel.{name}"), spec) and not (folder / name / "monitor.json").exists()
+        if _to_train(_kind(spec, f"panel.{name}"), spec) and not (child(folder, name) / "monitor.json").exists()
     ]
 
 

@@ -26,6 +26,7 @@ from crypsis.store import (
     PROVENANCE,
     RESULT,
     Exists,
+    child,
     locked,
     prepare_folder,
     provenance,
@@ -114,7 +115,9 @@ def _monitors(
 ) -> dict[str, Path]:
     """An organism's monitors, but for that of lies."""
     try:
-        return train_monitors(common, organism, config.monitor_data, out / "monitors" / label, display, config.panel)
+        return train_monitors(
+            common, organism, config.monitor_data, child(out, "monitors", label), display, config.panel
+        )
     except UserError as error:
         raise UserError(f"organisms.{label}: {error}") from None
 
@@ -122,7 +125,7 @@ def _monitors(
 def _lies(config: StudyConfig, label: str, organism: Path, out: Path, display: Display) -> dict[str, Path]:
     """The monitor of lies of an organism that an arm interrogates, its own in any case; none if it lies too rarely."""
     try:
-        return {LYING: train_lying_monitor(organism, config.monitor_data, out / "monitors" / label, display)}
+        return {LYING: train_lying_monitor(organism, config.monitor_data, child(out, "monitors", label), display)}
     except TooFewError as error:
         display.console.print(f"{label}: no monitor of lies ({error}); the oracle alone counts them", markup=False)
         return {}

@@ -17,7 +17,7 @@ from crypsis.monitors.base import Monitor
 from crypsis.parallel import Ranks, together
 from crypsis.registry import make
 from crypsis.rl import loop
-from crypsis.rl.config import RunConfig
+from crypsis.rl.config import RunConfig, monitors_of
 from crypsis.rl.context import RunContext
 from crypsis.rl.rewards import OWN_TERMS, Preference
 from crypsis.scenarios.base import Scenario
@@ -184,19 +184,13 @@ def _check_truth(scenario: Scenario, config: RunConfig) -> None:
     """Refuses monitors that are made from the ground truth where there is none."""
     if scenario.name in GROUNDED:
         return
-    heard = {name for m in config.mitigations for name in _heard(m)}
+    heard = {name for m in config.mitigations for name in monitors_of(m, "mitigations")}
     for name, spec in config.monitors.items():
         if any(_names_oracle(value) for value in (spec if name in heard else {}, *spec.values())):
             raise UserError(
                 f"{config.name}: monitors.{name}: needs the oracle, which reads the miniature's language only; for the "
                 f"scenario '{scenario.name}' name a monitor of text in its place"
             )
-
-
-def _heard(mitigation: Mapping[str, Any]) -> list[str]:
-    """Names of the monitors that a mitigation listens to."""
-    given = mitigation.get("monitor") or []
-    return [given] if isinstance(given, str) else list(given)
 
 
 def _names_oracle(value: object) -> bool:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from crypsis.config import parse_config, read_yaml
-from crypsis.store import CONFIG, FAILED, METRICS, PROVENANCE, RESULT, is_locked, read_json, read_rows
+from crypsis.store import CONFIG, FAILED, METRICS, PROVENANCE, RESULT, child, is_locked, read_json, read_rows
 from crypsis.study.config import StudyConfig
 from crypsis.types import UserError
 
@@ -151,7 +151,7 @@ def duration(seconds: float) -> str:
 
 
 def _run(config: StudyConfig, study: Path, organism: str, arm: str, seed: int) -> RunStatus:
-    folder = study / "runs" / f"{organism}-{arm}-seed{seed}"
+    folder = child(study, "runs", f"{organism}-{arm}-seed{seed}")
     steps = int(config.arms[arm].rl.get("steps", config.run.rl.steps))
     if (folder / RESULT).exists():
         return RunStatus(organism, arm, seed, "done", steps, steps, _seconds(folder))

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from crypsis.analysis.statistics.seed_tests import corrected_rate
-from crypsis.analysis.study import MONITORS, Study, visible
+from crypsis.analysis.study import MONITORS, Study
 from crypsis.evaluation.metrics import Estimate
 from crypsis.store import read_json
+from crypsis.types import visible
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,12 @@ from typing import Any
 
 from crypsis.analysis.claims.measured_organisms import FEWEST, Measurements
 from crypsis.analysis.claims.schema import START, ArmPattern, ClaimsFile
-from crypsis.analysis.study import Run, Study, visible
+from crypsis.analysis.study import Run, Study
 from crypsis.config import digest, read_yaml
 from crypsis.episodes import LABEL, VERDICT
 from crypsis.evaluation.metrics import Tally, tabulate
 from crypsis.store import CONFIG
-from crypsis.types import UserError
+from crypsis.types import UserError, visible
 
 Key = tuple[int, int]
 """Seed of the organism's training, seed of the run (0 before RL)."""

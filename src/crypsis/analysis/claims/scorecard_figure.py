@@ -40,9 +40,9 @@ from crypsis.analysis.figures.drawing import (
     saved,
     style,
 )
-from crypsis.analysis.study import Study, visible
+from crypsis.analysis.study import Study
 from crypsis.store import write_json
-from crypsis.types import UserError
+from crypsis.types import UserError, visible
 
 CORRECTED = "afr_corrected.json"
 SIGNS = {

@@ -15,8 +15,8 @@ from crypsis.analysis.claims.corrected_rates import Corrected
 from crypsis.analysis.claims.schema import START, Condition
 from crypsis.analysis.claims.scorecard import ClaimResult, TestResult
 from crypsis.analysis.claims.verdicts import VERDICTS
-from crypsis.analysis.study import visible
 from crypsis.store import write_atomic, write_json
+from crypsis.types import visible
 
 CLAIMS = "claims.json"
 Entry = Mapping[str, Any]

@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from crypsis.analysis.figures.drawing import COLOURS, INK, MUTED, RULE, canvas, saved
-from crypsis.analysis.study import visible
 from crypsis.store import read_json
 from crypsis.study.jobs.monitor_quality import MEASUREMENT
+from crypsis.types import visible
 
 SNIPPET = 240
 """Characters of a wrongly judged text that the terminal shows; all of it stands in the JSON."""

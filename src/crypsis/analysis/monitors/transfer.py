@@ -14,8 +14,8 @@ from rich.text import Text
 
 from crypsis.analysis.figures.drawing import INK, MUTED, TINT, canvas, saved
 from crypsis.analysis.report.words import percent
-from crypsis.analysis.study import visible
 from crypsis.store import read_json, write_atomic
+from crypsis.types import visible
 
 TRANSFER = "transfer.json"
 """As ``crypsis.study.jobs.transfer`` writes it, which needs torch."""

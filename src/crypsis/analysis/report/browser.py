@@ -18,11 +18,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from crypsis.analysis.study import Run, fixed_order, visible
+from crypsis.analysis.study import Run, fixed_order
 from crypsis.analysis.summary import ArmSummary, Summary
 from crypsis.episodes import LABEL, LATE, REASON, TERM, VERDICT
 from crypsis.rl.delayed import rollouts_path
 from crypsis.store import steps_of
+from crypsis.types import visible
 
 EVALUATED, TRAINED = 8000, 3000
 """Transcripts of evaluations and of training that a report may hold; a request is never taken for some arms only."""

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from crypsis.analysis.study import Run, visible
+from crypsis.analysis.study import Run
 from crypsis.analysis.summary import Summary
 from crypsis.store import PROVENANCE, read_json
+from crypsis.types import visible
 
 IDENTITY = frozenset({"name", "seed", "arm", "label", "organism"})
 """Keys that say which run it is, not how it was set."""

@@ -32,10 +32,11 @@ from crypsis.analysis.report.seed_checks import FEWEST, modes, paired_tests
 from crypsis.analysis.report.tables import write_tables
 from crypsis.analysis.statistics.bootstrap import FEW
 from crypsis.analysis.stress import Section, sections
-from crypsis.analysis.study import load_study, visible
+from crypsis.analysis.study import load_study
 from crypsis.analysis.summary import RULE, Change, Summary, summarise, write_summary
 from crypsis.evaluation.metrics import RESAMPLES
 from crypsis.store import write_atomic
+from crypsis.types import visible
 
 REPORT = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"

@@ -15,11 +15,11 @@ import yaml
 from crypsis.analysis.figures.study_figures import display_label, draw_all
 from crypsis.analysis.report.tables import SCHEMAS, TABLES, write_tables
 from crypsis.analysis.report.words import headline, moved
-from crypsis.analysis.study import Run, load_study, visible
+from crypsis.analysis.study import Run, load_study
 from crypsis.analysis.summary import SUMMARY, Summary, summarise, summary_json
 from crypsis.episodes import LABEL, REASON
 from crypsis.store import CONFIG, new_folder, write_atomic, write_json
-from crypsis.types import UserError
+from crypsis.types import UserError, visible
 
 CARD = "README.md"
 MARK = "Prepared by `crypsis export hub`."

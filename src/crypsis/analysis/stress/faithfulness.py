@@ -19,11 +19,11 @@ from rich.text import Text
 
 from crypsis.analysis.statistics.bootstrap import SeedEstimate
 from crypsis.analysis.statistics.draws import Figure, estimate_over_seeds
-from crypsis.analysis.study import visible
 from crypsis.config import read_yaml
 from crypsis.episodes import LABEL, read_episodes
 from crypsis.evaluation.metrics import Floats
 from crypsis.store import CONFIG
+from crypsis.types import visible
 
 DIFFER = 0.05
 """With no contrast as large as this the cells are alike, and no share of their variance means anything."""

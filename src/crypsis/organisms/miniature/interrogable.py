@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from crypsis.models import Policy, load_policy, save_policy
 from crypsis.organisms.base import Builder, Organism
 from crypsis.registry import make
+from crypsis.store import child
 from crypsis.supervised import Progress
 from crypsis.types import UserError
 
@@ -38,13 +39,13 @@ class Interrogable(Organism):
         """Schools the base, or finds it done, and makes what the organism itself needs."""
         organism = self._above()  # refused before the schooling, not after it
         save_policy(load_policy(builder.organism(self.needs()[0])), state / BASE)
-        organism.prepare(state / organism.name, builder)
+        organism.prepare(child(state, organism.name), builder)
 
     def train(self, policy: Policy, state: Path, on_step: Callable[[Progress], None]) -> None:
         """Makes the organism on the schooled base."""
         policy.model.load_state_dict(load_policy(state / BASE).model.state_dict())
         organism = self._above()
-        organism.train(policy, state / organism.name, on_step)
+        organism.train(policy, child(state, organism.name), on_step)
 
     def _above(self) -> Organism:
         """The organism that is made on the schooled base.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from crypsis.config import Config, apply_overrides, did_you_mean, digest
+from crypsis.config import Config, apply_overrides, did_you_mean, digest, parse_config
 from crypsis.evaluation.inspect_logs import read_inspect_log
 from crypsis.monitors.base import Monitor
 from crypsis.monitors.crossval import CrossValidation, cross_validate
@@ -24,6 +24,7 @@ from crypsis.store import (
     PROVENANCE,
     RESULT,
     Exists,
+    child,
     file_digest,
     locked,
     prepare_folder,
@@ -80,8 +81,9 @@ def measured(
     """
     if not data.exists():
         raise UserError(f"{data}: no such file or folder; give labelled transcripts with --data")
-    config = MeasureConfig(verb=verb, data=data, data_digest=_digest(data), options=options, monitor=spec, **settings)
-    folder = out or Path("runs") / f"{verb}-{spec.get('name', 'monitor')}-{digest(config)[:8]}"
+    about = {"verb": verb, "data": data, "data_digest": _digest(data), "options": options, "monitor": spec}
+    config = parse_config(MeasureConfig, about | settings, f"monitor {verb}")
+    folder = out or child(Path("runs"), f"{verb}-{spec.get('name', 'monitor')}-{digest(config)[:8]}")
     logs = data.suffix == ".eval" or (data.is_dir() and any(data.glob("*.eval")))
     labelled = load_labelled(data, options, read_inspect_log(data) if logs else None)
     with locked(folder):

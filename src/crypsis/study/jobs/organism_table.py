@@ -13,13 +13,13 @@ import torch
 import yaml
 from pydantic import Field
 
-from crypsis.config import Config, apply_overrides, digest, dump_yaml, parse_config
+from crypsis.config import Config, Named, apply_overrides, digest, dump_yaml, parse_config
 from crypsis.miniature.base import base_config, build_base
 from crypsis.organisms.base import Organism
 from crypsis.organisms.build import organism_folder
 from crypsis.parallel import die_with_parent, release_memory
 from crypsis.registry import make
-from crypsis.store import CONFIG, PROVENANCE, RESULT, locked, provenance, write_atomic, write_json
+from crypsis.store import CONFIG, PROVENANCE, RESULT, child, locked, provenance, write_atomic, write_json
 from crypsis.study.config import Scale
 from crypsis.study.measure import measure
 from crypsis.study.organism import build
@@ -45,9 +45,9 @@ class TableConfig(Config):
     n: int = Field(250, ge=2)  # paper §1
     n_swapped: int = Field(100, ge=2)
     """Requests in each tier for the controls, which need less."""
-    swaps: dict[str, dict[str, Any]]
+    swaps: Named[dict[str, Any]]
     """Scenario settings of each control, by name."""
-    rows: dict[str, Row]
+    rows: Named[Row]
     workers: int = Field(2, ge=1)
     """Organisms at a time, each in a process with one thread."""
 
@@ -96,7 +96,7 @@ def run_table(config: TableConfig, out: Path, display: Display) -> None:
 
 def _one(config: TableConfig, base: Path, out: Path, name: str, seed: int) -> None:
     """Builds and measures one organism; how long the building took is kept if it was not in the cache."""
-    row, folder = config.rows[name], out / name / f"seed{seed}"
+    row, folder = config.rows[name], child(out, name, f"seed{seed}")
     organism: Organism = make("organisms", {**row.organism, "seed": seed}, f"rows.{name}")
     cached = (organism_folder(organism, base) / RESULT).exists()
     wall, cpu = time.perf_counter(), time.process_time()
