@@ -145,3 +145,16 @@ def list_plugins(kind: Annotated[str | None, typer.Argument(help="One kind only.
     from crypsis.registry import BUILT_IN
 
     show_plugins([choice(kind, "kind", tuple(BUILT_IN))] if kind else BUILT_IN)
+
+
+@app.command("init")
+def init_plugin(
+    kind: Annotated[str, typer.Argument(help="mitigation, monitor, organism or scenario.")],
+    name: Annotated[str, typer.Argument(help="As configs will name it.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the package; ./crypsis-NAME by default.")] = None,
+) -> None:
+    """Write a package with a plug-in that works, its test and its entry point."""
+    from crypsis.scaffolding import plugin_kinds, scaffold
+
+    folder = scaffold(choice(kind, "kind", plugin_kinds()), name, out)
+    Console().print(f"{folder}: pip install -e '{folder}[dev]' and pytest {folder}", markup=False, soft_wrap=True)
