@@ -1,0 +1,55 @@
+"""``crypsis data``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from crypsis.cli.options import choice
+
+app = typer.Typer(help="Fetch and check transcripts that others have published.", no_args_is_help=True)
+
+
+@app.command("check")
+def data_check(
+    path: Annotated[Path, typer.Argument(help="Folder of the paper's released transcripts.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Do not decrypt the replies.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write what was found to this file.")] = None,
+) -> None:
+    """Say what is there against what is expected, with every fault by file and row."""
+    from crypsis.analysis.release.check_output import check_json, check_lines, check_table
+    from crypsis.paper_data.check import check_release
+    from crypsis.paper_data.layout import release_files
+    from crypsis.store import write_json
+    from crypsis.study.progress import Display
+
+    console = Console()
+    with Display(console).counted("check", len(release_files(path)), "files") as show:
+        found = check_release(path, not quick, show)
+    console.print(check_table(found))
+    for line in check_lines(found):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if json_file is not None:
+        write_json(json_file, check_json(found))
+        console.print(f"check: {json_file}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command("example")
+def data_example(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path("data/example-release"),
+    size: Annotated[str, typer.Option("--size", help="nano (seconds) or mini (enough to test claims).")] = "mini",
+) -> None:
+    """Write a made-up release of the same layout, to try every command without the real one."""
+    from crypsis.paper_data.generate import ReleaseSpec, example_runs, write_release
+    from crypsis.study.progress import Display
+
+    small = choice(size, "--size", ("nano", "mini")) == "nano"
+    runs = example_runs()
+    spec = ReleaseSpec(runs, steps=(0, 5, 10, 15), requests=12) if small else ReleaseSpec(runs)
+    console = Console()
+    with Display(console).counted("example", len(runs), "files") as show:
+        write_release(out, spec, show)
+    console.print(f"made-up release, nobody's results: {out}", markup=False, highlight=False, soft_wrap=True)
