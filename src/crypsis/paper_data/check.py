@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -300,7 +300,10 @@ def _expected(files: Sequence[FileCheck]) -> Iterator[str]:
             yield f"{name}: {here} of {known.runs} files outside of long_context/"
         elif alike(name) not in seen:
             yield f"{name}: no file"
-    kinds = {"organism": (table.organisms, "organisms"), "intervention": (table.interventions, "interventions")}
+    kinds: dict[str, tuple[Iterable[str], str]] = {
+        "organism": (table.organisms, "organisms"),
+        "intervention": (table.interventions, "interventions"),
+    }
     for kind, (usual, field_name) in kinds.items():
         known_names = {alike(name) for name in usual}
         new = sorted({n for file in files for n in getattr(file, field_name) if alike(n) not in known_names})

@@ -88,7 +88,7 @@ def _looks_like_text(plain: Bytes) -> bool:
     if control > CONTROLS * len(plain):
         return False
     ascii_only = len(plain) >= SHORTEST and int(plain.max()) < 128
-    return not ascii_only or np.count_nonzero((plain == 32) | (plain == 10)) >= SPACES * len(plain)
+    return not ascii_only or bool(np.count_nonzero((plain == 32) | (plain == 10)) >= SPACES * len(plain))
 
 
 def _xor(raw: Bytes, key: str) -> Bytes:
