@@ -9,8 +9,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from crypsis.analysis.study import visible
 from crypsis.paper_data.check import FileCheck, ReleaseCheck
+from crypsis.types import visible
 
 
 def check_table(found: ReleaseCheck) -> Table:
