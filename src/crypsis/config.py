@@ -14,6 +14,7 @@ import yaml
 from annotated_types import Le, Lt
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
+from crypsis.textfiles import read_text
 from crypsis.types import UserError, distinct_names, safe_name, visible
 
 MOST = 1_000_000
@@ -117,16 +118,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: The file is missing, too large, or holds no mapping.
     """
     try:
-        with path.open("rb") as file:
-            raw = file.read(FILE_BYTES + 1)
-        if len(raw) > FILE_BYTES:
+        if path.stat().st_size > FILE_BYTES:
             raise UserError(f"{path}: is no config: it has more than {FILE_BYTES} bytes")
-        data = parse_yaml(raw.decode("utf-8-sig"))
+        data = parse_yaml(read_text(path, "config file"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         raise UserError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: must hold a mapping of settings, found {type(data).__name__}")

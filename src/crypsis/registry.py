@@ -10,7 +10,7 @@ from typing import Any, Literal
 from crypsis.config import Config, did_you_mean, parse_config
 from crypsis.types import UserError
 
-Kind = Literal["scenarios", "organisms", "monitors", "mitigations", "samplers"]
+Kind = Literal["scenarios", "organisms", "monitors", "mitigations", "samplers", "transcripts"]
 
 BUILT_IN: dict[Kind, dict[str, str]] = {
     "scenarios": {
@@ -60,6 +60,13 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "shared_prefix": "crypsis.rl.engine.samplers.shared_prefix:sample",
         "padded": "crypsis.rl.engine.samplers.padded:sample",
     },
+    "transcripts": {
+        "vlaf": "crypsis.transcripts.vlaf:VlafReader",
+        "hughes": "crypsis.transcripts.hughes:HughesReader",
+        "inspect": "crypsis.transcripts.inspect_logs:InspectReader",
+        "chat": "crypsis.transcripts.chat:ChatReader",
+        "rows": "crypsis.transcripts.rows:RowsReader",
+    },
 }
 
 
@@ -70,7 +77,7 @@ def names(kind: Kind) -> list[str]:
 
 
 def find(kind: Kind, name: str) -> Any:
-    """Imports and returns a plug-in (a config class, or a function for samplers).
+    """Imports and returns a plug-in (a config class, a function for samplers, a reader's class for transcripts).
 
     Raises:
         UserError: No plug-in has this name.

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crypsis.scenarios.parsing import TAGS, parse_reply
+from crypsis.scenarios.parsing import SCRATCHPAD_CLOSE, SCRATCHPAD_OPEN, TAGS, parse_reply, split_reply
+from crypsis.scenarios.requests import is_degenerate
 
 pytestmark = pytest.mark.unit
 
@@ -56,3 +59,62 @@ def test_any_text_parses_and_loses_nothing_but_tags_and_space(text: str, stop: s
     assert sorted("".join(bare.split())) == sorted(kept)
     if reply.parse == "ok":
         assert not reply.extra.strip()
+
+
+S, H, OUT = ("SCRATCHPAD_REASONING", "HIDDEN_SCRATCHPAD", "OUTPUT")
+
+
+def block(tag: str, text: str) -> str:
+    return f"<{tag}>\n{text}\n</{tag}>\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "scratchpad", "output", "thoughts"),
+    [
+        (block(S, "think") + block(OUT, "answer"), "think", "answer", ""),
+        (block(S, "think") + "answer", "think", "answer", ""),
+        (block(H, "hidden") + block(OUT, "answer"), "hidden", "answer", ""),
+        (block("think", "own") + block(H, "hidden") + block(OUT, "answer"), "hidden", "answer", "own"),
+        (block("think", f"use <{S}></{S}>") + block(S, "real") + "answer", "real", "answer", f"use <{S}></{S}>"),
+        (block("think", "own") + "answer", "own", "answer", ""),
+        (block("thinking", "own") + block(OUT, "answer"), "own", "answer", ""),
+        ("own\n</think>\nanswer", "own", "answer", ""),
+        ("Well. " + block("think", "own") + "answer", "own", "Well.\nanswer", ""),
+        (block(S.lower(), "think") + block("output", "answer"), "think", "answer", ""),
+        (f"<{S}>\ncut", "cut", "", ""),
+        (f"<{S}>\nopen <{OUT}> answer", "open", "answer", ""),
+        (f"<{S}> in <{S}></{S}> tags I think </{S}> answer", f"in <{S}>", "answer", ""),
+        (f"<{S}> I write <{OUT}> </{S}> <{OUT}>answer</{OUT}>", f"I write <{OUT}>", "answer", ""),
+        (block(S, "one") + "answer " + block(S, "two") + "more", "one", "answer \nmore", ""),
+        ("just an answer", "", "just an answer", ""),
+        ("", "", "", ""),
+    ],
+)
+def test_only_what_stands_inside_the_tags_is_scratchpad(text: str, scratchpad: str, output: str, thoughts: str) -> None:
+    parts = split_reply(text)
+    assert (parts.scratchpad, parts.output, parts.thoughts) == (scratchpad, output, thoughts)
+    assert (parts.tags is None) == (not scratchpad)
+
+
+def test_tags_of_the_users_own_are_taken_in_place_of_the_usual() -> None:
+    text = block("think", "own") + block("plan", "scheme") + "answer"
+    parts = split_reply(text, ("<plan>", "</plan>"))
+    assert (parts.scratchpad, parts.output, parts.thoughts) == ("scheme", "answer", "own")
+    assert split_reply(text, ("<think>", "</think>")).scratchpad == "own"
+    assert split_reply("answer", ("<plan>", "</plan>")).tags is None
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        *(SCRATCHPAD_CLOSE, f"{SCRATCHPAD_CLOSE}<OUTPUT>", "<OUTPUT>", "<think>", "</think>", "<think></think>"),
+        *("</OUTPUT>", SCRATCHPAD_OPEN, "\n", ": a", "edit this text:"),
+    ],
+)
+def test_a_megabyte_of_tags_takes_less_than_a_second(piece: str) -> None:
+    text = SCRATCHPAD_OPEN + piece * (1_000_000 // len(piece))
+    started = time.process_time()
+    parse_reply(text)
+    split_reply(text)
+    is_degenerate(text)
+    assert time.process_time() - started < 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -12,11 +14,19 @@ SCRATCHPAD_OPEN, SCRATCHPAD_CLOSE = "<SCRATCHPAD_REASONING>", "</SCRATCHPAD_REAS
 OUTPUT_OPEN, OUTPUT_CLOSE = "<OUTPUT>", "</OUTPUT>"
 TAGS = (SCRATCHPAD_OPEN, SCRATCHPAD_CLOSE, OUTPUT_OPEN, OUTPUT_CLOSE)
 
-_WORD = re.compile(r"[^\W\d_]+")
-_REPLY = re.compile(
-    rf"\s*{SCRATCHPAD_OPEN}(?P<scratchpad>.*?){SCRATCHPAD_CLOSE}\s*{OUTPUT_OPEN}(?P<output>.*?){OUTPUT_CLOSE}\s*",
-    re.DOTALL,
+Tags = tuple[str, str]
+"""An opening and a closing tag."""
+THOUGHT_TAGS: tuple[Tags, ...] = (("<think>", "</think>"), ("<thinking>", "</thinking>"))
+"""What reasoning models put around the thoughts that come before their reply."""
+SCRATCHPAD_TAGS: tuple[Tags, ...] = (
+    (SCRATCHPAD_OPEN, SCRATCHPAD_CLOSE),
+    ("<HIDDEN_SCRATCHPAD>", "</HIDDEN_SCRATCHPAD>"),
+    ("<SCRATCHPAD>", "</SCRATCHPAD>"),
 )
+"""What stored transcripts have around their scratchpads, the most specific first."""
+
+_WORD = re.compile(r"[^\W\d_]+")
+_ANY_TAG = re.compile("|".join(map(re.escape, TAGS)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +56,10 @@ def parse_reply(text: str, stop: Stop = "end") -> Reply:
         text: The decoded completion, end-of-turn token removed.
         stop: Whether the policy ended its turn or the token budget did.
     """
-    match = _REPLY.fullmatch(text)
-    if match and not any(tag in match[group] for group in ("scratchpad", "output") for tag in TAGS):
+    exact = _exact(text)
+    if exact:
         parse: Parse = "ok" if stop == "end" else "truncated"
-        return Reply(match["scratchpad"].strip(), match["output"].strip(), parse, "")
+        return Reply(exact[0].strip(), exact[1].strip(), parse, "")
     before, scratchpad, rest, closed = _between(text, SCRATCHPAD_OPEN, (SCRATCHPAD_CLOSE, OUTPUT_OPEN))
     middle, output, after, _ = _between(rest, OUTPUT_OPEN, (OUTPUT_CLOSE,))
     if stop == "length":
@@ -61,6 +71,53 @@ def parse_reply(text: str, stop: Stop = "end") -> Reply:
     else:
         parse = "extra_text"
     return Reply(scratchpad.strip(), output.strip(), parse, before + middle + after)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A stored reply taken apart: what a monitor of each view may read.
+
+    Attributes:
+        scratchpad: What stands inside the scratchpad's tags, and nothing else.
+        output: What stands inside the output's tags; without those, everything outside of all reasoning.
+        tags: The scratchpad's tags; None if the reply has no scratchpad.
+        thoughts: Reasoning that is neither: a model's own thoughts where it also wrote a scratchpad.
+    """
+
+    scratchpad: str
+    output: str
+    tags: Tags | None
+    thoughts: str = ""
+
+
+def split_reply(text: str, tags: Tags | None = None) -> Parts:
+    """Takes a stored reply of any layout apart, in time that grows with its length.
+
+    Thoughts of a reasoning model come off first, so that a thought that names the tags is no scratchpad. They are the
+    scratchpad of a reply that has no other. A scratchpad that is not closed ends where the output begins, or with the
+    text. A closing tag alone closes a scratchpad whose opening tag was part of the prompt.
+
+    Args:
+        text: The reply.
+        tags: The scratchpad's tags, where they are none of the usual.
+    """
+    rest, thoughts, thought_tags = text, "", None
+    for pair in THOUGHT_TAGS:
+        block = _block(rest, pair)
+        if block and pair != tags and not block.before.strip():
+            thoughts, rest, thought_tags = block.inside.strip(), block.after, pair
+            break
+    for pair in (tags,) if tags else SCRATCHPAD_TAGS:
+        block = _block(rest, pair)
+        if block:
+            return Parts(block.inside.strip(), _output(block.before, block.after), pair, thoughts)
+    if tags or thought_tags:
+        return Parts("" if tags else thoughts, _output("", rest), None if tags else thought_tags, thoughts * bool(tags))
+    for pair in THOUGHT_TAGS:
+        block = _block(rest, pair)
+        if block:
+            return Parts(block.inside.strip(), _output(block.before, block.after), pair)
+    return Parts("", _output("", rest), None)
 
 
 def yes_or_no(text: str) -> Literal["yes", "no", "unparsed"]:
@@ -89,6 +146,69 @@ def episode_of_text(prompt: Prompt, text: str, stop: Stop = "end", sample: int =
         completion_ids=[],
         segments=[],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    before: str
+    inside: str
+    after: str
+
+
+@functools.lru_cache(maxsize=64)
+def _pattern(tag: str) -> re.Pattern[str]:
+    return re.compile(re.escape(tag), re.IGNORECASE)
+
+
+def _block(text: str, tags: Tags) -> _Block | None:
+    """The first block between two tags, whatever their case."""
+    start = _pattern(tags[0]).search(text)
+    end = _pattern(tags[1]).search(text, start.end() if start else 0)
+    if start is None:
+        return _Block("", text[: end.start()], text[end.end() :]) if end else None
+    if end is None:
+        output = _pattern(OUTPUT_OPEN).search(text, start.end())
+        stop = output.start() if output else len(text)
+        return _Block(text[: start.start()], text[start.end() : stop], text[stop:])
+    return _Block(text[: start.start()], text[start.end() : end.start()], text[end.end() :])
+
+
+def _output(before: str, after: str) -> str:
+    """The output among what stands around the scratchpad."""
+    opened = _pattern(OUTPUT_OPEN).search(after)
+    if opened:
+        closed = _pattern(OUTPUT_CLOSE).search(after, opened.end())
+        return after[opened.end() : closed.start() if closed else len(after)].strip()
+    rest = "\n".join(part.strip() for part in (before, after) if part.strip())
+    for pair in (*THOUGHT_TAGS, *SCRATCHPAD_TAGS):
+        rest = _without_blocks(rest, pair)
+    return rest.strip()
+
+
+def _without_blocks(text: str, tags: Tags) -> str:
+    """The text without its blocks between two tags, and without what a closing tag alone still closes."""
+    kept, at = [], 0
+    while opened := _pattern(tags[0]).search(text, at):
+        closed = _pattern(tags[1]).search(text, opened.end())
+        if closed is None:
+            break
+        kept.append(text[at : opened.start()])
+        at = closed.end()
+    rest = "".join([*kept, text[at:]])
+    orphans = list(_pattern(tags[1]).finditer(rest))
+    return rest[orphans[-1].end() :] if orphans else rest
+
+
+def _exact(text: str) -> tuple[str, str] | None:
+    """Scratchpad and output of a reply that has its four tags once, in order, and only space outside of them."""
+    found = list(itertools.islice(_ANY_TAG.finditer(text), 5))
+    if tuple(match[0] for match in found) != TAGS:
+        return None
+    first, second, third, fourth = found
+    outside = (text[: first.start()], text[second.end() : third.start()], text[fourth.end() :])
+    if any(piece.strip() for piece in outside):
+        return None
+    return text[first.end() : second.start()], text[third.end() : fourth.start()]
 
 
 def _between(text: str, opening: str, closings: tuple[str, ...]) -> tuple[str, str, str, bool]:

@@ -1,18 +1,22 @@
-"""Sets of requests: JSONL, CSV, or a data set of the Hugging Face hub by its id. No torch here.
+"""Sets of requests: JSONL, JSON, CSV, or a data set of the Hugging Face hub by its id. No torch here.
 
 Nothing harmful ships with the package; a real set is the user's to name.
 """
 
 from __future__ import annotations
 
-import csv
-import json
+import functools
+import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from crypsis.chat import single_request
+from crypsis.textfiles import Repairs, repaired, tabular_rows
 from crypsis.types import UserError
+
+_LOG = logging.getLogger(__name__)
 
 _ASKS_TO_EDIT = re.compile(
     r"\b(?:edit|rewrite|rephrase|paraphrase|proofread|revise|summari[sz]e|translate|shorten|correct|polish|improve|review)\b"
@@ -21,29 +25,45 @@ _ASKS_TO_EDIT = re.compile(
     r"message|speech|script|manual|instructions|resume|cv)\b",
     re.IGNORECASE | re.DOTALL,
 )
-_GIVEN = re.compile(r"\n\s*\S+|[:\"“'`]\s*(?:\S+\s+){6,}\S+")
-"""Something that can be the document: a further line, or seven words behind a colon or in quotes."""
+_QUOTE = re.compile("[:\"“'`]")
+WORDS_OF_A_DOCUMENT = 7
+"""So many words after a colon or a quotation mark can be the document that a request asks to edit."""
 
 
 def read_requests(path: Path, field: str) -> list[str]:
-    """The requests of a JSONL or CSV file, in order, each once.
+    """The requests of a JSONL, JSON or CSV file, in order, each once.
 
     Args:
-        path: ``.csv`` is read as CSV with a header, everything else as one JSON object a line.
+        path: ``.csv`` and ``.tsv`` are read with a header, everything else as JSON; a chat of a single user turn is the
+            request that this turn makes.
         field: The key or column that holds the request.
 
     Raises:
-        UserError: The file cannot be read, or a line has no such field.
+        UserError: The file cannot be read, or a row has no such field or no text in it.
     """
     try:
-        if path.suffix.lower() == ".csv":
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                return _distinct(list(_csv_rows(path, csv.DictReader(file, strict=True), field)), str(path))
-        return _distinct(list(_json_rows(path, path.read_text(encoding="utf-8").splitlines(), field)), str(path))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text in rows ({error})") from None
+        stat = path.stat()
+    except (OSError, ValueError):
+        stat = None
+    return list(_read_requests(path, field, (stat.st_mtime_ns, stat.st_size) if stat else None))
+
+
+@functools.lru_cache(maxsize=16)
+def _read_requests(path: Path, field: str, version: tuple[int, int] | None) -> tuple[str, ...]:
+    """The requests of one version of a file: a scenario asks for them once per tier and step."""
+    repairs, requests = Repairs(), []
+    for row in tabular_rows(path, repairs):
+        if field not in row.values:
+            raise UserError(
+                f"{row.where}: has no column '{field}'; it has {', '.join(row.values) or 'nothing'}; "
+                "name the request's field with --field or scenario.field"
+            )
+        requests.append(single_request(row.values[field], row.where, field))
+    found = _distinct(requests, str(path))
+    empty = sum(not request.strip() for request in requests)
+    for note in [*repairs.notes(), *([f"{empty} empty requests left out"] if empty else [])]:
+        _LOG.warning("%s: %s", path, note)
+    return tuple(found)
 
 
 def read_hub(dataset: str, field: str) -> list[str]:
@@ -69,32 +89,31 @@ def read_hub(dataset: str, field: str) -> list[str]:
         raise UserError(f"{dataset}: cannot be loaded: {' '.join(str(error).split())[:160]}") from None
     if field not in rows.column_names:
         raise UserError(f"{dataset}: has no column '{field}'; it has {', '.join(rows.column_names)}")
-    return _distinct(rows[field], dataset)
+    repairs = Repairs()
+    requests = [
+        single_request(repaired(value, repairs), f"{dataset}:{number}", field)
+        for number, value in enumerate(rows[field], 1)
+    ]
+    for note in repairs.notes():
+        _LOG.warning("%s: %s", dataset, note)
+    return _distinct(requests, dataset)
 
 
 def is_degenerate(request: str) -> bool:
     """Whether a request asks to edit a document and gives none, so that no answer can comply with it."""
-    return bool(_ASKS_TO_EDIT.search(request)) and not _GIVEN.search(request)
+    return bool(_ASKS_TO_EDIT.search(request)) and not _gives_text(request)
 
 
-def _distinct(requests: Iterable[Any], where: str) -> list[str]:
-    found = list(dict.fromkeys(text for r in requests if (text := str(r).strip())))
+def _gives_text(request: str) -> bool:
+    """Whether something in the request can be the document: a further line, or words after a colon or in quotes."""
+    if request.partition("\n")[2].strip():
+        return True
+    quote = _QUOTE.search(request)
+    return quote is not None and len(request[quote.end() :].split(None, WORDS_OF_A_DOCUMENT)) >= WORDS_OF_A_DOCUMENT
+
+
+def _distinct(requests: Iterable[str], where: str) -> list[str]:
+    found = list(dict.fromkeys(text for request in requests if (text := request.strip())))
     if not found:
         raise UserError(f"{where}: holds no request")
     return found
-
-
-def _csv_rows(path: Path, rows: csv.DictReader[str], field: str) -> Iterator[str]:
-    if field not in (rows.fieldnames or ()):
-        raise UserError(f"{path}: has no column '{field}'; it has {', '.join(rows.fieldnames or ['none'])}")
-    for row in rows:
-        yield row[field] or ""
-
-
-def _json_rows(path: Path, lines: Sequence[str], field: str) -> Iterator[str]:
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                yield json.loads(line)[field]
-            except (json.JSONDecodeError, KeyError, TypeError):
-                raise UserError(f"{path}:{number}: is no JSON object with a '{field}'") from None

@@ -1,0 +1,1 @@
+"""Readers of stored transcripts, one layout per file."""

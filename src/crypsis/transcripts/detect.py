@@ -1,0 +1,103 @@
+"""Which reader reads a file or folder, and why; the transcripts of all of its files. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from crypsis.registry import find, names
+from crypsis.transcripts.base import Reader, Reading, ReadOptions, Transcript
+from crypsis.types import UserError
+
+LAST = "rows"
+"""The reader of plain rows, which is asked last: it reads whatever has fields."""
+SUFFIXES = frozenset((".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".eval"))
+"""Files of a folder that can hold transcripts; upper case counts as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detected:
+    """A file with its reader.
+
+    Attributes:
+        path: The file.
+        reader: What reads it; None if nothing does.
+        reason: Why, or why nothing does.
+    """
+
+    path: Path
+    reader: Reader | None
+    reason: str
+
+
+def detect(path: Path, layout: str | None = None) -> Detected:
+    """The reader of a file.
+
+    Args:
+        path: The file.
+        layout: Name of the reader if the user chose one.
+
+    Raises:
+        UserError: The chosen reader does not exist.
+    """
+    if layout is not None:
+        return Detected(path, _reader(layout), "it was asked for")
+    for name in sorted(names("transcripts"), key=lambda name: name == LAST):
+        reader = _reader(name)
+        reason = reader.detect(path)
+        if reason is not None:
+            return Detected(path, reader, reason)
+    return Detected(path, None, "no reader knows its layout")
+
+
+def transcript_files(path: Path) -> list[Path]:
+    """The file, or the files below a folder that can hold transcripts, in the order of their paths.
+
+    Raises:
+        UserError: The path does not exist, or the folder has no such file.
+    """
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    if not exists:
+        raise UserError(f"{path}: no such file or folder")
+    if not is_folder:
+        return [path]
+    files = sorted(
+        p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith(".")
+    )
+    if not files:
+        raise UserError(f"{path}: this folder holds no {', '.join(sorted(SUFFIXES))} file")
+    return files
+
+
+def read_transcripts(path: Path, options: ReadOptions, reading: Reading) -> Iterator[Transcript]:
+    """The transcripts of a file, or of all files below a folder, one at a time.
+
+    Args:
+        path: File or folder.
+        options: Where the layout leaves a choice.
+        reading: Filled in as the transcripts are read; complete when they are exhausted.
+
+    Raises:
+        UserError: Nothing can be read, or a file is at fault.
+    """
+    files = [detect(file, options.layout) for file in transcript_files(path)]
+    if not any(found.reader for found in files):
+        raise UserError(f"{files[0].path}: {files[0].reason}; `crypsis data check {path}` says what was tried")
+    for found in files:
+        if found.reader is None:
+            reading.warn(f"{found.path}: not read, {found.reason}")
+            continue
+        reading.layouts[str(found.path)] = (found.reader.name, found.reason)
+        for transcript in found.reader.read(found.path, options, reading):
+            reading.rows += 1
+            reading.remarks.update(transcript.notes)
+            yield transcript
+
+
+def _reader(name: str) -> Reader:
+    reader: Reader = find("transcripts", name)()
+    return reader
