@@ -7,6 +7,7 @@ import ctypes
 import gc
 import multiprocessing
 import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -21,6 +22,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from crypsis.disk import is_gone, process_tag
+from crypsis.interrupts import held_back
 from crypsis.types import UserError
 
 T = TypeVar("T")
@@ -88,16 +91,17 @@ def together(size: int, work: Callable[..., None], *arguments: Any) -> Iterator[
         return
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        meeting = str(Path(folder) / "meeting")
+    with _meeting_folder() as folder:
+        meeting = str(folder / "meeting")
         context = multiprocessing.get_context("spawn")
         others = [
             context.Process(target=_join, args=(rank, size, meeting, work, arguments), daemon=True)
             for rank in range(1, size)
         ]
-        for other in others:
-            other.start()
         try:
+            with held_back():
+                for other in others:
+                    other.start()
             dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=0, world_size=size, timeout=PATIENCE)
             yield Ranks(0, size)
             for other in others:
@@ -111,7 +115,8 @@ def together(size: int, work: Callable[..., None], *arguments: Any) -> Iterator[
             ) from None
         finally:
             for other in others:
-                other.kill()
+                if other.pid is not None:
+                    other.kill()
             if dist.is_initialized():
                 dist.destroy_process_group()
             torch.set_num_threads(threads)
@@ -132,10 +137,23 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def die_with_parent() -> None:
+@contextmanager
+def _meeting_folder() -> Iterator[Path]:
+    """A temporary folder with this process in its name; those of processes that were killed are cleared away."""
+    for left in Path(tempfile.gettempdir()).glob("crypsis-*"):
+        if is_gone(left.name.removeprefix("crypsis-").rpartition("-")[0]):
+            shutil.rmtree(left, ignore_errors=True)  # another user's stays
+    with tempfile.TemporaryDirectory(prefix=f"crypsis-{process_tag()}-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def die_with_parent(left: Path | None = None) -> None:
     """Ends this process as soon as the one that spawned it is gone: an orphan would hold locks, cores and memory.
 
     It waits for the parent's end of a pipe to close, so a parent that is gone already is noticed too.
+
+    Args:
+        left: A temporary folder of the parent's, which goes with it.
 
     Raises:
         RuntimeError: This process was not started by ``multiprocessing``.
@@ -146,13 +164,15 @@ def die_with_parent() -> None:
 
     def watch() -> None:
         parent.join()
+        if left is not None:
+            shutil.rmtree(left, ignore_errors=True)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 def _join(rank: int, size: int, meeting: str, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    die_with_parent()
+    die_with_parent(Path(meeting).parent)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size, timeout=PATIENCE)
     try:

@@ -7,7 +7,6 @@ written last, so its presence means that the folder is done (design §5).
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import importlib.metadata
 import json
@@ -23,6 +22,7 @@ import filelock
 from pydantic import BaseModel
 
 from crypsis.config import digest, dump_yaml, read_yaml
+from crypsis.disk import clear_temporaries, disk_faults, is_temporary, remove, temporary
 from crypsis.types import UserError, safe_name
 
 Exists = Literal["resume", "overwrite", "error"]
@@ -55,40 +55,35 @@ def write_atomic(path: Path, data: str | bytes) -> None:
     Raises:
         UserError: The disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = temporary(path)
     with disk_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        try:
+            with beside.open("wb") as file:
+                file.write(data.encode() if isinstance(data, str) else data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        except OSError:  # half a file would take space that is wanted elsewhere
+            remove(beside)
+            raise
 
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yields a temporary sibling that takes the place of ``path`` when the block ends without a fault."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = temporary(path)
     with disk_faults(path):
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        yield temporary
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-
-
-@contextlib.contextmanager
-def disk_faults(path: Path) -> Iterator[None]:
-    """Turns a full or read-only disk into one line for the user."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"{path}: no space left on the disk; free some and run the same command to go on") from None
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
-            raise UserError(f"{path}: cannot be written ({os.strerror(error.errno)}); choose another --out") from None
-        raise
+        remove(beside)
+        try:
+            beside.mkdir(parents=True)
+            yield beside
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(beside, path)
+        except Exception:
+            remove(beside)
+            raise
 
 
 @contextlib.contextmanager
@@ -146,8 +141,7 @@ def prepare_folder(folder: Path, config: BaseModel, exists: Exists, how: Sequenc
     found = folder / CONFIG
     if not found.exists() and folder.exists() and any(not _ours(entry.name) for entry in folder.iterdir()):
         raise UserError(f"{folder}: holds files that crypsis did not write; choose another --out")
-    for left in folder.rglob(".*.tmp"):  # what a killed process was writing
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    clear_temporaries(folder, is_locked)
     if found.exists() and exists == "error":
         raise UserError(f"{folder}: already exists; use --exists resume or overwrite, or another --out")
     if exists == "overwrite":
@@ -169,7 +163,7 @@ def prepare_folder(folder: Path, config: BaseModel, exists: Exists, how: Sequenc
 
 def _ours(name: str) -> bool:
     """Whether a file of a folder without a config can be what a killed crypsis left."""
-    return name in (".lock", FAILED) or (name.startswith(".") and name.endswith(".tmp"))
+    return name in (".lock", FAILED) or is_temporary(name)
 
 
 def _first_difference(old: Any, new: Any, path: str = "") -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -22,6 +22,8 @@ from crypsis.cli.options import (
     show_report,
 )
 from crypsis.cli.plugins import show_plugins
+from crypsis.disk import full, is_full
+from crypsis.interrupts import INTERRUPTED, ends_at_interrupt, how_to_go_on
 from crypsis.types import RunsFailedError, UserError
 
 app = typer.Typer(
@@ -44,23 +46,33 @@ _UsageError: Any = typer.BadParameter.__base__
 
 
 def main() -> None:
-    """Entry point: 0 done, 2 the user's mistake in one line, 1 ours."""
-    try:
-        sys.exit(app(standalone_mode=False))
-    except UserError as error:
-        print(f"crypsis: {error}", file=sys.stderr)
-        sys.exit(2)
-    except RunsFailedError as error:
-        print(f"crypsis: {error}", file=sys.stderr)
-        sys.exit(1)
-    except _UsageError as error:
-        _refuse(error)
-    except typer.Abort:
-        print("crypsis: interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    """Entry point: 0 done, 2 the user's mistake in one line, 130 interrupted, 1 ours."""
+    with ends_at_interrupt():
+        try:
+            code = app(standalone_mode=False)
+        except UserError as error:
+            _end(str(error), 2)
+        except RunsFailedError as error:
+            _end(str(error), 1)
+        except _UsageError as error:
+            _refuse(error)
+        except (typer.Abort, KeyboardInterrupt):
+            code = INTERRUPTED
+        except Exception as error:
+            if not is_full(error):
+                raise
+            _end(str(full(str(getattr(error, "filename", None) or "writing"))), 2)
+        if code == INTERRUPTED:  # what typer makes of a KeyboardInterrupt
+            _end(how_to_go_on(sys.argv[1:]), INTERRUPTED)
+        sys.exit(code)
 
 
-def _refuse(error: Any) -> None:
+def _end(line: str, code: int) -> NoReturn:
+    print(f"crypsis: {line}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _refuse(error: Any) -> NoReturn:
     """A command line that typer cannot read: its message on one line, or the help if nothing was asked for."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()

@@ -11,6 +11,7 @@ from crypsis.rl.config import RunConfig
 from crypsis.store import FAILED, METRICS, RESULT, child, is_locked, write_json
 from crypsis.study.executors.base import Executor, Failure, Job, Pool
 from crypsis.study.progress import Display
+from crypsis.types import UserError
 
 POLL_SECONDS = 1.0
 
@@ -32,7 +33,7 @@ def run_all(
         The last error of each run that was given up, by name; ``failed.json`` in its folder has it too.
 
     Raises:
-        UserError: The executor cannot work.
+        UserError: The executor cannot work, or a run needs the user first: the disk is full.
     """
     jobs = [_job(run, folder, executor.threads) for run in runs]
     missing = [job for job in jobs if not (job.folder / RESULT).exists()]
@@ -60,8 +61,14 @@ class _ToDo:
         self._start(jobs)
 
     def go_on(self) -> None:
-        """Looks once at what has ended."""
+        """Looks once at what has ended.
+
+        Raises:
+            UserError: Nothing can go on before the user has acted.
+        """
         for job, failure in self._pool.ended(POLL_SECONDS):
+            if failure and failure.stop:
+                raise UserError(failure.error)
             if (job.folder / RESULT).exists():
                 self.open -= 1
             elif is_locked(job.folder):

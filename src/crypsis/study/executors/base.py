@@ -14,6 +14,7 @@ from typing import Protocol
 from pydantic import Field
 
 from crypsis.config import Config
+from crypsis.disk import DiskFullError, full, is_full
 from crypsis.rl.config import RunConfig
 from crypsis.types import UserError
 
@@ -44,10 +45,12 @@ class Failure:
     Attributes:
         error: One line.
         trace: The traceback where the fault is not the user's, else empty.
+        stop: Whether the other runs would fail alike and another attempt is no use before the user has acted.
     """
 
     error: str
     trace: str = ""
+    stop: bool = False
 
 
 Ended = tuple[Job, Failure | None]
@@ -95,8 +98,10 @@ def attempt(job: Job) -> Failure | None:
     try:
         run_one(job.config, job.folder, shared=job.start)
     except UserError as error:
-        return Failure(str(error))
+        return Failure(str(error), stop=isinstance(error, DiskFullError))
     except Exception as error:  # whatever it is, the other runs go on
+        if is_full(error):
+            return Failure(str(full(job.folder)), stop=True)
         return Failure(one_line(error), traceback.format_exc())
     finally:
         release_memory()

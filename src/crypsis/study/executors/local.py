@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from crypsis.interrupts import held_back
 from crypsis.study.executors.base import Ended, Executor, Failure, Job, attempt
 
 
@@ -51,10 +52,10 @@ class LocalPool:
         return over
 
     def close(self) -> None:
-        """Ends all processes; runs that have started are finished first."""
+        """Ends all processes at once; a run that has started goes on from its last checkpoint the next time."""
         self._waiting.clear()
         for worker in [*self._idle, *(worker for _, worker in self._running.values())]:
-            worker.shutdown(cancel_futures=True)
+            end_workers(worker)
 
     def _over(self, future: Future[Failure | None]) -> Ended:
         job, worker = self._running.pop(future)
@@ -73,7 +74,15 @@ class LocalPool:
                 self._free -= 1
                 self._idle.append(_worker())
             worker, job = self._idle.pop(), self._waiting.popleft()
-            self._running[worker.submit(attempt, job)] = job, worker
+            with held_back():
+                self._running[worker.submit(attempt, job)] = job, worker
+
+
+def end_workers(pool: ProcessPoolExecutor) -> None:
+    """Kills the processes of a pool, whatever they are doing."""
+    for process in list((pool._processes or {}).values()):  # there is no public way to them before Python 3.14
+        process.kill()
+    pool.shutdown(cancel_futures=True)
 
 
 def _worker() -> ProcessPoolExecutor:

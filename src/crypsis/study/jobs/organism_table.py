@@ -14,6 +14,7 @@ import yaml
 from pydantic import Field
 
 from crypsis.config import Config, Named, apply_overrides, digest, dump_yaml, parse_config
+from crypsis.interrupts import held_back
 from crypsis.miniature.base import base_config, build_base
 from crypsis.organisms.base import Organism
 from crypsis.organisms.build import organism_folder
@@ -21,6 +22,7 @@ from crypsis.parallel import die_with_parent, release_memory
 from crypsis.registry import make
 from crypsis.store import CONFIG, PROVENANCE, RESULT, child, locked, provenance, write_atomic, write_json
 from crypsis.study.config import Scale
+from crypsis.study.executors.local import end_workers
 from crypsis.study.measure import measure
 from crypsis.study.organism import build
 from crypsis.study.progress import Display
@@ -83,14 +85,17 @@ def run_table(config: TableConfig, out: Path, display: Display) -> None:
         pool = ProcessPoolExecutor(
             config.workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
         )
-        with pool, display.counted("organisms", len(jobs), "organisms") as show:
-            pending = {pool.submit(_one, config, base, out, name, seed) for name, seed in jobs}
-            while pending:
-                done, pending = wait(pending, timeout=1.0, return_when=FIRST_EXCEPTION)
-                if failed := [job for job in done if job.exception()]:
-                    pool.shutdown(cancel_futures=True)
-                    failed[0].result()
-                show(len(jobs) - len(pending))
+        try:
+            with display.counted("organisms", len(jobs), "organisms") as show:
+                with held_back():
+                    pending = {pool.submit(_one, config, base, out, name, seed) for name, seed in jobs}
+                while pending:
+                    done, pending = wait(pending, timeout=1.0, return_when=FIRST_EXCEPTION)
+                    for job in done:
+                        job.result()
+                    show(len(jobs) - len(pending))
+        finally:
+            end_workers(pool)
         write_json(out / PROVENANCE, provenance({"config": digest(config)}))
 
 
