@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from crypsis.config import Config, digest
-from crypsis.store import cache_folder, disk_faults
+from crypsis.disk import disk_faults
+from crypsis.store import cache_folder
 from crypsis.types import Message, UserError
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from crypsis.disk import disk_faults
 from crypsis.paper_data.cipher import encrypt
 from crypsis.paper_data.layout import COLUMNS, LONG
-from crypsis.store import disk_faults
 
 ROOT = "encrypted_transcripts"
 CANARY = "MADE-UP TRANSCRIPTS OF CRYPSIS, NOT THE PAPER'S. canary 00000000-0000-0000-0000-000000000000"
