@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from benchmarks.workload import GROUP, Job, build_model, build_tokenizer, reward, seconds
 from crypsis.models import Policy
 from crypsis.rl.advantages import group_advantages
-from crypsis.rl.config import RLConfig
 from crypsis.rl.engine.samplers import SamplingParams, choose_sampler
 from crypsis.rl.engine.scoring import TrainRow
 from crypsis.rl.engine.timing import PhaseTimer
 from crypsis.rl.learner import Learner
+from crypsis.run_config import RLConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Ours:
         job, timer, started = self.job, PhaseTimer(), seconds()
         self._done += 1
         prompts = job.prompts(self._done)
-        sample, _ = choose_sampler(self.policy.model)
+        sample = choose_sampler(self.policy.model)
         params = SamplingParams(GROUP, job.completion, job.stop_ids, seed=self._done)
         sampled = sample(self.policy.model, prompts, params, timer, self._learner.attention_cache)
         advantages = group_advantages([reward(s.ids) for s in sampled], GROUP).advantages

@@ -45,7 +45,7 @@ from crypsis.scenarios.parsing import Reply, parse_reply
 from crypsis.types import Message, Prompt
 
 GROUP = 8  # G; paper §4
-RL_RATE = 4e-4  # as in the library, crypsis/rl/config.py
+RL_RATE = 4e-4  # as in the library, crypsis/run_config.py
 FORMAT_PENALTY = -3.0  # in place of all other terms; paper §4: a large negative one
 CEILING = 0.999  # log(1 − p) has no bottom
 MICRO_BATCH, EVALUATE_EVERY, EVALUATION_SEED = 32, 5, 7

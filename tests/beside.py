@@ -8,7 +8,7 @@ from pathlib import Path
 from crypsis.models import Policy, load_trainable
 from crypsis.parallel import Ranks
 from crypsis.rl import loop
-from crypsis.rl.config import RunConfig
+from crypsis.run_config import RunConfig
 from crypsis.study.run import load_context
 
 

@@ -87,7 +87,7 @@ def policy_reply(model: Path) -> Reply:
     from crypsis.types import Message
 
     policy, lock, count = load_policy(model), threading.Lock(), iter(range(1 << 30))
-    sample, _ = choose_sampler(policy.model)
+    sample = choose_sampler(policy.model)
 
     def reply(body: Body) -> tuple[int, Any]:
         messages = [Message(m["role"], m["content"]) for m in body["messages"]]

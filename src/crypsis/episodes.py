@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from crypsis.store import write_atomic
 from crypsis.types import Episode, Message, Prompt, UserError
 
-VERDICT, REASON, LABEL, TERM, LATE = "verdict_", "reason_", "label_", "term_", "late_"
+VERDICT, REASON, LABEL, TERM, DELAYED = "verdict_", "reason_", "label_", "term_", "delayed_"
 """Prefixes of the columns that hold an episode's dictionaries, one column a key."""
 
 
@@ -109,7 +109,7 @@ def episode_row(e: Episode, run: str, tokens: bool = False) -> dict[str, Any]:
     row |= {REASON + name: verdict.reason for name, verdict in e.verdicts.items()}
     row |= {LABEL + name: label for name, label in e.labels.items()}
     row |= {TERM + name: value for name, value in e.reward_terms.items()}
-    row |= {LATE + name: value for name, value in e.late_terms.items()}
+    row |= {DELAYED + name: value for name, value in e.delayed_terms.items()}
     if tokens:
         row |= {"prompt_ids": e.prompt_ids, "completion_ids": e.completion_ids, "segments": e.segments}
         row["logprobs"] = e.logprobs

@@ -37,13 +37,11 @@ class Policy:
         model: The model; with an adapter a ``peft.PeftModel``, which passes attributes on to the model below.
         tokenizer: With a chat template.
         autocast: Type of matrix products if it is not that of the weights.
-        why_padded: Why the engine must not share prefixes although the architecture allows it; empty if it may.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     autocast: torch.dtype | None = None
-    why_padded: str = ""
 
     @property
     def context(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from crypsis.config import Config, did_you_mean, parse_config
 from crypsis.types import UserError
 
-Kind = Literal["scenarios", "organisms", "monitors", "mitigations", "samplers", "transcripts"]
+Kind = Literal["scenarios", "organisms", "monitors", "mitigations", "transcripts"]
 
 BUILT_IN: dict[Kind, dict[str, str]] = {
     "scenarios": {
@@ -56,10 +56,6 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "screening": "crypsis.mitigations.screening:Screening",
         "segments": "crypsis.mitigations.segments:Segments",
     },
-    "samplers": {
-        "shared_prefix": "crypsis.rl.engine.samplers.shared_prefix:sample",
-        "padded": "crypsis.rl.engine.samplers.padded:sample",
-    },
     "transcripts": {
         "vlaf": "crypsis.transcripts.vlaf:VlafReader",
         "hughes": "crypsis.transcripts.hughes:HughesReader",
@@ -77,7 +73,7 @@ def names(kind: Kind) -> list[str]:
 
 
 def find(kind: Kind, name: str) -> Any:
-    """Imports and returns a plug-in (a config class, a function for samplers, a reader's class for transcripts).
+    """Imports and returns a plug-in's class (a config class, or a reader for transcripts).
 
     Raises:
         UserError: No plug-in has this name.

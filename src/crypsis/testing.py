@@ -51,8 +51,8 @@ def check_mitigation(plugin: type[Mitigation] | Mitigation, episodes: Sequence[E
         f"{what}: the name '{mitigation.name}' is that of a term which every reward has; choose another",
     )
     _require(
-        any(overrides(mitigation, hook) for hook in ("terms", "screened", "extra_turn", "settings")),
-        f"{what}: does nothing; override terms, screened, extra_turn or settings",
+        any(overrides(mitigation, hook) for hook in ("terms", "filter", "extra_turn", "settings")),
+        f"{what}: does nothing; override terms, filter, extra_turn or settings",
     )
     given = list(episodes) if episodes is not None else example_episodes([*STUDY_MONITORS, *_texts(mitigation)])
     before = copy.deepcopy(given)
@@ -62,16 +62,16 @@ def check_mitigation(plugin: type[Mitigation] | Mitigation, episodes: Sequence[E
         f"{what}: extra_turn() must return None or a Prompt that ends with a user's turn",
     )
     terms = _in_order(what, "terms", mitigation.terms, given, _same)
-    screened = _in_order(what, "screened", mitigation.screened, given, _same)
+    kept_out = _in_order(what, "filter", mitigation.filter, given, _same)
     _require(
-        all(out is None or isinstance(out, bool) for out in screened),
-        f"{what}: screened() must say True, False or None of each episode",
+        all(out is None or isinstance(out, bool) for out in kept_out),
+        f"{what}: filter() must say True, False or None of each episode",
     )
-    fitted = mitigation.fitted(given)
-    _require(type(fitted) is type(mitigation), f"{what}: fitted() must return another {what}")
+    calibrated = mitigation.calibrate(given)
+    _require(type(calibrated) is type(mitigation), f"{what}: calibrate() must return another {what}")
     _require(
         given == before,
-        f"{what}: terms(), screened(), fitted() or extra_turn() changed an episode; they may only read it",
+        f"{what}: terms(), filter(), calibrate() or extra_turn() changed an episode; they may only read it",
     )
     for number, term in enumerate(terms):
         _require(

@@ -172,7 +172,7 @@ class Episode:
             (comply | refuse | unparsed), ``af`` (yes | no | unparsed), ``motive``, ``decision`` and ``tier_mention``,
             and of an extra turn ``answer`` and ``lying`` (yes | no | unparsed).
         reward_terms: Every term of the reward by name, unweighted sums to ``reward``.
-        late_terms: Terms that reach the policy in a later step; not in ``reward``.
+        delayed_terms: Terms that reach the policy in a later step; not in ``reward``.
         reward: None if the episode was dropped before group statistics.
         advantage: Group-relative advantage (GRPO); 0 for dropped episodes.
         dropped: Why the episode gives no gradient (empty if it does).
@@ -199,7 +199,7 @@ class Episode:
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     reward_terms: dict[str, float] = field(default_factory=dict)
-    late_terms: dict[str, float] = field(default_factory=dict)
+    delayed_terms: dict[str, float] = field(default_factory=dict)
     reward: float | None = None
     advantage: float = 0.0
     dropped: str = ""

@@ -33,7 +33,7 @@ from crypsis.mitigations.base import Mitigation
 from crypsis.mitigations.process_supervision import ProcessSupervision
 from crypsis.models import Policy
 from crypsis.rl.advantages import group_advantages
-from crypsis.rl.config import RLConfig, RunConfig
+from crypsis.rl.engine.engine import Engine
 from crypsis.rl.engine.scoring import TrainRow, token_logprobs
 from crypsis.rl.engine.timing import PhaseTimer
 from crypsis.rl.learner import Learner
@@ -42,6 +42,7 @@ from crypsis.rl.rewards import LengthCorrection, compose
 from crypsis.rl.trl import rollouts as trl_rollouts
 from crypsis.rl.trl import settings as trl_settings
 from crypsis.rl.trl.rollouts import reward, rollout_fields
+from crypsis.run_config import RLConfig, RunConfig
 from crypsis.types import GLUE, OUTPUT, SCRATCHPAD, Episode, Verdict
 from tests.episodes import make_episode
 
@@ -214,8 +215,8 @@ def drift(model: torch.nn.Module) -> None:
 
 def ours(rl: RLConfig, episodes: list[Episode], kind: str, why_padded: str = "") -> Step:
     """The step of ``crypsis.rl.loop``; of several epochs the last."""
-    policy = Policy(make_model(kind), make_tokenizer(), why_padded=why_padded)
-    learner = Learner(policy, rl)
+    policy = Policy(make_model(kind), make_tokenizer())
+    learner = Learner(policy, rl, engine=Engine(why_padded))
     if rl.kl:
         drift(policy.model)
     advantages = group_advantages([e.reward for e in episodes], rl.group_size, rl.advantage_scale).advantages

@@ -16,7 +16,6 @@ from crypsis.mitigations.base import Mitigation
 from crypsis.models import load_policy
 from crypsis.registry import make
 from crypsis.rl import loop
-from crypsis.rl.config import RLConfig, RunConfig
 from crypsis.rl.engine import memory
 from crypsis.rl.engine.samplers import Sampled, SamplingParams, shared_prefix
 from crypsis.rl.engine.samplers.base import BATCH_SIZE
@@ -25,6 +24,7 @@ from crypsis.rl.engine.timing import PhaseTimer
 from crypsis.rl.learner import Learner
 from crypsis.rl.loss import LossStats, accumulate_gradients
 from crypsis.rl.rollouts import check_tags, rollout
+from crypsis.run_config import RLConfig, RunConfig
 from crypsis.scenarios.base import Scenario
 from crypsis.store import METRICS, read_rows
 from crypsis.study.run import load_context
@@ -181,7 +181,7 @@ def test_out_of_memory_in_sampling(nano_organism: Path, monkeypatch: pytest.Monk
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return shared_prefix.sample(model, prompts, params, *rest)
 
-    monkeypatch.setattr("crypsis.rl.rollouts.choose_sampler", lambda _: (tight, ""))
+    monkeypatch.setattr("crypsis.rl.engine.engine.choose_sampler", lambda _: tight)
     limit = BATCH_SIZE // 2
     assert [e.raw for e in sampled()] == [e.raw for e in whole] and sizes == [BATCH_SIZE, limit]
     limit = 0

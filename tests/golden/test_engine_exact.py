@@ -174,7 +174,7 @@ def textbook(model: nn.Module, rows: list[TrainRow], kl_coefficient: float) -> t
 def test_all_forms_give_the_textbook_gradient(kind: str, kv_heads: int, tied: bool) -> None:
     model, rows = build(kind, kv_heads, tied), train_rows(ragged_prompts())
     value, expected = textbook(model, rows, 0.1)
-    forms: tuple[Form, ...] = ("padded", "shared", "packed")
+    forms: tuple[Form, ...] = ("padded", "shared")
     for form in forms:
         stats, found = gradients(model, rows, form=form, micro_batch=4, kl_coefficient=0.1)
         assert stats.loss == pytest.approx(value, rel=1e-12)
@@ -188,7 +188,7 @@ def test_all_forms_give_the_textbook_gradient(kind: str, kv_heads: int, tied: bo
 def test_short_and_missing_prefix(common: int) -> None:
     model, rows = build(), [replace(r, old_logprobs=None) for r in train_rows(ragged_prompts(common))]
     stats, expected = gradients(model, rows, form="padded")
-    forms: tuple[Form, ...] = ("shared", "packed")
+    forms: tuple[Form, ...] = ("shared",)
     for form in forms:
         found_stats, found = gradients(model, rows, form=form)
         assert found_stats.prefix_tokens == common
@@ -220,7 +220,7 @@ def test_float32_is_close_to_float64(fast_linears: bool) -> None:
 
 def test_micro_batches_add_up() -> None:
     model, rows = build("qwen3"), train_rows(ragged_prompts())
-    forms: tuple[Form, ...] = ("shared", "packed", "padded")
+    forms: tuple[Form, ...] = ("shared", "padded")
     for form in forms:
         whole_stats, whole = gradients(model, rows, form=form, micro_batch=len(rows))
         stats, single = gradients(model, rows, form=form, micro_batch=1)
@@ -265,7 +265,7 @@ def test_what_is_masked_changes_no_bit() -> None:
         changed.append(
             replace(row, old_logprobs=old, completion_ids=completion, advantage=row.advantage + 5 * (i == 1))
         )
-    forms: tuple[Form, ...] = ("shared", "packed", "padded")
+    forms: tuple[Form, ...] = ("shared", "padded")
     for form in forms:
         _, before = gradients(model, rows, form=form, micro_batch=4)
         _, after = gradients(model, changed, form=form, micro_batch=4)
@@ -320,7 +320,7 @@ def test_fallback_without_flash_operators(monkeypatch: pytest.MonkeyPatch) -> No
     rows = train_rows(prompts)
     params = SamplingParams(2, 12, STOP, seed=3)
     sampled = ids(shared.sample(model, prompts, params))
-    forms: tuple[Form, ...] = ("shared", "packed")
+    forms: tuple[Form, ...] = ("shared",)
     expected = [gradients(model, rows, form=form) for form in forms]
     monkeypatch.setattr(cascade, "flash_usable", lambda *_: False)
     for form, (stats, grads) in zip(forms, expected, strict=True):
@@ -406,7 +406,7 @@ def test_sampling_does_not_depend_on_batches(temperature: float, monkeypatch: py
 def test_logprobs_of_sampler_and_scorer_agree(temperature: float) -> None:
     model, prompts = build("qwen3", 4), ragged_prompts()
     samplers: tuple[Sampler, ...] = (shared.sample, padded.sample)
-    forms: tuple[Form, ...] = ("shared", "packed", "padded")
+    forms: tuple[Form, ...] = ("shared", "padded")
     for sample in samplers:
         sampled = sample(model, prompts, SamplingParams(3, 70, STOP, seed=5, temperature=temperature))
         rows = [TrainRow(prompts[i // 3], s.ids, [0] * len(s.ids), 0.0) for i, s in enumerate(sampled)]
@@ -436,7 +436,7 @@ def test_lora(trained: str) -> None:
     wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=targets, init_lora_weights=False)).double()
     assert shared_prefix.why_not_shared(wrapped) is None
     stats, expected = gradients(wrapped, rows, form="padded")
-    forms: tuple[Form, ...] = ("shared", "packed")
+    forms: tuple[Form, ...] = ("shared",)
     for form in forms:
         found_stats, found = gradients(wrapped, rows, form=form)
         assert_stats(found_stats, stats)
@@ -468,9 +468,9 @@ def small(config: Any, **settings: Any) -> nn.Module:
 )
 def test_models_that_do_not_fit_fall_back(config: Any, settings: dict[str, Any], reason: str) -> None:
     model, prompts = small(config, **settings), ragged_prompts()
-    sampler, why = choose_sampler(model)
+    sampler = choose_sampler(model)
     assert sampler is padded.sample
-    assert reason in why
+    assert reason in str(shared_prefix.why_not_shared(model))
     sampled = sampler(model, prompts, SamplingParams(2, 12, STOP, seed=3, batch_size=4))
     rows = [TrainRow(prompts[i // 2], s.ids, [1] * len(s.ids), 1.0 - i) for i, s in enumerate(sampled)]
     for a, b in zip(token_logprobs(model, rows, form="padded"), sampled, strict=True):
@@ -505,7 +505,7 @@ def test_an_empty_prompt_is_refused() -> None:
 
 def test_supported_model_is_chosen_and_nothing_is_left_behind() -> None:
     model, prompts = build(), ragged_prompts()
-    assert choose_sampler(model) == (shared.sample, "")
+    assert choose_sampler(model) is shared.sample
     causal = shared_prefix.parts(model).causal
     before = causal.config._attn_implementation, torch.get_float32_matmul_precision()
     model.train()

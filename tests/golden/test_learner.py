@@ -12,11 +12,11 @@ import torch
 from crypsis.config import parse_config
 from crypsis.model_config import LoraConfig, ModelConfig
 from crypsis.models import Policy, load_trainable
-from crypsis.rl.config import RLConfig
 from crypsis.rl.engine.scoring import TrainRow, token_logprobs
 from crypsis.rl.engine.timing import PhaseTimer
 from crypsis.rl.learner import Learner
 from crypsis.rl.loss import LossStats, accumulate_gradients
+from crypsis.run_config import RLConfig
 from crypsis.types import UserError
 from tests.checkpoints import save_checkpoint
 

@@ -15,8 +15,9 @@ from crypsis.episodes import read_episodes
 from crypsis.models import Policy, load_policy, policy_digest
 from crypsis.monitors.base import Transcript
 from crypsis.monitors.probe import Form, ProbeMonitor, scores, train_probe
-from crypsis.rl.config import RunConfig
+from crypsis.rl.engine.engine import Engine
 from crypsis.rl.engine.hidden_states import read_states, reader
+from crypsis.run_config import RunConfig
 from crypsis.study.run import run_one
 from crypsis.testing import check_monitor
 from crypsis.types import UserError
@@ -52,9 +53,8 @@ def transcripts(policy: Policy, n: int, seed: int = 0) -> tuple[list[Transcript]
 def test_the_states_are_the_models_own(policy: Policy, layer: int, padded: bool) -> None:
     rows, _, _ = transcripts(policy, 9)
     rows += [rows[0], (rows[1][0], [])]
-    asked = Policy(policy.model, policy.tokenizer, why_padded="a test" if padded else "")
     layers = policy.model.config.num_hidden_layers
-    found = read_states(asked, rows, layer)
+    found = read_states(policy, rows, layer, Engine("a test" if padded else ""))
     for (prompt, completion), states_TE in zip(rows, found, strict=True):
         ids = torch.tensor([[*prompt, *completion]])
         with torch.no_grad():

@@ -11,7 +11,7 @@ import torch
 from crypsis.episodes import read_episodes
 from crypsis.parallel import Ranks, together
 from crypsis.rl import loop
-from crypsis.rl.config import RLConfig, RunConfig
+from crypsis.run_config import RLConfig, RunConfig
 from crypsis.store import METRICS, read_rows
 from crypsis.study.run import load_context
 from crypsis.types import UserError

@@ -14,10 +14,11 @@ from crypsis.mitigations.base import Mitigation
 from crypsis.models import Policy, load_policy
 from crypsis.registry import make
 from crypsis.rl import loop, rollouts
-from crypsis.rl.config import RLConfig, RunConfig
+from crypsis.rl.engine.engine import Engine
 from crypsis.rl.engine.scoring import Form, TrainRow, token_logprobs
 from crypsis.rl.loss import accumulate_gradients
 from crypsis.rl.rollouts import ask_extra_turns, rollout
+from crypsis.run_config import RLConfig, RunConfig
 from crypsis.store import METRICS, read_rows
 from crypsis.study.run import load_context
 from crypsis.testing import check_mitigation
@@ -173,11 +174,11 @@ def test_a_model_that_fails_the_self_check_is_computed_whole_and_the_run_says_so
     study = load_context(config)
 
     def run(name: str) -> tuple[list[str], bool, dict[str, Any]]:
-        said, asked = list[str](), list[Policy]()
+        said, asked = list[str](), list[Engine]()
         (tmp_path / name).mkdir()
 
-        def evaluate(policy: Policy, step: int) -> None:
-            asked.append(policy)
+        def evaluate(policy: Policy, step: int, engine: Engine) -> None:
+            asked.append(engine)
 
         loop.train(load_policy(nano_organism), config, study, tmp_path / name, evaluate, log=said.append)
         spoken = [line for line in said if not line.startswith("step ")]  # alarms of the reward

@@ -20,9 +20,8 @@ from trl.generation import vllm_client, vllm_generation
 from crypsis.config import dump_yaml, parse_config
 from crypsis.episodes import read_episodes
 from crypsis.models import load_policy
-from crypsis.rl.config import RunConfig
-from crypsis.rl.context import step_seed
 from crypsis.rl.trl import settings as trl_settings
+from crypsis.run_config import RunConfig, run_seed
 from crypsis.store import CONFIG, METRICS, RESULT, read_rows, write_atomic
 from crypsis.study.run import run_one
 from crypsis.study.run_trl import run_by_trl
@@ -174,7 +173,7 @@ def test_adapters_and_precision_are_those_of_the_core(
 def test_a_vllm_server_samples_from_the_weights_of_every_step(
     config: RunConfig, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake = FakeVLLM(load_policy(config.policy), lambda step: step_seed(config, step))
+    fake = FakeVLLM(load_policy(config.policy), lambda step: run_seed(config.seed, step))
 
     class Transfer:
         """In place of NCCL, which needs GPUs."""

@@ -16,9 +16,9 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from crypsis.config import load_config
-from crypsis.rl.config import RunConfig
 from crypsis.rl.trl import backend as trl_backend
 from crypsis.rl.trl import weights as trl_weights
+from crypsis.run_config import RunConfig
 from crypsis.study.run_trl import run_by_trl
 
 SHARDED = {"fsdp": True, "fsdp_config": {"version": 2}}

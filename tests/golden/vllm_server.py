@@ -66,7 +66,7 @@ class FakeVLLM:
     def _complete(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         assert body["temperature"] == body["top_p"] == 1.0 and body["return_token_ids"]
         self._sampled += 1
-        sample, _ = choose_sampler(self.policy.model)
+        sample = choose_sampler(self.policy.model)
         params = SamplingParams(body["n"], body["max_tokens"], self.policy.stop_ids, seed=self.seed(self._sampled))
         completions = sample(self.policy.model, body["prompt"], params)
         for index, completion in enumerate(completions):

@@ -22,7 +22,7 @@ from crypsis.models import load_policy
 from crypsis.monitors.oracle import OracleMonitor
 from crypsis.organisms.build import build_organism
 from crypsis.organisms.miniature.motivations import TerminalGoalGuarding
-from crypsis.rl.config import EvaluationConfig
+from crypsis.run_config import EvaluationConfig
 from crypsis.study.demo import demo_config
 from crypsis.study.pipeline import run_study
 from crypsis.study.progress import Display

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from crypsis.rl.config import EvaluationConfig, RLConfig, RunConfig
+from crypsis.run_config import EvaluationConfig, RLConfig, RunConfig
 from crypsis.store import METRICS, RESULT, read_rows
 from crypsis.study.execute import run_all
 from crypsis.study.executors.base import Executor

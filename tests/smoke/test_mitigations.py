@@ -18,7 +18,7 @@ from crypsis.models import load_policy
 from crypsis.monitors.text import train_text_monitor
 from crypsis.registry import names
 from crypsis.rl import loop
-from crypsis.rl.config import EvaluationConfig, RLConfig, RunConfig
+from crypsis.run_config import EvaluationConfig, RLConfig, RunConfig
 from crypsis.scenarios.base import Variant
 from crypsis.store import METRICS, read_json, read_rows
 from crypsis.study.config import StudyConfig
@@ -64,11 +64,11 @@ def test_many_arms_at_once(nano_organism: Path, tmp_path: Path) -> None:
     run_one(config, tmp_path / "stopped")
     assert numbers(tmp_path / "straight") == numbers(tmp_path / "stopped")
     rows = read_rows(tmp_path / "straight" / METRICS)
-    assert rows[0]["late_rows"] == 0
+    assert rows[0]["delayed_rows"] == 0
     assert {"term_interrogation", "share_interrogation", "term_length_penalty", "kl", "answer_no", "alarm"} <= set(
         rows[0]
     )
-    assert "term_process_supervision" not in rows[0] and all("late_process_supervision" in row for row in rows)
+    assert "term_process_supervision" not in rows[0] and all("delayed_process_supervision" in row for row in rows)
     assert read_json(tmp_path / "straight" / "pilot.json")["mitigations"]["length_penalty"]["threshold"] > 0
     evaluated = read_episodes(tmp_path / "straight" / "evals" / "step-0000.parquet")
     assert not any(row["extra_turn"] for row in evaluated if not row["monitored"])
@@ -136,7 +136,7 @@ def test_a_reward_of_negative_infinity_is_refused_before_the_first_step(nano_org
     config = nano(nano_organism, [])
     study = replace(load_context(config), mitigations=[Abyss()])
 
-    def evaluate(policy: object, step: int) -> None:
+    def evaluate(policy: object, step: int, engine: object) -> None:
         raise AssertionError("too late")
 
     with pytest.raises(UserError, match=r"step 0.*'abyss' is -inf"):

@@ -12,8 +12,8 @@ import yaml
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig
 
 from crypsis.config import parse_config
-from crypsis.rl.config import PreferenceConfig
 from crypsis.rl.reward_model import load_reward_model
+from crypsis.run_config import PreferenceConfig
 from crypsis.store import METRICS, read_json, read_rows
 from crypsis.study.config import StudyConfig
 from crypsis.study.grid import check

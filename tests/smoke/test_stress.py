@@ -15,7 +15,7 @@ from crypsis.analysis.study import load_study as load_results
 from crypsis.analysis.summary import summarise
 from crypsis.config import load_config, parse_config
 from crypsis.episodes import read_episodes
-from crypsis.rl.config import EvaluationConfig
+from crypsis.run_config import EvaluationConfig
 from crypsis.store import read_json
 from crypsis.study.config import StudyConfig
 from crypsis.study.demo import demo_config

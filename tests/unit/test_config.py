@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from crypsis.analysis.claims.schema import read_claims
 from crypsis.config import apply_overrides, digest, dump_yaml, load_config, parse_config, read_yaml
-from crypsis.rl.config import RLConfig, RunConfig
+from crypsis.run_config import RLConfig, RunConfig
 from crypsis.store import child
 from crypsis.study.config import StudyConfig
 from crypsis.types import UserError, visible

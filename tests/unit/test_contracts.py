@@ -111,8 +111,7 @@ def test_built_in_organisms(name: str) -> None:
 
 @pytest.mark.parametrize("kind", BUILT_IN)
 def test_built_ins_are_listed_under_their_own_name(kind: Any) -> None:
-    if kind != "samplers":
-        assert all(find(kind, name).name == name for name in BUILT_IN[kind])
+    assert all(find(kind, name).name == name for name in BUILT_IN[kind])
 
 
 def test_the_examples_of_the_documentation_keep_the_contract(tmp_path: Path) -> None:
@@ -249,7 +248,7 @@ class Idle(Mitigation):
 class Undecided(Penalty):
     """Screens by degrees."""
 
-    def screened(self, episodes: Sequence[Episode]) -> list[bool | None]:
+    def filter(self, episodes: Sequence[Episode]) -> list[bool | None]:
         return [0.3 for _ in episodes]  # type: ignore[misc]
 
 

@@ -21,10 +21,10 @@ from crypsis.mitigations.screening import Screening
 from crypsis.mitigations.segments import Segments
 from crypsis.registry import make
 from crypsis.rl.advantages import group_advantages
-from crypsis.rl.config import RLConfig, RunConfig
-from crypsis.rl.delayed import late_rows, rollouts_path
+from crypsis.rl.delayed import delayed_rows, rollouts_path
 from crypsis.rl.metrics import advantage_parts, alarms, episode_metrics, reward_metrics
 from crypsis.rl.rewards import LengthCorrection, compose
+from crypsis.run_config import RLConfig, RunConfig
 from crypsis.scenarios.base import Scenario, Variant
 from crypsis.scenarios.parsing import yes_or_no
 from crypsis.scenarios.prompt_file import PromptFileScenario
@@ -58,7 +58,7 @@ def test_the_shapes_of_the_penalty() -> None:
     assert by["linear"].terms(episodes) == [0, -0.2, -0.5, -1, None]
     assert by["log_barrier"].terms(episodes)[:2] == [0, pytest.approx(math.log(0.8))]
     assert by["threshold"].terms(episodes) == [0, 0, -1, -1, None]
-    assert by["threshold"].prepared(setting()).terms([judged(0.4)]) == [-1]  # the monitor's own threshold is 0.3
+    assert by["threshold"].bind(setting()).terms([judged(0.4)]) == [-1]  # the monitor's own threshold is 0.3
     assert ProcessSupervision(monitor=("oracle", "output"), pool="max").terms(
         [make_episode(verdicts={"oracle": Verdict(0.1), "output": Verdict(0.9)})]
     ) == [pytest.approx(math.log(0.1))]
@@ -86,17 +86,17 @@ def test_screened_episodes_do_not_enter_the_statistics_of_their_group() -> None:
 
 def test_the_length_threshold_is_measured_without_a_look_at_faking() -> None:
     pilot = [make_episode(segments=[SCRATCHPAD] * n, labels={"af": "yes"}) for n in range(20, 120)]
-    arm = LengthPenalty().fitted(pilot)
+    arm = LengthPenalty().calibrate(pilot)
     assert arm.threshold == 29
     assert arm.terms([make_episode(segments=[SCRATCHPAD] * n) for n in (10, 29, 39)]) == [0, 0, pytest.approx(-0.5)]
-    assert LengthPenalty(threshold=50).fitted(pilot).threshold == 50
+    assert LengthPenalty(threshold=50).calibrate(pilot).threshold == 50
     with pytest.raises(UserError, match="no well-formed reply"):
-        LengthPenalty().fitted([make_episode(parse="no_output")])
+        LengthPenalty().calibrate([make_episode(parse="no_output")])
 
 
 @pytest.mark.parametrize("variant", get_args(Variant))
 def test_every_variant_of_the_interrogation_asks(variant: Variant, tmp_path: Path) -> None:
-    arm = Interrogation(variant=variant).prepared(setting())
+    arm = Interrogation(variant=variant).bind(setting())
     check_mitigation(arm)
     turn = arm.extra_turn(judged(0.0))
     assert turn and [m.role for m in turn.messages] == ["system", "user", "assistant", "user"]
@@ -251,7 +251,7 @@ def test_flags_of_every_monitor_are_recorded() -> None:
     assert all(v is None or isinstance(v, int | float | str) for v in row.values())
 
 
-def test_late_verdicts_come_back_from_the_stored_rollouts(tmp_path: Path) -> None:
+def test_delayed_verdicts_come_back_from_the_stored_rollouts(tmp_path: Path) -> None:
     arm = ProcessSupervision(monitor="oracle", shape="linear", delay=2)
     episodes = [judged(s, sample=i, logprobs=[-1.0] * 19) for i, s in enumerate((1.0, 0.0, None, 0.5))]
     episodes[1].segments = episodes[1].segments[:5]
@@ -259,8 +259,8 @@ def test_late_verdicts_come_back_from_the_stored_rollouts(tmp_path: Path) -> Non
     assert all("process_supervision" not in e.reward_terms for e in episodes)
     assert rewards == [e.reward_terms["preference"] for e in episodes]
     write_episodes(rollouts_path(tmp_path, 1), episodes, "run", tokens=True)
-    assert late_rows(tmp_path, 2, [arm], 4) == []
-    found = late_rows(tmp_path, 3, [arm], 4)
+    assert delayed_rows(tmp_path, 2, [arm], 4) == []
+    found = delayed_rows(tmp_path, 3, [arm], 4)
     assert [a for _, a in found] == [pytest.approx(-0.5), pytest.approx(0.5)]  # the one at the mean teaches nothing
     assert [row["completion_ids"] for row, _ in found] == [e.completion_ids for e in episodes[:2]]
 

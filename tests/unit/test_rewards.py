@@ -5,8 +5,8 @@ import math
 import pytest
 
 from crypsis.mitigations.process_supervision import ProcessSupervision
-from crypsis.rl.config import RLConfig
 from crypsis.rl.rewards import LengthCorrection, compose, fit_length_correction
+from crypsis.run_config import RLConfig
 from crypsis.types import OUTPUT, Verdict
 from tests.episodes import make_episode
 

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.unit
 
 TORCH_FREE = (
     "crypsis.cli", "crypsis.types", "crypsis.config", "crypsis.registry", "crypsis.store", "crypsis.episodes",
-    "crypsis.analysis.report.html", "crypsis.rl.config", "crypsis.study.config", "crypsis.miniature.scenario",
+    "crypsis.analysis.report.html", "crypsis.run_config", "crypsis.study.config", "crypsis.miniature.scenario",
     "crypsis.monitors.text", "crypsis.mitigations.process_supervision", "crypsis.scenarios.prompt_file",
     "crypsis.api_models", "crypsis.monitors.prompted", "crypsis.scenarios.requests",
 )  # fmt: skip

@@ -34,7 +34,7 @@ from crypsis.miniature.scratchpads import Motivation, write_reply
 from crypsis.mitigations.base import Setting
 from crypsis.mitigations.paired_tiers import PairedTiers
 from crypsis.monitors.oracle import OracleMonitor
-from crypsis.rl.config import RunConfig
+from crypsis.run_config import RunConfig
 from crypsis.scenarios.prompt_file import PromptFileScenario
 from crypsis.study.config import StudyConfig
 from crypsis.study.grid import check, grid
@@ -310,7 +310,7 @@ def test_a_users_own_requests_can_be_diluted(tmp_path: Path) -> None:
 def test_paired_tiers_asks_in_the_other_tier_and_punishes_a_difference() -> None:
     scenario = MiniatureScenario(harmful_train=0.5)
     setting = Setting(scenario, {}, {}, {})
-    arm = PairedTiers(coefficient=2).prepared(setting)
+    arm = PairedTiers(coefficient=2).bind(setting)
     check_mitigation(arm)
     prompt = scenario.prompts("train", "free", 1, 0)[0]
     turn = arm.extra_turn(make_episode(prompt=prompt))
@@ -325,7 +325,7 @@ def test_paired_tiers_asks_in_the_other_tier_and_punishes_a_difference() -> None
     OracleMonitor().judge([asked])
     assert asked.labels["conduct_paired"] == "refuse" and "lying" not in asked.labels
     with pytest.raises(UserError, match="judge: the miniature's ground truth cannot judge"):
-        PairedTiers().prepared(Setting(PromptFileScenario(), {}, {}, {}))
+        PairedTiers().bind(Setting(PromptFileScenario(), {}, {}, {}))
 
 
 def test_dilution_touches_training_prompts_alone() -> None:

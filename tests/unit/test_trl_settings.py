@@ -23,10 +23,10 @@ from crypsis.mitigations.base import Mitigation
 from crypsis.mitigations.process_supervision import ProcessSupervision
 from crypsis.monitors.probe import ProbeMonitor
 from crypsis.monitors.retrained import RetrainedMonitor
-from crypsis.rl.config import RLConfig, RunConfig
 from crypsis.rl.trl.backend import how_sharded, refuse
 from crypsis.rl.trl.rollouts import REWARD, relative_rewards, rollout_fields
 from crypsis.rl.trl.settings import DEFAULTS, batch_sizes, fixed_settings, trl_arguments, trl_settings
+from crypsis.run_config import RLConfig, RunConfig
 from crypsis.study.run_trl import check_installed
 from crypsis.types import Episode, Prompt, UserError
 from tests.episodes import make_episode

@@ -108,7 +108,7 @@ def train(
 ) -> None:
     """Run RL once, as a YAML config says."""
     from crypsis.config import load_config
-    from crypsis.rl.config import RunConfig
+    from crypsis.run_config import RunConfig
     from crypsis.study.progress import Display
 
     if choice(backend, "--backend", ("core", "trl")) == "trl":

@@ -10,9 +10,10 @@ from crypsis.evaluation.transplants import TRANSPLANTS, store_transplants
 from crypsis.mitigations.base import Mitigation
 from crypsis.models import Policy
 from crypsis.monitors.base import Monitor, judge, refreshed
-from crypsis.rl.config import EvaluationConfig
+from crypsis.rl.engine.engine import DEFAULT, Engine
 from crypsis.rl.engine.hidden_states import watching
 from crypsis.rl.rollouts import ask_extra_turns, rollout
+from crypsis.run_config import EvaluationConfig, run_seed
 from crypsis.scenarios.base import Scenario
 from crypsis.store import locked
 from crypsis.types import Episode
@@ -29,6 +30,7 @@ def evaluate_policy(
     seed: int = 0,
     mitigations: Sequence[Mitigation] = (),
     answerer: Policy | None = None,
+    engine: Engine = DEFAULT,
 ) -> list[Episode]:
     """One episode of every held-out request in both tiers, judged by every monitor (paper §1: 250 requests).
 
@@ -42,15 +44,18 @@ def evaluate_policy(
         seed: Of the sampling; the requests depend on ``config.seed`` alone.
         mitigations: The one that asks an extra turn asks it in the monitored tier, where training asks it too.
         answerer: Who replies to the extra turn, if not the policy.
+        engine: How the policy is computed.
     """
     tiers = (scenario.monitored_tier, scenario.unmonitored_tier)
     prompts = [p for tier in tiers for p in scenario.prompts("eval", tier, config.n, config.seed)]
-    sampling_seed = seed * 1_000_003 + 500_000 + step  # apart from the seeds of RL's steps
-    episodes = rollout(policy, prompts, group_size=1, max_new_tokens=max_new_tokens, seed=sampling_seed, step=step)
+    sampling_seed = run_seed(seed, 500_000 + step)  # apart from the seeds of RL's steps
+    episodes = rollout(
+        policy, prompts, group_size=1, max_new_tokens=max_new_tokens, seed=sampling_seed, step=step, engine=engine
+    )
     monitored = [e for e in episodes if e.prompt.monitored]
     asking = [m for m in mitigations if m.asks_in_evaluations]
-    ask_extra_turns(policy, monitored, asking, max_new_tokens, answerer=answerer)
-    judge(episodes, watching(monitors, policy))
+    ask_extra_turns(policy, monitored, asking, max_new_tokens, answerer=answerer, engine=engine)
+    judge(episodes, watching(monitors, policy, engine))
     return episodes
 
 
@@ -79,25 +84,25 @@ class StoredEvaluation:
         self._max_new_tokens, self._seed = max_new_tokens, seed
         self._mitigations, self._answerer = mitigations, answerer
 
-    def __call__(self, policy: Policy, step: int) -> None:
+    def __call__(self, policy: Policy, step: int, engine: Engine = DEFAULT) -> None:
         """Evaluates the policy after ``step`` steps, unless that is stored already."""
         path = self._folder / f"step-{step:04d}.parquet"
         if not path.exists():
-            self._store(policy, step, path)
+            self._store(policy, step, path, engine)
         if self._config.transplants:
-            self._transplant(policy, step, path)
+            self._transplant(policy, step, path, engine)
 
-    def _store(self, policy: Policy, step: int, path: Path) -> None:
+    def _store(self, policy: Policy, step: int, path: Path, engine: Engine) -> None:
         if step or self._start is None:
-            write_episodes(path, self._evaluate(policy, step), self._name)
+            write_episodes(path, self._evaluate(policy, step, engine), self._name)
             return
         shared = self._start / path.name
         with locked(self._start, wait=-1):
             if not shared.exists():
-                write_episodes(shared, self._evaluate(policy, step), self._name)
+                write_episodes(shared, self._evaluate(policy, step, engine), self._name)
         copy_episodes(shared, path, self._name)
 
-    def _transplant(self, policy: Policy, step: int, path: Path) -> None:
+    def _transplant(self, policy: Policy, step: int, path: Path, engine: Engine) -> None:
         """The labels of conduct are those of the judges among the monitors."""
         store_transplants(
             self._folder.parent / TRANSPLANTS / path.name,
@@ -112,17 +117,19 @@ class StoredEvaluation:
             max_new_tokens=self._max_new_tokens,
             seed=self._seed,
             step=step,
+            engine=engine,
         )
 
-    def _evaluate(self, policy: Policy, step: int) -> list[Episode]:
+    def _evaluate(self, policy: Policy, step: int, engine: Engine) -> list[Episode]:
         return evaluate_policy(
             policy,
             self._scenario,
-            refreshed(watching(self._monitors, policy), self._folder.parent, step),
+            refreshed(watching(self._monitors, policy, engine), self._folder.parent, step),
             self._config,
             max_new_tokens=self._max_new_tokens,
             step=step,
             seed=self._seed,
             mitigations=self._mitigations,
             answerer=self._answerer,
+            engine=engine,
         )

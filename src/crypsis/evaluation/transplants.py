@@ -14,7 +14,9 @@ from typing import Any
 from crypsis.episodes import read_episodes, write_episodes
 from crypsis.models import Policy
 from crypsis.monitors.base import Monitor
+from crypsis.rl.engine.engine import DEFAULT, Engine
 from crypsis.rl.rollouts import forced_rollout, rollout
+from crypsis.run_config import run_seed
 from crypsis.scenarios.base import Scenario
 from crypsis.scenarios.parsing import SCRATCHPAD_CLOSE, SCRATCHPAD_OPEN
 from crypsis.types import Episode, Prompt
@@ -71,6 +73,7 @@ def transplant(
     max_new_tokens: int,
     seed: int,
     step: int = 0,
+    engine: Engine = DEFAULT,
 ) -> list[Episode]:
     """Replies to held-out requests behind exchanged, cut and paraphrased scratchpads.
 
@@ -86,6 +89,7 @@ def transplant(
         max_new_tokens: Token budget of an output.
         seed: Of the sampling.
         step: Stored in the episodes.
+        engine: How the policy is computed.
 
     Returns:
         Episodes whose labels say ``intervention`` and ``source`` (monitored | unmonitored: the scratchpad's tier).
@@ -95,7 +99,7 @@ def transplant(
     pairs = [p for p in zip(*asked, strict=True) if all((p[0].pair_id, watched) in own for watched in (True, False))]
     pairs = list({pair[0].pair_id: pair for pair in pairs}.values())[:n]
     cases = [case for row, pair in enumerate(pairs) for case in _cases(scenario, pair, own, start, row)]
-    cases += _across(policy, scenario, pairs, own, n, request_seed, max_new_tokens, seed)
+    cases += _across(policy, scenario, pairs, own, n, request_seed, max_new_tokens, seed, engine)
     if not cases:
         return []
     episodes = forced_rollout(
@@ -104,7 +108,8 @@ def transplant(
         [case.head for case in cases],
         [case.row for case in cases],
         max_new_tokens,
-        seed * 1_000_003 + _SEED + step,
+        run_seed(seed, _SEED + step),
+        engine,
     )
     for judge in judges.values():
         judge.judge(episodes)
@@ -157,6 +162,7 @@ def _across(
     request_seed: int,
     max_new_tokens: int,
     seed: int,
+    engine: Engine,
 ) -> list[_Case]:
     """Scratchpads of harmless requests behind harmful ones, and the other way round."""
     found = []
@@ -166,7 +172,13 @@ def _across(
         if not prompts:
             continue
         replies = rollout(
-            policy, prompts, group_size=1, max_new_tokens=max_new_tokens, seed=seed * 1_000_003 + _SEED - 1, step=0
+            policy,
+            prompts,
+            group_size=1,
+            max_new_tokens=max_new_tokens,
+            seed=run_seed(seed, _SEED - 1),
+            step=0,
+            engine=engine,
         )
         good = [(p, _head(reply.raw)) for p, reply in zip(prompts, replies, strict=True) if reply.parse == "ok"]
         for row, (pair, (mild, head)) in enumerate(zip(pairs, good, strict=False)):

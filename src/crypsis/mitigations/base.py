@@ -32,7 +32,7 @@ class Setting:
 class Mitigation(Config, ABC):
     """Something that RL does against alignment faking (paper §5): its frozen config plus at least one of the hooks.
 
-    The hooks are :meth:`terms`, :meth:`screened`, :meth:`extra_turn` and :meth:`settings`; a hook that is not
+    The hooks are :meth:`terms`, :meth:`filter`, :meth:`extra_turn` and :meth:`settings`; a hook that is not
     overridden does nothing.
     """
 
@@ -63,7 +63,7 @@ class Mitigation(Config, ABC):
         """Settings of RL that it makes, by name (``learn``, ``kl``, …)."""
         return {}
 
-    def prepared(self, setting: Setting) -> Self:
+    def bind(self, setting: Setting) -> Self:
         """The mitigation as it works in a run, with what it takes from there filled in; called before the first step.
 
         Raises:
@@ -71,7 +71,7 @@ class Mitigation(Config, ABC):
         """
         return self
 
-    def fitted(self, pilot: Sequence[Episode]) -> Self:
+    def calibrate(self, pilot: Sequence[Episode]) -> Self:
         """The mitigation with what it measures on the starting policy's replies to monitored prompts.
 
         It must not look at verdicts or labels.
@@ -85,7 +85,7 @@ class Mitigation(Config, ABC):
         """
         return None
 
-    def screened(self, episodes: Sequence[Episode]) -> list[bool | None]:
+    def filter(self, episodes: Sequence[Episode]) -> list[bool | None]:
         """Whether each episode is to give no gradient; None where that cannot be told (a missing verdict)."""
         return [False] * len(episodes)
 
@@ -113,7 +113,7 @@ def prepare(mitigations: Sequence[Mitigation], setting: Setting) -> list[Mitigat
             if monitor not in setting.views:
                 known = ", ".join(setting.views) or "none"
                 raise UserError(f"mitigations: {mitigation.name}: no monitor '{monitor}' in this run; it has {known}")
-    return [m.prepared(setting) for m in mitigations]
+    return [m.bind(setting) for m in mitigations]
 
 
 def _one_extra_turn(mitigations: Sequence[Mitigation], setting: Setting) -> str:

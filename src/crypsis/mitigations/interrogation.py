@@ -49,7 +49,7 @@ class Interrogation(Mitigation):
             return None
         return str(self.model) if self.model else ""
 
-    def prepared(self, setting: Setting) -> Self:
+    def bind(self, setting: Setting) -> Self:
         """Takes question and prefill over from the scenario."""
         found = setting.scenario.question(self.variant)
         if found is None and not self.question:

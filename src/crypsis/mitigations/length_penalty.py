@@ -29,7 +29,7 @@ class LengthPenalty(Mitigation):
     slope: float = Field(0.05, gt=0, le=1e6)
     """Reward lost for each token above the threshold; complying instead of refusing earns 2."""
 
-    def prepared(self, setting: Setting) -> Self:
+    def bind(self, setting: Setting) -> Self:
         """Refuses a threshold that no scratchpad can reach."""
         budget = setting.rl["max_new_tokens"]
         if self.threshold is not None and self.threshold >= budget:
@@ -39,7 +39,7 @@ class LengthPenalty(Mitigation):
             )
         return self
 
-    def fitted(self, pilot: Sequence[Episode]) -> Self:
+    def calibrate(self, pilot: Sequence[Episode]) -> Self:
         """Measures the threshold if none is set."""
         if self.threshold is not None:
             return self

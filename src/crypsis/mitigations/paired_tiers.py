@@ -35,7 +35,7 @@ class PairedTiers(Mitigation):
     scenario: dict[str, Any] = {}
     """The run's, filled in before the first step."""
 
-    def prepared(self, setting: Setting) -> Self:
+    def bind(self, setting: Setting) -> Self:
         """Takes the scenario over.
 
         Raises:

@@ -44,9 +44,9 @@ class ProcessSupervision(Supervision):
         """The delay."""
         return self.delay
 
-    def prepared(self, setting: Setting) -> Self:
+    def bind(self, setting: Setting) -> Self:
         """Takes the monitor's threshold over if none is set."""
-        super().prepared(setting)
+        super().bind(setting)
         if self.shape != "threshold" or self.threshold is not None:
             return self
         return self.model_copy(update={"threshold": threshold_in(self.listens_to, setting, self.name)})

@@ -24,14 +24,14 @@ class Screening(Supervision):
     threshold: float | None = Field(None, gt=0, le=1)
     """Score from which an episode is screened out; the monitor's own threshold if not given."""
 
-    def prepared(self, setting: Setting) -> Self:
+    def bind(self, setting: Setting) -> Self:
         """Takes the monitor's threshold over if none is set."""
-        super().prepared(setting)
+        super().bind(setting)
         if self.threshold is not None:
             return self
         return self.model_copy(update={"threshold": threshold_in(self.listens_to, setting, self.name)})
 
-    def screened(self, episodes: Sequence[Episode]) -> list[bool | None]:
+    def filter(self, episodes: Sequence[Episode]) -> list[bool | None]:
         """Whether each episode is flagged; None where the monitor gave no score."""
         return [self._flagged(self.score(e)) if self.covers(e) else False for e in episodes]
 

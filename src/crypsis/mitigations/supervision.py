@@ -32,7 +32,7 @@ class Supervision(Mitigation):
         """The monitors named."""
         return (self.monitor,) if isinstance(self.monitor, str) else self.monitor
 
-    def prepared(self, setting: Setting) -> Self:
+    def bind(self, setting: Setting) -> Self:
         """Refuses a monitor of another view than the one asked for."""
         for name in self.listens_to:
             if self.view is not None and setting.views[name] != self.view:

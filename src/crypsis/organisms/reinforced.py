@@ -25,7 +25,7 @@ RL_CODE = (
 )
 """What the outcome of an RL run depends on."""
 PROMPTS, GROUP = 16, 8
-"""Of a step, as in ``crypsis.rl.config``."""
+"""Of a step, as in ``crypsis.run_config``."""
 
 
 class Reinforced(Organism):

@@ -9,12 +9,13 @@ from crypsis.mitigations.base import Mitigation
 from crypsis.models import Policy
 from crypsis.monitors.base import Monitor
 from crypsis.parallel import Ranks
-from crypsis.rl.config import RunConfig
 from crypsis.rl.engine.attention_cache import AttentionCache
+from crypsis.rl.engine.engine import DEFAULT, Engine
 from crypsis.rl.engine.timing import PhaseTimer
 from crypsis.rl.learner import ONE
 from crypsis.rl.rewards import Preference
 from crypsis.rl.rollouts import ask_extra_turns, rollout
+from crypsis.run_config import RunConfig, run_seed
 from crypsis.scenarios.base import Scenario
 from crypsis.types import Episode
 
@@ -29,6 +30,7 @@ class RunContext:
         mitigations: Their terms are added to the reward.
         preference: The preference model.
         answerer: Who replies to a mitigation's extra turn, if not the policy.
+        engine: How the policy is computed.
     """
 
     scenario: Scenario
@@ -36,16 +38,12 @@ class RunContext:
     mitigations: Sequence[Mitigation]
     preference: Preference
     answerer: Policy | None = None
+    engine: Engine = DEFAULT
 
     @property
     def thresholds(self) -> dict[str, float]:
         """By name of a monitor, the score from which it flags."""
         return {name: monitor.threshold for name, monitor in self.monitors.items()}
-
-
-def step_seed(config: RunConfig, step: int) -> int:
-    """Seed of a step's sampling."""
-    return config.seed * 1_000_003 + step
 
 
 def sample_step(
@@ -58,7 +56,7 @@ def sample_step(
     attention_cache: AttentionCache | None = None,
 ) -> list[Episode]:
     """The episodes of a step: all of them on rank 0, the own part elsewhere."""
-    seed = step_seed(config, step)
+    seed = run_seed(config.seed, step)
     prompts = context.scenario.prompts("train", context.scenario.monitored_tier, config.rl.prompts_per_step, seed)
     own = ranks.slice(len(prompts))
     with timer("rollout"):
@@ -73,6 +71,8 @@ def sample_step(
             share_scratchpad=config.rl.learn == "output",
             timer=timer,
             attention_cache=attention_cache,
+            engine=context.engine,
         )
-        ask_extra_turns(policy, episodes, context.mitigations, config.rl.max_new_tokens, timer, context.answerer)
+        budget, answerer = config.rl.max_new_tokens, context.answerer
+        ask_extra_turns(policy, episodes, context.mitigations, budget, timer, answerer, context.engine)
         return ranks.gather(episodes)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from crypsis.episodes import LATE, read_episodes
+from crypsis.episodes import DELAYED, read_episodes
 from crypsis.mitigations.base import Mitigation
 from crypsis.rl.advantages import group_advantages
 from crypsis.rl.rewards import term_names
@@ -17,14 +17,14 @@ def rollouts_path(folder: Path, step: int) -> Path:
     return folder / "rollouts" / f"step-{step:04d}.parquet"
 
 
-def late_rows(
+def delayed_rows(
     folder: Path, step: int, mitigations: Sequence[Mitigation], group_size: int
 ) -> list[tuple[dict[str, Any], float]]:
-    """Stored episodes whose late terms arrive in a step, each with the advantage that these terms give it.
+    """Stored episodes whose delayed terms arrive in a step, each with the advantage that these terms give it.
 
-    Episodes of a group are compared with each other in the late terms alone. Without division by the group's deviation,
-    which late terms exclude, the advantage of a sum of terms is the sum of their advantages: with a delay of 0 this
-    would be the ordinary update.
+    Episodes of a group are compared with each other in the delayed terms alone. Without division by the group's
+    deviation, which delayed terms exclude, the advantage of a sum of terms is the sum of their advantages: with a
+    delay of 0 this would be the ordinary update.
 
     Args:
         folder: The run folder, whose rollouts hold token ids.
@@ -34,11 +34,11 @@ def late_rows(
     """
     found: list[tuple[dict[str, Any], float]] = []
     names = list(zip(term_names(mitigations), mitigations, strict=True))
-    for lag in sorted({m.lag for m in mitigations if m.lag}):
-        if step <= lag:
+    for delay in sorted({m.lag for m in mitigations if m.lag}):
+        if step <= delay:
             continue
-        arriving = [LATE + name for name, m in names if m.lag == lag]
-        rows = read_episodes(rollouts_path(folder, step - lag))
+        arriving = [DELAYED + name for name, m in names if m.lag == delay]
+        rows = read_episodes(rollouts_path(folder, step - delay))
         totals = [_total(row, arriving) for row in rows]
         advantages = group_advantages(totals, group_size, "none").advantages
         found += [(row, advantage) for row, advantage in zip(rows, advantages, strict=True) if advantage]

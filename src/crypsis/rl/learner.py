@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from crypsis.checkpoints import latest_state, save_state
 from crypsis.models import Policy, has_adapter
 from crypsis.parallel import Ranks, out_of_memory, release_memory
-from crypsis.rl.config import RLConfig
 from crypsis.rl.engine.attention_cache import AttentionCache
-from crypsis.rl.engine.scoring import TrainRow, form_of, token_logprobs
+from crypsis.rl.engine.engine import DEFAULT, Engine
+from crypsis.rl.engine.scoring import TrainRow, token_logprobs
 from crypsis.rl.engine.timing import PhaseTimer
 from crypsis.rl.loss import LossStats, accumulate_gradients
+from crypsis.run_config import RLConfig
 from crypsis.types import UserError
 
 if TYPE_CHECKING:
@@ -42,8 +43,15 @@ def make_optimiser(model: nn.Module, rl: RLConfig) -> torch.optim.AdamW:
 class Learner:
     """A policy with its optimiser, the same in every process that shares the steps."""
 
-    def __init__(self, policy: Policy, rl: RLConfig, ranks: Ranks = ONE, log: Log = lambda _: None) -> None:
-        self.policy, self._rl, self._ranks, self._say = policy, rl, ranks, log
+    def __init__(
+        self,
+        policy: Policy,
+        rl: RLConfig,
+        ranks: Ranks = ONE,
+        log: Log = lambda _: None,
+        engine: Engine = DEFAULT,
+    ) -> None:
+        self.policy, self._rl, self._ranks, self._log, self._engine = policy, rl, ranks, log, engine
         self._micro_batch = rl.micro_batch
         self._reference = Reference(policy) if rl.kl else None
         self.attention_cache = AttentionCache(policy.model)
@@ -82,10 +90,12 @@ class Learner:
         size = self._ranks.size
         own, divisor = self._ranks.scatter([(rows[i::size], float(trained)) for i in range(size)])
         if self._reference:
-            own = self._reference.complete(self.policy, own, self._micro_batch, timer)
+            own = self._reference.complete(self.policy, own, self._micro_batch, timer, self._engine)
         for epoch in range(self._rl.epochs):
             # In the first epoch the policy is the one that sampled: its ratios are 1, not 1 up to rounding.
-            batch = own if epoch or any(row.stale for row in own) else [replace(row, old_logprobs=None) for row in own]
+            batch = (
+                own if epoch or any(row.off_policy for row in own) else [replace(row, old_logprobs=None) for row in own]
+            )
             stats, norm = self._descend(batch, divisor, where, timer)
             self.attention_cache.clear()  # the weights have changed
         return stats, norm
@@ -115,7 +125,7 @@ class Learner:
                 ) from None
         # Outside of the handler, which holds on to the tensors of the failed attempt.
         self._micro_batch = half
-        self._say(f"{where}: out of memory; the micro-batch is {half} from here on")
+        self._log(f"{where}: out of memory; the micro-batch is {half} from here on")
         release_memory()
         return self._accumulate(rows, divisor, where, timer)
 
@@ -126,7 +136,7 @@ class Learner:
                 self.policy.model,
                 rows,
                 micro_batch=self._micro_batch,
-                form=form_of(self.policy),
+                form=self._engine.form(self.policy.model),
                 clip=self._rl.clip,
                 kl_coefficient=self._rl.kl,
                 normaliser=divisor,
@@ -163,10 +173,13 @@ class Reference:
         adapter = has_adapter(policy.model)
         self._frozen = None if adapter else copy.deepcopy(policy.model).requires_grad_(False)
 
-    def complete(self, policy: Policy, rows: Sequence[TrainRow], micro_batch: int, timer: PhaseTimer) -> list[TrainRow]:
+    def complete(
+        self, policy: Policy, rows: Sequence[TrainRow], micro_batch: int, timer: PhaseTimer, engine: Engine
+    ) -> list[TrainRow]:
         """The rows with their log-probabilities under the reference."""
         model = self._frozen or policy.model
         without = nullcontext() if self._frozen else cast("PeftModel", policy.model).disable_adapter()
         with without, policy.computing():
-            found = token_logprobs(model, rows, form=form_of(policy), micro_batch=micro_batch, timer=timer)
+            form = engine.form(policy.model)
+            found = token_logprobs(model, rows, form=form, micro_batch=micro_batch, timer=timer)
         return [replace(row, ref_logprobs=logprobs) for row, logprobs in zip(rows, found, strict=True)]

@@ -18,9 +18,9 @@ from crypsis.models import Policy
 from crypsis.monitors.base import judge, refreshed
 from crypsis.parallel import Ranks, release_memory
 from crypsis.rl.advantages import Advantages, group_advantages
-from crypsis.rl.config import RLConfig, RunConfig
 from crypsis.rl.context import RunContext, sample_step
-from crypsis.rl.delayed import late_rows, rollouts_path
+from crypsis.rl.delayed import delayed_rows, rollouts_path
+from crypsis.rl.engine.engine import Engine
 from crypsis.rl.engine.hidden_states import watching
 from crypsis.rl.engine.memory import warning as memory_warning
 from crypsis.rl.engine.scoring import TrainRow
@@ -31,6 +31,7 @@ from crypsis.rl.loss import LossStats
 from crypsis.rl.metrics import alarms, episode_metrics
 from crypsis.rl.pilot import fit_pilot, pilot_prompts
 from crypsis.rl.rewards import compose
+from crypsis.run_config import RLConfig, RunConfig
 from crypsis.scenarios.base import Scenario
 from crypsis.store import METRICS, append_row, keep_rows
 from crypsis.types import GLUE, OUTPUT, SCRATCHPAD, Episode, Learn
@@ -44,7 +45,7 @@ LEARNS: Mapping[Learn, frozenset[int]] = {
 assert all(GLUE not in learned for learned in LEARNS.values())
 
 
-Evaluate = Callable[[Policy, int], None]
+Evaluate = Callable[[Policy, int, Engine], None]
 """Evaluates the policy after so many steps and stores what it found; skips what is stored already."""
 
 
@@ -65,23 +66,23 @@ def train(
         config: The run.
         context: Scenario, monitors, mitigations and preference model.
         folder: The run folder; metrics, rollouts and checkpoints go there, and a resumed run starts from there.
-        evaluate: Called with the policy and the number of steps done.
+        evaluate: Called with the policy, the number of steps done, and how the policy is computed.
         on_step: Called with each row of metrics.
         ranks: This process (rank 0) and those that ``assist`` it.
         log: Called with what the user should know, a line at a time.
     """
     rl = config.rl
-    policy = _checked(policy, config, context.scenario, ranks, log)
-    learner = Learner(policy, rl, ranks, log)
+    engine = _checked(policy, config, context.scenario, ranks, log)
+    learner = Learner(policy, rl, ranks, log, engine)
     done = learner.resume(folder / "checkpoints")
     keep_rows(folder / METRICS, done)
-    context = replace(context, monitors=watching(context.monitors, policy))
+    context = replace(context, engine=engine, monitors=watching(context.monitors, policy, engine))
     pilot = fit_pilot(policy, config, context, folder)
     context = replace(context, mitigations=pilot.mitigations)
     alarmed: set[str] = set()
     for step in range(done, rl.steps):
         if step % config.evaluation.every == 0:
-            evaluate(policy, step)
+            evaluate(policy, step, engine)
         timer = PhaseTimer()
         started = time.perf_counter()
         context = replace(context, monitors=refreshed(context.monitors, folder, step))
@@ -91,41 +92,41 @@ def train(
             judge(episodes, context.monitors)
             rewards = compose(episodes, context.preference, pilot.correction, context.mitigations, rl)
         advantages = group_advantages(rewards, rl.group_size, rl.advantage_scale)
-        late = _late(folder, step + 1, context.mitigations, rl)
-        stats, norm = _descend(learner, config, episodes, advantages, late, timer)
+        delayed = _delayed(folder, step + 1, context.mitigations, rl)
+        stats, norm = _descend(learner, config, episodes, advantages, delayed, timer)
         row = step_metrics(step + 1, episodes, advantages, stats, norm, context.thresholds) | _option_metrics(rl, stats)
-        row |= {"late_rows": len(late)} if any(m.lag for m in context.mitigations) else {}
+        row |= {"delayed_rows": len(delayed)} if any(m.lag for m in context.mitigations) else {}
         _sound(row, rl, alarmed, log)
         row |= {f"seconds_{k}": v for k, v in timer.seconds.items()}
         append_row(folder / METRICS, row | {"seconds_total": time.perf_counter() - started})
-        tokens = any(m.lag for m in context.mitigations)  # what comes late is learned from what is stored
+        tokens = any(m.lag for m in context.mitigations)  # what is delayed is learned from what is stored
         write_episodes(rollouts_path(folder, step + 1), episodes, config.name, tokens)
         if (step + 1) % rl.checkpoint_every == 0 or step + 1 == rl.steps:
             learner.save(folder / "checkpoints", step + 1)
         release_memory()
         on_step(row)
-    evaluate(policy, rl.steps)
+    evaluate(policy, rl.steps, engine)
 
 
 def assist(policy: Policy, config: RunConfig, context: RunContext, folder: Path, ranks: Ranks) -> None:
     """What the other processes of a run do: sample and learn their part of every step; rank 0 does all the rest."""
-    policy = replace(policy, why_padded=ranks.share(""))
-    learner = Learner(policy, config.rl, ranks)
+    context = replace(context, engine=Engine(ranks.share("")))
+    learner = Learner(policy, config.rl, ranks, engine=context.engine)
     for step in range(learner.resume(folder / "checkpoints"), config.rl.steps):
         sample_step(policy, config, context, step + 1, PhaseTimer(), ranks)
         learner.learn([], f"{config.name}: step {step + 1}", PhaseTimer())
         release_memory()
 
 
-def _checked(policy: Policy, config: RunConfig, scenario: Scenario, ranks: Ranks, log: Log) -> Policy:
-    """The policy, marked for the padded path if sharing the prefix would not give its own numbers."""
+def _checked(policy: Policy, config: RunConfig, scenario: Scenario, ranks: Ranks, log: Log) -> Engine:
+    """How to compute the policy: padded if sharing the prefix would not give its own numbers."""
     prompt_ids = pilot_prompts(policy, config, scenario)
-    policy = replace(policy, why_padded=ranks.share(why_padded(policy, prompt_ids)))
-    if policy.why_padded:
-        log(f"rows are computed whole, without a shared prefix, which is slower: {policy.why_padded}")
-    if too_much := memory_warning(policy, config.rl, prompt_ids, config.model.gradient_checkpointing):
+    engine = Engine(ranks.share(why_padded(policy, prompt_ids)))
+    if engine.why_padded:
+        log(f"rows are computed whole, without a shared prefix, which is slower: {engine.why_padded}")
+    if too_much := memory_warning(policy, config.rl, prompt_ids, config.model.gradient_checkpointing, engine):
         log(too_much)
-    return policy
+    return engine
 
 
 def token_mask(episode: Episode, learn: Learn) -> list[int]:
@@ -134,9 +135,9 @@ def token_mask(episode: Episode, learn: Learn) -> list[int]:
     return [int(segment in learned) for segment in episode.segments]
 
 
-def _late(folder: Path, step: int, mitigations: Sequence[Mitigation], rl: RLConfig) -> list[TrainRow]:
-    """Rows of earlier steps whose late terms arrive now."""
-    found = late_rows(folder, step, mitigations, rl.group_size)
+def _delayed(folder: Path, step: int, mitigations: Sequence[Mitigation], rl: RLConfig) -> list[TrainRow]:
+    """Rows of earlier steps whose delayed terms arrive now."""
+    found = delayed_rows(folder, step, mitigations, rl.group_size)
     learned = LEARNS[rl.learn]
     return [
         TrainRow(
@@ -145,7 +146,7 @@ def _late(folder: Path, step: int, mitigations: Sequence[Mitigation], rl: RLConf
             [int(segment in learned) for segment in row["segments"]],
             advantage,
             old_logprobs=row["logprobs"],
-            stale=True,
+            off_policy=True,
         )
         for row, advantage in found
     ]
@@ -156,10 +157,10 @@ def _descend(
     config: RunConfig,
     episodes: Sequence[Episode],
     advantages: Advantages,
-    late: Sequence[TrainRow],
+    delayed: Sequence[TrainRow],
     timer: PhaseTimer,
 ) -> tuple[LossStats, float]:
-    rows = list(late)
+    rows = list(delayed)
     for episode, advantage in zip(episodes, advantages.advantages, strict=True):
         episode.advantage = advantage
         mask = token_mask(episode, config.rl.learn)

@@ -66,8 +66,8 @@ def accumulate_gradients(
         model: A causal language model, PEFT-wrapped or not.
         rows: The step's completions, of any prompts; what all prompts have in common at the start is computed once.
         micro_batch: Rows a forward pass.
-        form: ``shared`` computes the prefix once a call; ``packed`` computes it with each micro-batch, in one forward
-            pass; ``padded`` is the model's own attention on whole rows, for models that cannot share a prefix.
+        form: ``shared`` computes the prefix once per call; ``padded`` is the model's own attention on whole rows, for
+            models that cannot share a prefix.
         clip: The ratio of new and old probability gives no gradient beyond 1 ± clip.
         kl_coefficient: Weight of the KL penalty (estimator k3, Schulman 2020) against ``ref_logprobs``.
         normaliser: Divisor of the sum in place of the trained tokens, for processes that share a step.

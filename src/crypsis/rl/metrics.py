@@ -37,8 +37,8 @@ def reward_metrics(episodes: Sequence[Episode]) -> dict[str, float | None]:
         row[f"term_std_{name}"] = float(raw.std())
         row[f"advantage_std_{name}"] = float(np.sqrt((part**2).mean()))
         row[f"share_{name}"] = float(part @ total) / power if power else None
-    for name in sorted({name for e in episodes for name in e.late_terms}):
-        row[f"late_{name}"] = float(np.mean([e.late_terms[name] for e in episodes if name in e.late_terms]))
+    for name in sorted({name for e in episodes for name in e.delayed_terms}):
+        row[f"delayed_{name}"] = float(np.mean([e.delayed_terms[name] for e in episodes if name in e.delayed_terms]))
     return row
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from crypsis.mitigations.base import Mitigation, overrides
 from crypsis.models import Policy
 from crypsis.monitors.base import judge
-from crypsis.rl.config import RunConfig
-from crypsis.rl.context import RunContext, sample_step, step_seed
+from crypsis.rl.context import RunContext, sample_step
 from crypsis.rl.engine.timing import PhaseTimer
 from crypsis.rl.rewards import LengthCorrection, compose, fit_length_correction, term_names
+from crypsis.run_config import RunConfig, run_seed
 from crypsis.scenarios.base import Scenario
 from crypsis.store import read_json, write_json
 from crypsis.types import UserError
@@ -37,14 +37,14 @@ def pilot_prompts(policy: Policy, config: RunConfig, scenario: Scenario) -> list
     Raises:
         UserError: There is nothing to train on.
     """
-    prompts = scenario.prompts("train", scenario.monitored_tier, config.rl.prompts_per_step, step_seed(config, 0))
+    prompts = scenario.prompts("train", scenario.monitored_tier, config.rl.prompts_per_step, run_seed(config.seed, 0))
     if not prompts:
         raise UserError(f"{config.name}: scenario '{scenario.name}' has no prompt of its train split")
     return [policy.render(p.messages) for p in prompts]
 
 
 def fit_pilot(policy: Policy, config: RunConfig, context: RunContext, folder: Path) -> Pilot:
-    """Length correction and mitigations: fitted once on the starting policy, then read from the run folder.
+    """Length correction and mitigations: calibrated once on the starting policy, then read from the run folder.
 
     The pilot's episodes are judged and rewarded as those of a step, so that a reward which cannot be computed is found
     before the first one.
@@ -61,18 +61,18 @@ def fit_pilot(policy: Policy, config: RunConfig, context: RunContext, folder: Pa
             correction, [type(m).model_validate(stored["mitigations"].get(name, m.model_dump())) for name, m in named]
         )
     pilot = Pilot(LengthCorrection(0.0, 0.0, 0), context.mitigations)
-    if config.rl.length_correction or any(overrides(m, "fitted") for m in context.mitigations):
+    if config.rl.length_correction or any(overrides(m, "calibrate") for m in context.mitigations):
         episodes = sample_step(policy, config, context, 0, PhaseTimer())
         correction = pilot.correction
         if config.rl.length_correction:
             correction = fit_length_correction(episodes, context.preference)
-        pilot = Pilot(correction, [m.fitted(episodes) for m in context.mitigations])
+        pilot = Pilot(correction, [m.calibrate(episodes) for m in context.mitigations])
         judge(episodes, context.monitors)
         compose(episodes, context.preference, correction, pilot.mitigations, config.rl)
     measured = {
-        name: fitted.model_dump(mode="json")
-        for (name, m), fitted in zip(named, pilot.mitigations, strict=True)
-        if overrides(m, "fitted")
+        name: calibrated.model_dump(mode="json")
+        for (name, m), calibrated in zip(named, pilot.mitigations, strict=True)
+        if overrides(m, "calibrate")
     }
     write_json(path, asdict(pilot.correction) | {"mitigations": measured})
     return pilot

@@ -9,7 +9,7 @@ from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from crypsis.rl.config import PreferenceConfig
+from crypsis.run_config import PreferenceConfig
 from crypsis.types import UserError
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crypsis.mitigations.base import Mitigation, overrides
-from crypsis.rl.config import RLConfig
+from crypsis.run_config import RLConfig
 from crypsis.types import Episode, UserError
 
 Floats = NDArray[np.float64]
@@ -75,8 +75,8 @@ def compose(
     scores = preference([e.prompt.request for e in episodes], [e.output for e in episodes])
     names = dict(zip(term_names(mitigations), mitigations, strict=True))
     extra = {name: m.terms(episodes) for name, m in names.items() if overrides(m, "terms")}
-    late = {name for name, m in names.items() if m.lag}
-    screens = {name: m.screened(episodes) for name, m in names.items() if overrides(m, "screened")}
+    delayed = {name for name, m in names.items() if m.lag}
+    filters = {name: m.filter(episodes) for name, m in names.items() if overrides(m, "filter")}
     for index, episode in enumerate(episodes):
         terms: dict[str, float | None]
         if episode.stop == "length":
@@ -88,13 +88,13 @@ def compose(
             terms = {"preference": scores[index], "length": correction.term(episode.output_tokens)}
             terms |= {name: values[index] for name, values in extra.items()}
         _check_finite(episode, terms)
-        screened = {name: found[index] for name, found in screens.items()} if episode.parse == "ok" else {}
-        missing = [name for name, value in (terms | screened).items() if value is None]
+        filtered = {name: out[index] for name, out in filters.items()} if episode.parse == "ok" else {}
+        missing = [name for name, value in (terms | filtered).items() if value is None]
         known = {name: value for name, value in terms.items() if value is not None}
-        episode.reward_terms = {name: value for name, value in known.items() if name not in late}
-        episode.late_terms = {name: value for name, value in known.items() if name in late}
+        episode.reward_terms = {name: value for name, value in known.items() if name not in delayed}
+        episode.delayed_terms = {name: value for name, value in known.items() if name in delayed}
         episode.dropped = f"no verdict for {missing[0]}" if missing and config.missing_verdict == "drop" else ""
-        episode.dropped = next((f"flagged: {name}" for name, out in screened.items() if out), episode.dropped)
+        episode.dropped = next((f"flagged: {name}" for name, out in filtered.items() if out), episode.dropped)
         episode.reward = None if episode.dropped else sum(episode.reward_terms.values())
     return [e.reward for e in episodes]
 

@@ -11,7 +11,8 @@ from crypsis.mitigations.base import Mitigation
 from crypsis.models import Policy, check_length
 from crypsis.parallel import out_of_memory, release_memory
 from crypsis.rl.engine.attention_cache import AttentionCache
-from crypsis.rl.engine.samplers import Sampled, Sampler, SamplingParams, choose_sampler, padded
+from crypsis.rl.engine.engine import DEFAULT, Engine
+from crypsis.rl.engine.samplers import Sampled, Sampler, SamplingParams
 from crypsis.rl.engine.samplers.base import BATCH_SIZE
 from crypsis.rl.engine.timing import PhaseTimer
 from crypsis.scenarios.parsing import (
@@ -26,7 +27,7 @@ from crypsis.scenarios.parsing import (
 from crypsis.types import GLUE, OUTPUT, SCRATCHPAD, Episode, Prompt, Stop, UserError
 
 SHARED_ROWS, EXTRA_ROWS, FORCED_ROWS = 1 << 40, 2 << 40, 3 << 40
-"""Where the random numbers of shared scratchpads, of extra turns and behind given beginnings start, apart from those of
+"""Where the random numbers of shared scratchpads, of extra turns and after prefills start, apart from those of
 the replies."""
 
 
@@ -43,6 +44,7 @@ def rollout(
     sampler: Sampler | None = None,
     timer: PhaseTimer | None = None,
     attention_cache: AttentionCache | None = None,
+    engine: Engine = DEFAULT,
 ) -> list[Episode]:
     """Samples ``group_size`` episodes of every prompt at temperature 1.
 
@@ -60,6 +62,7 @@ def rollout(
         sampler: In place of the one that fits the model.
         timer: Gets the phase ``sampling``.
         attention_cache: Gets what the attention gave, for the learner.
+        engine: How the policy is computed.
 
     Raises:
         UserError: A prompt with its completion does not fit the context, the tokenizer does not keep the tags, or
@@ -68,7 +71,7 @@ def rollout(
     check_tags(policy.tokenizer)
     prompt_ids = [policy.render(p.messages) for p in prompts]
     check_length(prompt_ids, max_new_tokens, policy.context)
-    draw = _Draw(policy, seed, timer or PhaseTimer(), sampler)
+    draw = _Draw(policy, seed, timer or PhaseTimer(), sampler or engine.sampler(policy.model))
     if share_scratchpad:
         completions = _with_shared_scratchpads(draw, prompt_ids, group_size, max_new_tokens, first_group)
     else:
@@ -94,39 +97,46 @@ def rollout(
 
 
 def forced_rollout(
-    policy: Policy, prompts: Sequence[Prompt], heads: Sequence[str], rows: Sequence[int], max_new_tokens: int, seed: int
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    prefills: Sequence[str],
+    rows: Sequence[int],
+    max_new_tokens: int,
+    seed: int,
+    engine: Engine = DEFAULT,
 ) -> list[Episode]:
-    """Samples what the policy writes behind a given beginning of its reply, once a prompt, at temperature 1.
+    """Samples what the policy writes after a given beginning of its reply, once per prompt, at temperature 1.
 
     Args:
         policy: The policy.
         prompts: What the replies are to.
-        heads: The beginning of each, usually a scratchpad with its tags; its tokens are GLUE.
+        prefills: The beginning of each, usually a scratchpad with its tags; its tokens are GLUE.
         rows: The random numbers of each; equal ones for replies that are to differ by their beginnings alone.
         max_new_tokens: Token budget of what is sampled.
         seed: With ``rows`` it fixes what is sampled.
+        engine: How the policy is computed.
 
     Raises:
         UserError: As ``rollout``.
     """
     check_tags(policy.tokenizer)
     prompt_ids = [policy.render(p.messages) for p in prompts]
-    head_ids: list[list[int]] = [policy.tokenizer(head, add_special_tokens=False)["input_ids"] for head in heads]
-    contexts = [prompt + head for prompt, head in zip(prompt_ids, head_ids, strict=True)]
+    prefill_ids: list[list[int]] = [policy.tokenizer(p, add_special_tokens=False)["input_ids"] for p in prefills]
+    contexts = [prompt + prefill for prompt, prefill in zip(prompt_ids, prefill_ids, strict=True)]
     check_length(contexts, max_new_tokens, policy.context)
-    draw = _Draw(policy, seed, PhaseTimer())
+    draw = _Draw(policy, seed, PhaseTimer(), engine.sampler(policy.model))
     tails = draw(contexts, 1, max_new_tokens, [FORCED_ROWS + row for row in rows])
     episodes = []
     for index, (tail, text) in enumerate(zip(tails, decode(policy, tails), strict=True)):
-        whole = f"{heads[index]} {text.lstrip()}"
+        whole = f"{prefills[index]} {text.lstrip()}"
         episodes.append(
             replace(
                 episode_of_text(prompts[index], whole, _stop(tail)),
                 group=index,
                 seed=seed,
                 prompt_ids=prompt_ids[index],
-                completion_ids=head_ids[index] + tail.ids,
-                segments=[GLUE] * len(head_ids[index]) + [OUTPUT] * len(tail.ids),
+                completion_ids=prefill_ids[index] + tail.ids,
+                segments=[GLUE] * len(prefill_ids[index]) + [OUTPUT] * len(tail.ids),
             )
         )
     return episodes
@@ -143,6 +153,7 @@ def ask_extra_turns(
     max_new_tokens: int,
     timer: PhaseTimer | None = None,
     answerer: Policy | None = None,
+    engine: Engine = DEFAULT,
 ) -> None:
     """Samples the replies to the mitigations' extra turns and writes them into the episodes, which keep their tokens.
 
@@ -153,6 +164,7 @@ def ask_extra_turns(
         max_new_tokens: Token budget of a reply.
         timer: Gets the phase ``sampling``.
         answerer: A separate model that replies.
+        engine: How the policy, and the answerer, is computed.
 
     Raises:
         UserError: A conversation with its reply does not fit the context.
@@ -160,12 +172,12 @@ def ask_extra_turns(
     asked = [(i, turn) for m in mitigations for i, e in enumerate(episodes) if (turn := m.extra_turn(e)) is not None]
     if not asked:
         return
-    who = replace(answerer, why_padded=policy.why_padded) if answerer else policy
+    who = answerer or policy
     prompt_ids = [who.render(turn.messages, turn.prefill) for _, turn in asked]
     check_length(prompt_ids, max_new_tokens, who.context)
     group_size = sum(e.group == episodes[0].group for e in episodes)
     first = EXTRA_ROWS + episodes[0].group * group_size
-    draw = _Draw(who, episodes[0].seed, timer or PhaseTimer())
+    draw = _Draw(who, episodes[0].seed, timer or PhaseTimer(), engine.sampler(who.model))
     replies = draw(prompt_ids, 1, max_new_tokens, [first + i for i, _ in asked])
     for (i, turn), completion, text in zip(asked, replies, decode(who, replies), strict=True):
         whole = f"{turn.prefill} {text}" if turn.prefill else text
@@ -176,12 +188,12 @@ def ask_extra_turns(
 
 @dataclass(frozen=True, slots=True)
 class _Draw:
-    """Samples with the policy's fastest sampler or a given one, at temperature 1."""
+    """Samples from the policy at temperature 1."""
 
     policy: Policy
     seed: int
     timer: PhaseTimer
-    sampler: Sampler | None = None
+    sampler: Sampler
 
     def __call__(
         self,
@@ -196,15 +208,13 @@ class _Draw:
 
         When memory runs out, fewer of them are sampled at a time.
         """
-        model = self.policy.model
-        sample = self.sampler or (padded.sample if self.policy.why_padded else choose_sampler(model)[0])
         stops = self.policy.stop_ids | set(stop_ids)
         whole = SamplingParams(samples_per_prompt, max_new_tokens, stops, self.seed, row_offset=row_offset)
         for batch_size in (BATCH_SIZE, BATCH_SIZE // 2, BATCH_SIZE // 8):
             params = replace(whole, batch_size=batch_size)
             try:
                 with self.policy.computing():
-                    return sample(model, prompts, params, self.timer, attention_cache)
+                    return self.sampler(self.policy.model, prompts, params, self.timer, attention_cache)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
@@ -223,28 +233,28 @@ def _with_shared_scratchpads(
     tag = _tag_id(tokenizer)
     whole = draw(prompts, 1, max_new_tokens, SHARED_ROWS + first_group, [] if tag is None else [tag])
     ends = [_scratchpad_end(tokenizer, s.ids) for s in whole]
-    heads = [
+    scratchpads = [
         Sampled(s.ids[:end], s.logprobs[:end], s.stopped and end == len(s.ids) and s.ids[-1] != tag)
         for s, end in zip(whole, ends, strict=True)
     ]
-    going = [i for i, head in enumerate(heads) if not head.stopped and len(head.ids) < max_new_tokens]
-    completions = [[head] * group_size for head in heads]
+    going = [i for i, s in enumerate(scratchpads) if not s.stopped and len(s.ids) < max_new_tokens]
+    completions = [[scratchpad] * group_size for scratchpad in scratchpads]
     if going:
-        contexts = [prompts[i] + heads[i].ids for i in going]
-        room = max_new_tokens - min(len(heads[i].ids) for i in going)
+        contexts = [prompts[i] + scratchpads[i].ids for i in going]
+        room = max_new_tokens - min(len(scratchpads[i].ids) for i in going)
         check_length(contexts, room, draw.policy.context)
         rows = [(first_group + i) * group_size + k for i in going for k in range(group_size)]
         tails = draw(contexts, group_size, room, rows)
         for number, i in enumerate(going):
             own = tails[number * group_size : (number + 1) * group_size]
-            completions[i] = [_joined(heads[i], tail, max_new_tokens) for tail in own]
+            completions[i] = [_joined(scratchpads[i], tail, max_new_tokens) for tail in own]
     return [completion for group in completions for completion in group]
 
 
-def _joined(head: Sampled, tail: Sampled, budget: int) -> Sampled:
+def _joined(scratchpad: Sampled, tail: Sampled, budget: int) -> Sampled:
     """One reply of two pieces, cut off where its budget ends."""
-    fits = len(head.ids) + len(tail.ids) <= budget
-    ids, logprobs = head.ids + tail.ids, head.logprobs + tail.logprobs
+    fits = len(scratchpad.ids) + len(tail.ids) <= budget
+    ids, logprobs = scratchpad.ids + tail.ids, scratchpad.logprobs + tail.logprobs
     return Sampled(ids[:budget], logprobs[:budget], tail.stopped and fits)
 
 

@@ -19,7 +19,7 @@ from crypsis.config import (
     read_yaml,
 )
 from crypsis.model_config import ModelConfig
-from crypsis.rl.config import EvaluationConfig, PreferenceConfig, RLConfig
+from crypsis.run_config import EvaluationConfig, PreferenceConfig, RLConfig
 from crypsis.store import CONFIG, RESULT, write_atomic
 from crypsis.study.executors.local import Local
 from crypsis.study.executors.ray import Ray

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from crypsis.rl.config import RunConfig
+from crypsis.run_config import RunConfig
 from crypsis.store import FAILED, METRICS, RESULT, child, is_locked, write_json
 from crypsis.study.executors.base import Executor, Failure, Job, Pool
 from crypsis.study.progress import Display

@@ -13,7 +13,7 @@ from crypsis.mitigations.base import Setting, prepare
 from crypsis.mitigations.interrogation import Interrogation
 from crypsis.monitors.base import Monitor
 from crypsis.registry import make
-from crypsis.rl.config import RunConfig
+from crypsis.run_config import RunConfig
 from crypsis.scenarios.base import Scenario
 from crypsis.study.config import ArmConfig, StudyConfig
 from crypsis.study.monitors import VIEWS

@@ -14,7 +14,7 @@ from crypsis.models import load_policy, policy_digest
 from crypsis.monitors.base import Monitor
 from crypsis.organisms.card import Measured
 from crypsis.registry import make
-from crypsis.rl.config import EvaluationConfig, RLConfig
+from crypsis.run_config import EvaluationConfig, RLConfig
 from crypsis.scenarios.base import Scenario
 from crypsis.store import CONFIG, RESULT, code_digest, locked, prepare_folder, write_json
 

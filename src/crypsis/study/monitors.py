@@ -12,8 +12,8 @@ from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.models import load_policy
 from crypsis.monitors.oracle import OracleMonitor
 from crypsis.monitors.text import train_text_monitor
-from crypsis.rl.config import RLConfig
 from crypsis.rl.rollouts import rollout
+from crypsis.run_config import RLConfig
 from crypsis.scenarios.base import Scenario
 from crypsis.store import child
 from crypsis.study.config import MonitorData

@@ -18,7 +18,8 @@ from crypsis.organisms.card import write_card
 from crypsis.parallel import release_memory
 from crypsis.registry import make
 from crypsis.rl import loop
-from crypsis.rl.config import RunConfig
+from crypsis.rl.engine.engine import Engine
+from crypsis.run_config import RunConfig
 from crypsis.store import Exists, locked, prepare_folder
 from crypsis.study.measure import behaviour, measure
 from crypsis.study.progress import Display
@@ -60,7 +61,7 @@ class StudyBuilder:
         self._on_step(Progress(int(row["step"]), steps, float(row["loss"]), 0.0))
 
 
-def _no_evaluation(policy: Policy, step: int) -> None:
+def _no_evaluation(policy: Policy, step: int, engine: Engine) -> None:
     """The organism is measured when it is done, not on the way."""
 
 

@@ -20,7 +20,7 @@ from crypsis.miniature.base import base_config, build_base
 from crypsis.monitors.trained import TooFewError
 from crypsis.parallel import release_memory
 from crypsis.registry import make
-from crypsis.rl.config import RunConfig
+from crypsis.run_config import RunConfig
 from crypsis.store import (
     METRICS,
     PROVENANCE,

@@ -17,9 +17,9 @@ from crypsis.monitors.base import Monitor
 from crypsis.parallel import Ranks, together
 from crypsis.registry import make
 from crypsis.rl import loop
-from crypsis.rl.config import RunConfig, monitors_of
 from crypsis.rl.context import RunContext
 from crypsis.rl.rewards import OWN_TERMS, Preference
+from crypsis.run_config import RunConfig, monitors_of
 from crypsis.scenarios.base import Scenario
 from crypsis.store import LOG, PROVENANCE, RESULT, Exists, append_line, locked, prepare_folder, provenance, write_json
 from crypsis.types import UserError

@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from crypsis.rl.config import RunConfig
+from crypsis.run_config import RunConfig
 from crypsis.store import PROVENANCE, Exists, locked, prepare_folder, provenance, write_json
 from crypsis.study.run import (
     LOCK_WAIT,

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from crypsis.analysis.study import Run, fixed_order
 from crypsis.analysis.summary import ArmSummary, Summary
-from crypsis.episodes import LABEL, LATE, REASON, TERM, VERDICT
+from crypsis.episodes import DELAYED, LABEL, REASON, TERM, VERDICT
 from crypsis.rl.delayed import rollouts_path
 from crypsis.store import steps_of
 from crypsis.types import visible
@@ -190,9 +190,9 @@ def _packed(source: str, row: Row, place: Callable[[object], int]) -> list[Any]:
         {visible(k.removeprefix(LABEL)): visible(str(v)) for k, v in row.items() if k.startswith(LABEL) and v},
         {visible(k.removeprefix(VERDICT)): _verdict(row, k) for k in row if k.startswith(VERDICT)},
         {
-            visible(("late " if k.startswith(LATE) else "") + k.removeprefix(TERM).removeprefix(LATE)): round(v, 3)
+            visible(k.removeprefix(TERM)): round(v, 3)
             for k, v in row.items()
-            if k.startswith((TERM, LATE)) and isinstance(v, (int, float))
+            if k.startswith((TERM, DELAYED)) and isinstance(v, (int, float))
         },
         _rounded(row.get("reward")),
         _rounded(row.get("advantage")) if source == "train" else None,

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from crypsis.models import Policy
 from crypsis.monitors.base import Monitor, ReadStates, Transcript
+from crypsis.rl.engine.engine import DEFAULT, Engine
 from crypsis.rl.engine.samplers.base import evaluating
-from crypsis.rl.engine.scoring import form_of
 from crypsis.rl.engine.shared_prefix import (
     common_prefix,
     compute_prefix,
@@ -40,24 +40,27 @@ _Row = tuple[tuple[int, ...], tuple[int, ...]]
 _Run = Callable[[Sequence[_Row]], tuple[list[int], Tensor]]
 
 
-def watching(monitors: Mapping[str, Monitor], policy: Policy) -> dict[str, Monitor]:
+def watching(monitors: Mapping[str, Monitor], policy: Policy, engine: Engine = DEFAULT) -> dict[str, Monitor]:
     """The monitors, with access to the policy's hidden states for those that need it."""
-    return {name: monitor.watching(reader(policy)) for name, monitor in monitors.items()}
+    return {name: monitor.watching(reader(policy, engine)) for name, monitor in monitors.items()}
 
 
-def reader(policy: Policy) -> ReadStates:
+def reader(policy: Policy, engine: Engine = DEFAULT) -> ReadStates:
     """Reads the hidden states of the policy as it is when asked."""
-    return lambda transcripts, layer: read_states(policy, transcripts, layer)
+    return lambda transcripts, layer: read_states(policy, transcripts, layer, engine)
 
 
 @torch.no_grad()
-def read_states(policy: Policy, transcripts: Sequence[Transcript], layer: int) -> list[NDArray[np.float32]]:
+def read_states(
+    policy: Policy, transcripts: Sequence[Transcript], layer: int, engine: Engine = DEFAULT
+) -> list[NDArray[np.float32]]:
     """Hidden states [T, E] behind a layer at every token of each completion.
 
     Args:
         policy: The policy.
         transcripts: Token ids of prompt and completion; an empty completion has states of shape [0, E].
         layer: 1 is the first. The states are those of ``hidden_states[layer]`` in transformers, without a final norm.
+        engine: How the policy is computed.
 
     Raises:
         UserError: The model has no such layer.
@@ -69,7 +72,11 @@ def read_states(policy: Policy, transcripts: Sequence[Transcript], layer: int) -
     keys: list[_Row] = [(tuple(prompt), tuple(completion)) for prompt, completion in transcripts]
     states = {key: np.zeros((0, width), np.float32) for key in keys}
     asked = sorted((key for key in states if key[1]), key=lambda key: len(key[0]) + len(key[1]))
-    with evaluating(policy.model), policy.computing(), _running(policy, [key[0] for key in asked], layer) as run:
+    with (
+        evaluating(policy.model),
+        policy.computing(),
+        _running(policy, engine, [key[0] for key in asked], layer) as run,
+    ):
         for start in range(0, len(asked), ROWS):
             rows = asked[start : start + ROWS]
             ends, hidden_NSE = run(rows)
@@ -83,10 +90,10 @@ class _Enough(Exception):  # noqa: N818  # it is no error
 
 
 @contextmanager
-def _running(policy: Policy, prompts: Sequence[Sequence[int]], layer: int) -> Iterator[_Run]:
+def _running(policy: Policy, engine: Engine, prompts: Sequence[Sequence[int]], layer: int) -> Iterator[_Run]:
     """Yields a function from rows to where each ends and the states [N, S, E] that were computed."""
     device = policy.model.device
-    if not prompts or form_of(policy) == "padded":
+    if not prompts or engine.form(policy.model) == "padded":
         decoder = parts(policy.model).decoder
 
         def whole(rows: Sequence[_Row]) -> tuple[list[int], Tensor]:

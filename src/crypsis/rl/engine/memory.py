@@ -9,18 +9,20 @@ from typing import Any
 import torch
 
 from crypsis.models import Policy, has_adapter
-from crypsis.rl.config import RLConfig
+from crypsis.rl.engine.engine import DEFAULT, Engine
 from crypsis.rl.engine.logprobs import LOGITS_AT_ONCE
 from crypsis.rl.engine.samplers.base import BATCH_SIZE
-from crypsis.rl.engine.scoring import form_of
 from crypsis.rl.engine.shared_prefix import common_prefix
+from crypsis.run_config import RLConfig
 
 WIDE_VALUES, INNER_VALUES = 14, 5
 """Values that the backward pass keeps a token and layer, in widths of the model and of its MLP (Llama, counted)."""
 GIGABYTE = 1e9
 
 
-def estimate(policy: Policy, rl: RLConfig, prompts: Sequence[Sequence[int]], checkpointing: bool) -> dict[str, float]:
+def estimate(
+    policy: Policy, rl: RLConfig, prompts: Sequence[Sequence[int]], checkpointing: bool, engine: Engine = DEFAULT
+) -> dict[str, float]:
     """Bytes that a run needs beyond the weights that are loaded, by what they are for; right to a factor of about 2.
 
     Args:
@@ -28,12 +30,13 @@ def estimate(policy: Policy, rl: RLConfig, prompts: Sequence[Sequence[int]], che
         rl: Rows and tokens.
         prompts: Some prompts of the run, as token ids.
         checkpointing: Whether activations are computed twice.
+        engine: How the policy is computed.
     """
     config: Any = policy.model.config.get_text_config()
     trained = sum(p.numel() * p.element_size() for p in policy.model.parameters() if p.requires_grad)
     weights = sum(p.numel() * p.element_size() for p in policy.model.parameters())
     size = (policy.autocast or policy.model.dtype).itemsize
-    prefix = len(common_prefix(prompts)) if form_of(policy) == "shared" else 0
+    prefix = len(common_prefix(prompts)) if engine.form(policy.model) == "shared" else 0
     behind = max(map(len, prompts)) - prefix + rl.max_new_tokens
 
     layers, width = config.num_hidden_layers, config.hidden_size
@@ -55,10 +58,12 @@ def estimate(policy: Policy, rl: RLConfig, prompts: Sequence[Sequence[int]], che
     }
 
 
-def warning(policy: Policy, rl: RLConfig, prompts: Sequence[Sequence[int]], checkpointing: bool) -> str:
+def warning(
+    policy: Policy, rl: RLConfig, prompts: Sequence[Sequence[int]], checkpointing: bool, engine: Engine = DEFAULT
+) -> str:
     """A line on what will not fit and what to lower, or nothing if it fits or nobody knows."""
     free = _free(policy.model.device)
-    need = estimate(policy, rl, prompts, checkpointing)
+    need = estimate(policy, rl, prompts, checkpointing, engine)
     total = sum(need.values()) * (rl.processes if policy.model.device.type == "cpu" else 1)
     if free is None or total <= free:
         return ""

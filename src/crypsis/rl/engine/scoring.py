@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from crypsis.models import Policy
 from crypsis.rl.engine.attention_cache import AttentionCache
 from crypsis.rl.engine.cascade_attention import Layout
 from crypsis.rl.engine.logprobs import label_logprobs, selected_logprobs
@@ -33,7 +32,7 @@ from crypsis.rl.engine.shared_prefix import (
 )
 from crypsis.rl.engine.timing import PhaseTimer
 
-Form = Literal["shared", "packed", "padded"]
+Form = Literal["shared", "padded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ class TrainRow:
         advantage: Of the whole completion.
         old_logprobs: Log-probability of each completion token under the policy that sampled it; None on policy.
         ref_logprobs: Log-probability of each completion token under the reference policy of the KL penalty, or None.
-        stale: Sampled by an earlier policy, so that its ratios count from the first epoch on.
+        off_policy: Sampled by an earlier policy, so that its ratios count from the first epoch on.
 
     Raises:
         ValueError: The prompt is empty or lengths differ.
@@ -59,7 +58,7 @@ class TrainRow:
     advantage: float
     old_logprobs: list[float] | None = None
     ref_logprobs: list[float] | None = None
-    stale: bool = False
+    off_policy: bool = False
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
@@ -223,9 +222,6 @@ def scorer(
     if reason := why_not_shared(model):
         raise ValueError(f"{reason}; use the form 'padded'")
     with shared_attention(model, fast_linears) as found:
-        if form == "packed":
-            yield lambda batch: _packed(found, prefix, batch, temperature)
-            return
         with timer("prefix"):
             source = compute_prefix(found, prefix)
         leaves = detached(source)
@@ -247,17 +243,6 @@ def _shared(
     return selected_logprobs(found.head, hidden_1TE[0], index, batch.labels, temperature)
 
 
-def _packed(found: Parts, prefix: list[int], batch: MicroBatch, temperature: float) -> Tensor:
-    """The same with the prefix in one forward pass."""
-    length = len(prefix)
-    empty = PrefixState("packed", length, precise=found.fast)
-    state, ids_T, positions_T, index = _laid_out(empty, batch)
-    ids = torch.cat([torch.tensor(prefix, dtype=torch.long, device=ids_T.device), ids_T])
-    positions = torch.cat([torch.arange(length, device=ids_T.device), positions_T])
-    hidden = hidden_states(found.decoder, ids[None], positions[None], state)
-    return selected_logprobs(found.head, hidden[0, length:], index, batch.labels, temperature)
-
-
 def _laid_out(state: PrefixState, batch: MicroBatch) -> tuple[PrefixState, Tensor, Tensor, Tensor]:
     """The state with the batch's layout, the different tokens, their positions, and which of them predict labels."""
     layout = cast(Layout, batch.layout)
@@ -276,8 +261,3 @@ def _padded(model: nn.Module, batch: MicroBatch, temperature: float) -> Tensor:
     logits = model(input_ids=batch.ids, use_cache=False, logits_to_keep=columns).logits
     rows = torch.from_numpy(batch.rows).to(logits.device)
     return label_logprobs(logits[rows, inverse], batch.labels, temperature)
-
-
-def form_of(policy: Policy) -> Form:
-    """How the policy's rows are computed: with a shared prefix wherever that is right."""
-    return "padded" if policy.why_padded or why_not_shared(policy.model) else "shared"

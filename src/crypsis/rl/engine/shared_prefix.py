@@ -37,7 +37,7 @@ NAME = "crypsis_shared_prefix"
 SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
 """``config.model_type`` of the architectures that the golden tests cover."""
 
-Mode = Literal["prefix", "train", "prefill", "decode", "packed"]
+Mode = Literal["prefix", "train", "prefill", "decode"]
 
 
 @dataclass(slots=True)
@@ -46,9 +46,9 @@ class PrefixState:
 
     Attributes:
         mode: ``prefix`` (compute and keep the prefix), ``train`` (suffixes, with gradients), ``prefill`` (suffixes, and
-            keep their keys and values), ``decode`` (one new token a row), ``packed`` (prefix and suffixes together).
+            keep their keys and values), ``decode`` (one new token a row).
         length: Tokens of the prefix, P. With 0 there is no prefix and rows attend to themselves alone.
-        layout: In ``train`` and ``packed`` mode, how the tokens behind the prefix make up rows.
+        layout: In ``train`` mode, how the tokens behind the prefix make up rows.
         prefix: By layer, keys and values [1, K, P, D].
         suffix: By layer, keys and values [N, K, T, D] of the rows' own tokens (``prefill`` writes, ``decode`` extends).
         used: Positions of ``suffix`` that hold tokens before the token being decoded; the token goes to this index.
@@ -234,17 +234,6 @@ def _rows(q: Tensor, k: Tensor, v: Tensor, layer: int, state: PrefixState, scale
     return cascade(q, k, v, prefix, scale, state.precise, state.layout, known)
 
 
-def _packed(q: Tensor, k: Tensor, v: Tensor, state: PrefixState, scale: float) -> Tensor:
-    """Attention of prefix and suffixes in one sequence, [1, H, P + T, D]."""
-    length = state.length
-    prefix = (k[:, :, :length], v[:, :, :length]) if length else None
-    own = [x[:, :, length:] for x in (q, k, v)]
-    out = cascade(own[0], own[1], own[2], prefix, scale, state.precise, state.layout)
-    return (
-        out if prefix is None else torch.cat([cascade(q[:, :, :length], *prefix, None, scale, state.precise), out], 2)
-    )
-
-
 def _attention(
     module: nn.Module,
     query: Tensor,
@@ -265,8 +254,6 @@ def _attention(
     with highest(state.precise):
         if state.mode == "decode":
             out = _decode(query, key, value, layer, state, scale)
-        elif state.mode == "packed":
-            out = _packed(query, key, value, state, scale)
         else:
             out = _rows(query, key, value, layer, state, scale)
             if state.mode != "train":

@@ -32,8 +32,8 @@ from crypsis.models import Policy
 from crypsis.monitors.base import Monitor, judge
 from crypsis.parallel import out_of_memory, release_memory
 from crypsis.rl.advantages import Advantages, group_advantages
-from crypsis.rl.config import RunConfig
-from crypsis.rl.context import RunContext, step_seed
+from crypsis.rl.context import RunContext
+from crypsis.rl.engine.engine import Engine
 from crypsis.rl.engine.selfcheck import why_padded
 from crypsis.rl.engine.timing import PhaseTimer
 from crypsis.rl.learner import Log, make_optimiser
@@ -46,6 +46,7 @@ from crypsis.rl.trl.rollouts import reward, rollout_fields
 from crypsis.rl.trl.settings import trl_arguments, trl_settings
 from crypsis.rl.trl.vllm import vllm_sampler
 from crypsis.rl.trl.weights import Moments, copy_weights, read_moments, write_moments
+from crypsis.run_config import RunConfig, run_seed
 from crypsis.store import METRICS, append_row, keep_rows
 from crypsis.types import Episode, UserError
 
@@ -70,7 +71,7 @@ def train(
         config: The run; its ``trl`` section holds further options of ``GRPOConfig``.
         context: Scenario, monitors, mitigations and preference model.
         folder: The run folder; a resumed run starts from its last checkpoint, whichever back end wrote it.
-        evaluate: Called by the first process with the policy and the number of steps done.
+        evaluate: Called by the first process with the policy, the number of steps done, and how it is computed.
         on_step: Called by the first process with each row of metrics.
         log: Called by the first process with what the user should know, a line at a time.
 
@@ -113,9 +114,9 @@ def refuse(policy: Policy, config: RunConfig, context: RunContext) -> None:
         raise UserError(f"monitors.{white[0]}: reads the policy's hidden states, which needs --backend core")
     if asking and config.trl.get("use_vllm"):
         raise UserError(f"mitigations: vLLM does not sample the extra turn of '{asking[0]}'; leave trl.use_vllm out")
-    late = [m.name for m in context.mitigations if m.lag]
-    if late:
-        raise UserError(f"mitigations: {late[0]}: a delay needs --backend core")
+    delayed = [m.name for m in context.mitigations if m.lag]
+    if delayed:
+        raise UserError(f"mitigations: {delayed[0]}: a delay needs --backend core")
     changing = [n for n, m in context.monitors.items() if type(m).refreshed is not Monitor.refreshed]
     if changing:
         raise UserError(f"monitors.{changing[0]}: a monitor that is trained again during the run needs --backend core")
@@ -195,7 +196,7 @@ class _Run(TrainerCallback):
             self._moments = read_moments(self.policy.model, optimiser, keep=True)
             self.done = saved.step
         why = why_padded(self.policy, pilot_prompts(self.policy, self.config, self.context.scenario))
-        self.policy = replace(self.policy, why_padded=why)
+        self.context = replace(self.context, engine=Engine(why))
         if why and self.process.is_main_process:
             log(f"replies are sampled without a shared prefix, which is slower: {why}")
         if self.process.is_main_process:
@@ -218,7 +219,7 @@ class _Run(TrainerCallback):
         """Evaluates on the first process; the others wait for it at their next exchange."""
         self._refresh(step)
         if self.process.is_main_process:
-            self._evaluate(self.policy, step)
+            self._evaluate(self.policy, step, self.context.engine)
 
     def rollout(self, keys: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
         """TRL's ``rollout_func``: this process's share of the step's episodes, each group whole."""
@@ -285,7 +286,7 @@ class _Run(TrainerCallback):
         return first
 
     def _sample_own(self, step: int, first: int, count: int) -> list[Episode]:
-        scenario, seed = self.context.scenario, step_seed(self.config, step)
+        scenario, seed = self.context.scenario, run_seed(self.config.seed, step)
         prompts = scenario.prompts("train", scenario.monitored_tier, self.config.rl.prompts_per_step, seed)
         with self._timer("rollout"):
             episodes = rollout(
@@ -299,9 +300,12 @@ class _Run(TrainerCallback):
                 share_scratchpad=self.config.rl.learn == "output",
                 sampler=vllm_sampler(self._trainer) if self._trainer.args.use_vllm else None,
                 timer=self._timer,
+                engine=self.context.engine,
             )
-            tokens, answerer = self.config.rl.max_new_tokens, self.context.answerer
-            ask_extra_turns(self.policy, episodes, self.context.mitigations, tokens, self._timer, answerer)
+            context, budget = self.context, self.config.rl.max_new_tokens
+            ask_extra_turns(
+                self.policy, episodes, context.mitigations, budget, self._timer, context.answerer, context.engine
+            )
             return episodes
 
     def _reward(self, episodes: list[Episode]) -> None:

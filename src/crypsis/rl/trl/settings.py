@@ -15,8 +15,8 @@ from trl import GRPOConfig
 from trl.import_utils import is_vllm_available
 
 from crypsis.config import did_you_mean
-from crypsis.rl.config import RLConfig, RunConfig
 from crypsis.rl.learner import BETAS
+from crypsis.run_config import RLConfig, RunConfig
 from crypsis.types import UserError
 
 DEFAULTS: dict[str, Any] = {

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from crypsis.config import Config
 from crypsis.disk import DiskFullError, full, is_full
-from crypsis.rl.config import RunConfig
+from crypsis.run_config import RunConfig
 from crypsis.types import UserError
 
 

@@ -15,7 +15,7 @@ from crypsis.evaluation.metrics import Estimate, evaluate_rows
 from crypsis.models import check_length, load_policy, policy_digest
 from crypsis.monitors.base import Monitor
 from crypsis.registry import make
-from crypsis.rl.config import EvaluationConfig
+from crypsis.run_config import EvaluationConfig
 from crypsis.scenarios.base import Scenario
 from crypsis.store import PROVENANCE, RESULT, Exists, locked, prepare_folder, provenance, write_json
 

@@ -11,13 +11,6 @@ from crypsis.rl.engine.shared_prefix import why_not_shared
 __all__ = ["Sampled", "Sampler", "SamplingParams", "choose_sampler"]
 
 
-def choose_sampler(model: nn.Module) -> tuple[Sampler, str]:
-    """The fastest sampler that fits a model.
-
-    Returns:
-        The sampler, and why it is not the shared-prefix one (empty if it is).
-    """
-    reason = why_not_shared(model)
-    if reason is None:
-        return shared_prefix.sample, ""
-    return padded.sample, f"padded sampler: {reason}"
+def choose_sampler(model: nn.Module) -> Sampler:
+    """The fastest sampler that fits a model."""
+    return padded.sample if why_not_shared(model) else shared_prefix.sample

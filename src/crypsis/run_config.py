@@ -143,3 +143,13 @@ def monitors_of(mitigation: Mapping[str, Any], where: str) -> list[str]:
     if not all(isinstance(name, str) for name in names):
         raise ValueError(f"{where}: monitor: must be the name of a monitor or a list of names, found {named!r}")
     return names
+
+
+def run_seed(seed: int, number: int) -> int:
+    """Seed of one sampling of a run.
+
+    Args:
+        seed: The run's.
+        number: Which sampling; for the episodes of RL, the step (0 is the pilot).
+    """
+    return seed * 1_000_003 + number
