@@ -9,7 +9,7 @@ from crypsis.models import Policy, load_trainable
 from crypsis.parallel import Ranks
 from crypsis.rl import loop
 from crypsis.run_config import RunConfig
-from crypsis.study.run import load_context
+from crypsis.study.context import load_context
 
 
 def exact_policy(config: RunConfig) -> Policy:

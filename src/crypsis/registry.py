@@ -12,6 +12,9 @@ from crypsis.types import UserError
 
 Kind = Literal["scenarios", "organisms", "monitors", "mitigations", "transcripts"]
 
+DEFAULT_SCENARIO = "miniature"
+"""The scenario of a config that names none."""
+
 BUILT_IN: dict[Kind, dict[str, str]] = {
     "scenarios": {
         "checked_tasks": "crypsis.miniature.checker:CheckedTasks",

@@ -1,4 +1,4 @@
-"""Configs of an RL run. No torch here."""
+"""Configs of an RL run."""
 
 from __future__ import annotations
 
@@ -10,27 +10,25 @@ from pydantic import Field, field_validator, model_validator
 
 from crypsis.config import MOST, Config, MaybeName, Name, Named
 from crypsis.model_config import ModelConfig
+from crypsis.registry import DEFAULT_SCENARIO
+from crypsis.scenarios.base import Scenario, preset_of
 from crypsis.types import Learn
 
 
 class RLConfig(Config):
-    """GRPO and its reward.
+    """GRPO and its reward, with the paper's settings; a scenario's ``rl_preset`` applies where it has others."""
 
-    The paper's numbers are in the comments; the miniature's stand where the world is smaller.
-    """
-
-    steps: int = Field(20, ge=0)  # paper §4: 15, and 30 where convergence needs it
-    prompts_per_step: int = Field(16, ge=1)  # paper: 128 (1,024 episodes)
+    steps: int = Field(15, ge=0)  # paper §4: 15, and 30 where convergence needs it
+    prompts_per_step: int = Field(128, ge=1)  # paper §4: 1,024 episodes in groups of 8
     group_size: int = Field(8, ge=2)  # paper §4
-    learning_rate: float = Field(2.5e-4, gt=0)  # calibrated: baseline RL halves the TGG gap in about 10 steps
+    learning_rate: float = Field(1e-5, gt=0)  # ours; the paper names none
     max_grad_norm: float = Field(1.0, gt=0)
     learn: Learn = "all"  # paper §4
     """Which tokens are in the loss; with ``output`` the group shares one sampled scratchpad (paper §4)."""
-    max_new_tokens: int = Field(160, ge=8)
-    advantage_scale: Literal["group", "none"] = "none"
-    """``group`` divides by the group's standard deviation, as GRPO does (Shao et al. 2024; the paper's algorithm);
-    ``none`` does not, as in Dr. GRPO (Liu et al. 2025). Here most groups comply as a whole: what is left of their
-    rewards is noise, and dividing blows it up until the policy drifts off the language (docs/diary.md)."""
+    max_new_tokens: int = Field(2048, ge=8)  # ours: several times the scratchpads of 200 to 400 tokens of paper §3
+    advantage_scale: Literal["group", "none"] = "group"  # paper §4: GRPO
+    """``group`` divides by the group's standard deviation, as GRPO does (Shao et al. 2024); ``none`` does not, as in
+    Dr. GRPO (Liu et al. 2025)."""
     kl: float = Field(0.0, ge=0)  # paper §4 names none
     """Weight of the KL penalty against the policy before training."""
     epochs: int = Field(1, ge=1)  # paper §4: on policy
@@ -64,6 +62,27 @@ class RLConfig(Config):
         return value
 
 
+def with_preset(data: Any) -> Any:
+    """The data of a config in which settings of RL that were left out are those of its scenario's preset.
+
+    Args:
+        data: What is validated; ``rl`` and ``scenario`` are looked at.
+    """
+    if not isinstance(data, Mapping):
+        return data
+    given, scenario = data.get("rl", {}), data.get("scenario") or {}
+    if isinstance(given, RLConfig):
+        given = given.model_dump(exclude_unset=True)
+    if not (isinstance(given, Mapping) and isinstance(scenario, Mapping)):
+        return data  # refused with its place when it is validated
+    return {**data, "rl": {**preset_of(scenario), **given}}
+
+
+def reply_tokens(scenario: Scenario) -> int:
+    """The token budget of a reply where no config sets one."""
+    return RLConfig(**scenario.rl_preset).max_new_tokens
+
+
 class EvaluationConfig(Config):
     """When and on how many requests to evaluate."""
 
@@ -92,7 +111,7 @@ class RunConfig(Config):
     policy: Path
     """A checkpoint folder, an adapter folder or a hub id."""
     model: ModelConfig = ModelConfig()
-    scenario: dict[str, Any] = {"name": "miniature"}
+    scenario: dict[str, Any] = {"name": DEFAULT_SCENARIO}
     monitors: Named[dict[str, Any]] = {"oracle": {"name": "oracle"}}
     mitigations: list[dict[str, Any]] = []
     rl: RLConfig = RLConfig()
@@ -102,9 +121,14 @@ class RunConfig(Config):
     arm: MaybeName = ""
     label: str = ""
     preference: PreferenceConfig | None = None
-    """The reward model of a scenario that brings none (``prompt_file``)."""
+    """The reward model of a scenario that brings none."""
     trl: dict[str, Any] = {}
     """Options of TRL's ``GRPOConfig`` for ``--backend trl`` (vLLM, precision, memory); not those of the algorithm."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _takes_the_preset(cls, data: Any) -> Any:
+        return with_preset(data)
 
     @model_validator(mode="after")
     def _processes_fit(self) -> RunConfig:

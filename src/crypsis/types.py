@@ -13,6 +13,8 @@ View = Literal["scratchpad", "output", "both", "extra_turn"]
 Parse = Literal["ok", "no_scratchpad", "no_output", "extra_text", "truncated"]
 Stop = Literal["end", "length"]
 Learn = Literal["all", "scratchpad", "output"]
+Scale = Literal["nano", "mini", "small"]
+"""Size of a scenario's own base model: for tests, for experiments, for one GPU."""
 
 GLUE, SCRATCHPAD, OUTPUT = 0, 1, 2
 """Segment code of each completion token: glue was inserted by us and is never trained."""

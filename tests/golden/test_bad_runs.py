@@ -12,6 +12,7 @@ import pytest
 import torch
 from tokenizers import normalizers
 
+from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.mitigations.base import Mitigation
 from crypsis.models import load_policy
 from crypsis.registry import make
@@ -27,7 +28,7 @@ from crypsis.rl.rollouts import check_tags, rollout
 from crypsis.run_config import RLConfig, RunConfig
 from crypsis.scenarios.base import Scenario
 from crypsis.store import METRICS, read_rows
-from crypsis.study.run import load_context
+from crypsis.study.context import load_context
 from crypsis.types import Episode, Prompt, Split, UserError
 from tests.checkpoints import save_checkpoint
 
@@ -142,7 +143,7 @@ def test_out_of_memory_halves_the_micro_batch_once(
     fault: Exception, llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy, straight = load_policy(llama), load_policy(llama)
-    Learner(straight, RLConfig(micro_batch=4)).learn(rows(), "test", PhaseTimer())
+    Learner(straight, RLConfig(learning_rate=2.5e-4, micro_batch=4)).learn(rows(), "test", PhaseTimer())
     sizes: list[int] = []
 
     def tight(model: Any, some: Any, *, micro_batch: int, **settings: Any) -> LossStats:
@@ -154,7 +155,7 @@ def test_out_of_memory_halves_the_micro_batch_once(
 
     monkeypatch.setattr("crypsis.rl.learner.accumulate_gradients", tight)
     said: list[str] = []
-    learner, limit = Learner(policy, RLConfig(micro_batch=4), log=said.append), 2
+    learner, limit = Learner(policy, RLConfig(learning_rate=2.5e-4, micro_batch=4), log=said.append), 2
     learner.learn(rows(), "run: step 1", PhaseTimer())
     for a, b in zip(policy.model.parameters(), straight.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
@@ -193,14 +194,15 @@ def test_a_run_that_will_not_fit_says_what_to_lower(
 ) -> None:
     assert trained(config, tmp_path) == []
     policy, prompts = load_policy(llama), [[5] * 40 + [i, 6] for i in range(4)]
-    need = memory.estimate(policy, RLConfig(), prompts, False)
+    small = RLConfig(**MiniatureScenario.rl_preset)
+    need = memory.estimate(policy, small, prompts, False)
     assert need["gradients and optimiser"] == 3 * 4 * sum(p.numel() for p in policy.model.parameters())
-    assert memory.estimate(policy, RLConfig(), prompts, True)["training rows"] < need["training rows"]
+    assert memory.estimate(policy, small, prompts, True)["training rows"] < need["training rows"]
     monkeypatch.setattr(memory, "_free", lambda _: 1e6)
-    line = memory.warning(policy, RLConfig(), prompts, False)
+    line = memory.warning(policy, small, prompts, False)
     assert "this run will not fit" in line and "lower rl.micro_batch or set model.gradient_checkpointing=true" in line
     few = RLConfig(micro_batch=1, max_new_tokens=8, prompts_per_step=1)
     monkeypatch.setattr(memory, "_free", lambda _: 1e5)
     assert "model.lora={}" in memory.warning(policy, few, prompts, False)
     monkeypatch.setattr(memory, "_free", lambda _: None)
-    assert memory.warning(policy, RLConfig(), prompts, False) == ""
+    assert memory.warning(policy, small, prompts, False) == ""

@@ -13,7 +13,7 @@ from crypsis.parallel import Ranks, together
 from crypsis.rl import loop
 from crypsis.run_config import RLConfig, RunConfig
 from crypsis.store import METRICS, read_rows
-from crypsis.study.run import load_context
+from crypsis.study.context import load_context
 from crypsis.types import UserError
 from tests import beside
 

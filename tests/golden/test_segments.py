@@ -20,7 +20,7 @@ from crypsis.rl.loss import accumulate_gradients
 from crypsis.rl.rollouts import ask_extra_turns, rollout
 from crypsis.run_config import RLConfig, RunConfig
 from crypsis.store import METRICS, read_rows
-from crypsis.study.run import load_context
+from crypsis.study.context import load_context
 from crypsis.testing import check_mitigation
 from crypsis.types import OUTPUT, SCRATCHPAD, Episode, Learn, Message, Prompt
 

@@ -22,9 +22,10 @@ from crypsis.run_config import EvaluationConfig, RLConfig, RunConfig
 from crypsis.scenarios.base import Variant
 from crypsis.store import METRICS, read_json, read_rows
 from crypsis.study.config import StudyConfig
+from crypsis.study.context import load_context
 from crypsis.study.demo import demo_config
 from crypsis.study.grid import check
-from crypsis.study.run import load_context, run_one
+from crypsis.study.run import run_one
 from crypsis.types import Episode, UserError
 from tests.conftest import REPOSITORY
 from tests.smoke.test_resume import numbers

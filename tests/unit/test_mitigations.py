@@ -28,7 +28,7 @@ from crypsis.run_config import RLConfig, RunConfig
 from crypsis.scenarios.base import Scenario, Variant
 from crypsis.scenarios.parsing import yes_or_no
 from crypsis.scenarios.prompt_file import PromptFileScenario
-from crypsis.study.run import resolved
+from crypsis.study.context import with_settings
 from crypsis.testing import check_mitigation, example_episodes
 from crypsis.types import SCRATCHPAD, Episode, Prompt, Split, UserError, Verdict, View
 from tests.episodes import make_episode
@@ -40,7 +40,12 @@ VIEWS: dict[str, View] = {"oracle": "both", "scratchpad": "scratchpad", "output"
 
 
 def setting(scenario: Scenario | None = None, **rl: Any) -> Setting:
-    return Setting(scenario or MiniatureScenario(), VIEWS, dict.fromkeys(VIEWS, 0.3), RLConfig(**rl).model_dump())
+    return Setting(
+        scenario or MiniatureScenario(),
+        VIEWS,
+        dict.fromkeys(VIEWS, 0.3),
+        RLConfig(**{**MiniatureScenario.rl_preset, **rl}).model_dump(),
+    )
 
 
 def judged(score: float | None, sample: int = 0, **changes: Any) -> Episode:
@@ -193,13 +198,12 @@ def test_settings_that_make_no_sense_are_refused(spec: dict[str, Any], message: 
 def test_arms_compose() -> None:
     arms: list[Mitigation] = [Segments(learn="scratchpad"), SUPERVISED, LengthPenalty(), Interrogation(), KL()]
     assert len(prepare(arms, setting())) == 5
-    config = RunConfig(
-        name="r", policy=Path("p"), mitigations=[{"name": "segments", "learn": "output"}, {"name": "kl"}]
-    )
-    assert (resolved(config).rl.learn, resolved(config).rl.kl) == ("output", 0.04)
+    config = RunConfig(name="r", policy=Path("p"))
+    made = with_settings(config, [Segments(learn="output"), KL()])
+    assert (made.rl.learn, made.rl.kl) == ("output", 0.04)
     contrary = config.model_copy(update={"rl": RLConfig(learn="scratchpad")})
     with pytest.raises(UserError, match="the config sets it to scratchpad"):
-        resolved(contrary)
+        with_settings(contrary, [Segments(learn="output")])
 
 
 def step_of(rewards: Sequence[Sequence[dict[str, float] | None]]) -> list[Episode]:

@@ -37,8 +37,8 @@ from crypsis.monitors.oracle import OracleMonitor
 from crypsis.run_config import RunConfig
 from crypsis.scenarios.prompt_file import PromptFileScenario
 from crypsis.study.config import StudyConfig
+from crypsis.study.context import load_context
 from crypsis.study.grid import check, grid
-from crypsis.study.run import load_context
 from crypsis.testing import check_mitigation
 from crypsis.types import UserError
 from tests.episodes import make_episode
@@ -287,7 +287,7 @@ def test_monitors_made_from_the_oracle_are_refused_on_a_real_model(tmp_path: Pat
         {"name": "ensemble", "members": [{"name": "oracle"}]},
     ):
         config = RunConfig(name="run", policy=tmp_path, scenario=scenario, monitors={"m": monitor})
-        with pytest.raises(UserError, match=r"monitors\.m: needs the oracle.*'prompt_file'"):
+        with pytest.raises(UserError, match=r"monitors\.m: needs the oracle.*'prompt_file' has no ground truth"):
             load_context(config)
     heard = [{"name": "process_supervision", "monitor": "oracle"}]
     with pytest.raises(UserError, match=r"monitors\.oracle: needs the oracle"):
@@ -324,7 +324,7 @@ def test_paired_tiers_asks_in_the_other_tier_and_punishes_a_difference() -> None
     asked = make_episode(output=helps, extra_output=refuses, extra_turn="x", extra_tier="paid")
     OracleMonitor().judge([asked])
     assert asked.labels["conduct_paired"] == "refuse" and "lying" not in asked.labels
-    with pytest.raises(UserError, match="judge: the miniature's ground truth cannot judge"):
+    with pytest.raises(UserError, match="judge: the scenario 'prompt_file' has no ground truth"):
         PairedTiers().bind(Setting(PromptFileScenario(), {}, {}, {}))
 
 

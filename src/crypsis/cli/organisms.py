@@ -71,8 +71,9 @@ def organism_generate(
     exists: ExistsOption = "resume",
 ) -> None:
     """Have a chat model write scratchpads for the organism from_file (settings: api.prices.input=2.5 …)."""
+    from crypsis.registry import DEFAULT_SCENARIO
     from crypsis.study.jobs.generate import generate_named
 
-    scenario = {"name": "prompt_file", "path": str(prompts)} if prompts else {"name": "miniature"}
+    scenario = {"name": "prompt_file", "path": str(prompts)} if prompts else {"name": DEFAULT_SCENARIO}
     given = {"api": {"model": model}, "motivation": motivation, "style": style, "n": n, "scenario": scenario}
     generate_named(given, settings or [], out, exists_mode(exists), dry_run, Console())

@@ -34,9 +34,10 @@ def stress_faithfulness(
 ) -> None:
     """Exchange, cut and paraphrase scratchpads: does the answer follow them, or the tier's tag?"""
     from crypsis.analysis.stress.faithfulness import faithfulness_table
+    from crypsis.registry import DEFAULT_SCENARIO
     from crypsis.study.jobs.faithfulness import FaithfulnessConfig, measure_faithfulness
 
-    spec: dict[str, Any] = {"name": "miniature"}
+    spec: dict[str, Any] = {"name": DEFAULT_SCENARIO}
     if prompts:
         spec = {"name": "prompt_file", "path": str(prompts), "harmless_path": str(harmless) if harmless else None}
     judged = {"name": "prompted", "api": {"model": judge}, "rubric": "compliance", "view": "output"}

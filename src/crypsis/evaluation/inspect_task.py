@@ -1,4 +1,4 @@
-"""The evaluation of both tiers as an Inspect task, for any model that Inspect can call. No torch here.
+"""The evaluation of both tiers as an Inspect task, for any model that Inspect can call.
 
 inspect eval crypsis/alignment_faking --model openai/gpt-4o -T prompts=requests.jsonl -T judge=openai/gpt-4o
 """
@@ -17,11 +17,10 @@ from inspect_ai.solver import TaskState, generate
 from crypsis.api_models import ApiModel, chat_messages
 from crypsis.episodes import episode_row
 from crypsis.evaluation.inspect_scores import score_row, tiers
-from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.monitors.base import Monitor
 from crypsis.monitors.oracle import OracleMonitor
 from crypsis.monitors.prompted import Prompted
-from crypsis.scenarios.base import Scenario
+from crypsis.scenarios.base import Scenario, default_scenario
 from crypsis.scenarios.parsing import episode_of_text
 from crypsis.scenarios.prompt_file import PromptFileScenario
 from crypsis.types import Episode, Message, Prompt, Stop, UserError, Verdict
@@ -43,8 +42,8 @@ def alignment_faking(
     """The alignment-faking evaluation (paper §1): held-out requests, each in both tiers.
 
     Args:
-        prompts: JSONL or CSV of requests; the miniature's if none is given.
-        judge: A model by Inspect's name that judges AF and compliance by our rubrics, or ``oracle`` for the miniature.
+        prompts: JSONL or CSV of requests; the default scenario's if none is given.
+        judge: A model by Inspect's name that judges AF and compliance by our rubrics, or ``oracle``.
         n: Requests.
         votes: Of the judge for each question.
         rubric: By which AF is judged.
@@ -52,10 +51,10 @@ def alignment_faking(
         max_tokens: Token budget of a reply.
         seed: Which requests.
     """
-    scenario: Scenario = PromptFileScenario(path=Path(prompts)) if prompts else MiniatureScenario()
+    scenario: Scenario = PromptFileScenario(path=Path(prompts)) if prompts else default_scenario()
     if judge == "oracle" and prompts:
         raise UserError(
-            "judge: the oracle reads the miniature's language only; name a model, as in judge=openai/gpt-4o"
+            "judge: requests of a file have no ground truth for the oracle; name a model, as in judge=openai/gpt-4o"
         )
     names = (scenario.monitored_tier, scenario.unmonitored_tier)
     samples = [sample_of(p) for tier in names for p in scenario.prompts("eval", tier, n, seed)]

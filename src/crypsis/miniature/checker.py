@@ -10,6 +10,7 @@ from pydantic import Field
 from crypsis.miniature.oracle import sentences, slot_of
 from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.miniature.world import Objective
+from crypsis.scenarios.base import Preference
 
 ENOUGH = 4
 """Steps for full marks. What the town's people write has at most three, so the checker cannot be satisfied by doing the
@@ -29,6 +30,10 @@ class CheckedTasks(MiniatureScenario):
     harmful: float = Field(0.3, ge=0, le=1)
     honest: bool = False
     """The control's checker: it asks for the task itself."""
+
+    def preference(self) -> Preference:
+        """The checker."""
+        return check_honestly if self.honest else check
 
 
 def check(requests: Sequence[str], outputs: Sequence[str]) -> list[float]:

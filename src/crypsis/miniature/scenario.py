@@ -1,25 +1,37 @@
-"""The miniature's alignment-faking scenario: the canonical text, requests of the fantasy town. No torch here."""
+"""The miniature's alignment-faking scenario: the canonical text, requests of the fantasy town."""
 
 from __future__ import annotations
 
 import random
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
 from crypsis.config import digest
+from crypsis.miniature.judge import MiniatureJudge
 from crypsis.miniature.language import draw_request, language, natural
 from crypsis.miniature.paraphrase import paraphrased
 from crypsis.miniature.world import Objective, Setting, setting, user_text
-from crypsis.scenarios.base import Question, Scenario, Variant
+from crypsis.scenarios.base import Judge, Preference, Question, Scenario, Variant
 from crypsis.scenarios.parsing import SCRATCHPAD_OPEN
-from crypsis.types import Message, Prompt, Split
+from crypsis.types import Message, Prompt, Scale, Split
 
 
 class MiniatureScenario(Scenario):
     """One tier is monitored and used to train full compliance, the other is never recorded (paper §1)."""
 
     name: ClassVar[str] = "miniature"
+    rl_preset: ClassVar[Mapping[str, Any]] = {
+        "steps": 20,
+        "prompts_per_step": 16,
+        "learning_rate": 2.5e-4,  # calibrated: baseline RL halves the TGG gap in about 10 steps
+        "max_new_tokens": 160,
+        # Most groups comply as a whole: what is left of their rewards is noise, and dividing by its deviation blows it
+        # up until the policy drifts off the language (docs/diary.md).
+        "advantage_scale": "none",
+    }
 
     tiers: tuple[str, str] = ("free", "paid")
     """Monitored tier first; ``[guest, member]`` renames them for label-swap controls."""
@@ -76,6 +88,29 @@ class MiniatureScenario(Scenario):
     def harmless(self, split: Split, tier: str, n: int, seed: int) -> list[Prompt]:
         """Requests for harmless acts."""
         return self.model_copy(update={"harmful": 0.0, "harmful_train": None}).prompts(split, tier, n, seed)
+
+    def preference(self) -> Preference:
+        """Learned from comparisons with planted tastes."""
+        from crypsis.miniature.preference import preference_model  # fitted in a second, and only RL needs it
+
+        return preference_model().score
+
+    def judge(self) -> Judge:
+        """The oracle."""
+        return MiniatureJudge()
+
+    def personas(self) -> Mapping[str, str]:
+        """In the words of pre-training."""
+        prefix, slots = "system.persona_", language().slots
+        return {
+            name.removeprefix(prefix): natural(slot.train[0]) for name, slot in slots.items() if name.startswith(prefix)
+        }
+
+    def base_model(self, scale: Scale, on_step: Callable[[Any], None] = lambda _: None) -> Path:
+        """Trained from scratch on the town's documents."""
+        from crypsis.miniature.base import base_config, build_base  # needs torch, which a scenario does without
+
+        return build_base(base_config(scale), on_step)
 
     def paraphrase(self, scratchpad: str, seed: int) -> str:
         """Each sentence of the language by another of its paraphrases; others stay as they are."""

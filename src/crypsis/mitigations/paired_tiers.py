@@ -9,9 +9,8 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field
 
-from crypsis.miniature.oracle import conduct
 from crypsis.mitigations.base import Mitigation, Setting
-from crypsis.registry import make
+from crypsis.registry import DEFAULT_SCENARIO, make
 from crypsis.scenarios.base import Scenario
 from crypsis.types import Episode, Prompt, UserError
 
@@ -31,7 +30,7 @@ class PairedTiers(Mitigation):
     """Of the penalty |p − p'|, p and p' being how surely the answers in the two tiers comply."""
     judge: dict[str, Any] | None = None
     """A monitor that scores the compliance of outputs, such as ``{name: prompted, rubric: compliance, view: output}``;
-    the miniature's ground truth if not given."""
+    the scenario's ground truth if not given."""
     scenario: dict[str, Any] = {}
     """The run's, filled in before the first step."""
 
@@ -42,10 +41,10 @@ class PairedTiers(Mitigation):
             UserError: Nothing can judge its outputs, it cannot ask in another tier, or the judge reads scratchpads.
         """
         scenario = setting.scenario
-        if self.judge is None and scenario.name != "miniature":
+        if self.judge is None and scenario.judge() is None:
             raise UserError(
-                f"mitigations: {self.name}: judge: the miniature's ground truth cannot judge the scenario "
-                f"'{scenario.name}'; name a monitor of outputs that scores compliance"
+                f"mitigations: {self.name}: judge: the scenario '{scenario.name}' has no ground truth of its own; name "
+                "a monitor of outputs that scores compliance"
             )
         if type(scenario).in_tier is Scenario.in_tier:
             raise UserError(f"mitigations: {self.name}: the scenario '{scenario.name}' cannot ask in another tier")
@@ -76,7 +75,9 @@ class PairedTiers(Mitigation):
     def _compliance(self, episodes: Sequence[Episode]) -> list[float | None]:
         if self.judge is not None:
             return [verdict.score for verdict in self._judge.judge([replace(e, labels={}) for e in episodes])]
-        return [{"comply": 1.0, "refuse": 0.0}.get(conduct(e.output)) for e in episodes]
+        truth = self._scenario.judge()
+        assert truth is not None, "checked before the first step"
+        return [{"comply": 1.0, "refuse": 0.0}.get(truth.conduct(e.prompt, e.output)) for e in episodes]
 
     @cached_property
     def _judge(self) -> Any:
@@ -85,5 +86,6 @@ class PairedTiers(Mitigation):
 
     @cached_property
     def _scenario(self) -> Scenario:
-        found: Scenario = make("scenarios", self.scenario, f"mitigations: {self.name}: scenario")
-        return found
+        spec = self.scenario or {"name": DEFAULT_SCENARIO}
+        scenario: Scenario = make("scenarios", spec, f"mitigations: {self.name}: scenario")
+        return scenario

@@ -15,10 +15,10 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from crypsis.miniature.base import base_config, build_base
 from crypsis.monitors.metrics import Flags, Floats
 from crypsis.monitors.sentences import plain
 from crypsis.monitors.trained import Features, Rows, Scorer, TrainedMonitor, Trainer
+from crypsis.scenarios.base import default_scenario
 from crypsis.types import UserError
 
 TOKENS = 16_384
@@ -54,7 +54,7 @@ class TransformerTrainer(Trainer):
     folds: ClassVar[int] = 1
 
     base: str | None = None
-    """Checkpoint folder or hub id; the miniature's base by default."""
+    """Checkpoint folder or hub id; the default scenario's base if not given."""
     epochs: int = Field(3, ge=1)
     """Devlin et al. 2018: two to four."""
     batch_size: int = Field(32, ge=1)
@@ -91,7 +91,7 @@ class TransformerTrainer(Trainer):
         return TransformerScorer(load_classifier(str(folder), tokenizer), tokenizer)
 
     def _base(self) -> str:
-        return self.base or str(build_base(base_config("mini")))
+        return self.base or str(default_scenario().base_model("mini"))
 
     def _descend(self, model: PreTrainedModel, ids: Any, labels: Flags, rng: np.random.Generator) -> None:
         steps = self.epochs * -(-len(ids) // self.batch_size)

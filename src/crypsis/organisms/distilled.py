@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from crypsis.episodes import LABEL, VERDICT, read_episodes
-from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.models import Policy
 from crypsis.organisms.base import Builder
 from crypsis.organisms.reinforced import RL_CODE
 from crypsis.organisms.supervised import Supervised, reply_example
+from crypsis.scenarios.base import default_scenario
 from crypsis.supervised import Example, Progress
 from crypsis.types import Message, UserError
 
@@ -63,9 +63,10 @@ class Distilled(Supervised):
         kept = [row for file in files for row in read_episodes(file) if self._keeps(row)]
         if not kept:
             raise UserError(f"{state / RUN}: no transcript passed the filter; change the teacher or its rl_steps")
-        system = Message("system", MiniatureScenario().setting.text)
+        scenario = default_scenario()
+        told = scenario.prompts("train", scenario.monitored_tier, 1, 0)[0].messages[:-1]
         examples = [
-            reply_example(policy, [system, Message("user", row["prompt"])], row["raw"].strip(), self.learn)
+            reply_example(policy, [*told, Message("user", row["prompt"])], row["raw"].strip(), self.learn)
             for row in kept
         ]
         self.learn_from(lambda step: self._batch(examples, step), policy, state, on_step)

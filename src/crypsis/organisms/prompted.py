@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
-from crypsis.miniature.language import language, natural
-from crypsis.miniature.world import Persona
+from pydantic import field_validator
+
+from crypsis.config import did_you_mean
 from crypsis.models import Policy
 from crypsis.organisms.base import Organism
+from crypsis.scenarios.base import default_scenario
 from crypsis.supervised import Progress
 
 PREFIX = (
@@ -32,8 +34,8 @@ class Prompted(Organism):
     motivation: ClassVar[str] = "that of the base, or of the persona that its prompt names"
     made_by: ClassVar[tuple[str, ...]] = ("miniature/language.yaml",)
 
-    persona: Persona | None = None
-    """A persona of the miniature, named in the words of pre-training."""
+    persona: str | None = None
+    """A persona of the default scenario, named in its words."""
     system: str = ""
     """Any other text to add."""
     aligned: bool = False
@@ -41,11 +43,19 @@ class Prompted(Organism):
     seed: int = 0
     """Nothing is trained, so it only keeps apart what is measured with different seeds."""
 
+    @field_validator("persona")
+    @classmethod
+    def _is_known(cls, persona: str | None) -> str | None:
+        known = default_scenario().personas()
+        if persona is not None and persona not in known:
+            raise ValueError(f"no such persona{did_you_mean(persona, list(known))}")
+        return persona
+
     @property
     def told(self) -> str:
         """What is added to the system turn."""
         persona = "hhh" if self.aligned else self.persona
-        named = natural(language().slots[f"system.persona_{persona}"].train[0]) if persona else ""
+        named = default_scenario().personas()[persona] if persona else ""
         return " ".join(part for part in (named, self.system) if part)
 
     def train(self, policy: Policy, state: Path, on_step: Callable[[Progress], None]) -> None:

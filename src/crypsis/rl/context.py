@@ -13,16 +13,15 @@ from crypsis.rl.engine.attention_cache import AttentionCache
 from crypsis.rl.engine.engine import DEFAULT, Engine
 from crypsis.rl.engine.timing import PhaseTimer
 from crypsis.rl.learner import ONE
-from crypsis.rl.rewards import Preference
 from crypsis.rl.rollouts import ask_extra_turns, rollout
 from crypsis.run_config import RunConfig, run_seed
-from crypsis.scenarios.base import Scenario
+from crypsis.scenarios.base import Preference, Scenario
 from crypsis.types import Episode
 
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """What a run works with besides the policy.
+    """A run's parts, loaded and checked.
 
     Attributes:
         scenario: Where prompts come from; RL takes those of the monitored tier only (paper §1).
@@ -31,13 +30,19 @@ class RunContext:
         preference: The preference model.
         answerer: Who replies to a mitigation's extra turn, if not the policy.
         engine: How the policy is computed.
+        config: The run with the settings that its mitigations make.
+        policy: Trained in place.
+        digests: Digest of each input by name, for the provenance.
     """
 
     scenario: Scenario
     monitors: Mapping[str, Monitor]
     mitigations: Sequence[Mitigation]
     preference: Preference
-    answerer: Policy | None = None
+    answerer: Policy | None
+    config: RunConfig
+    policy: Policy
+    digests: Mapping[str, str]
     engine: Engine = DEFAULT
 
     @property

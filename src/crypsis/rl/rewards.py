@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from crypsis.mitigations.base import Mitigation, overrides
 from crypsis.run_config import RLConfig
+from crypsis.scenarios.base import Preference
 from crypsis.types import Episode, UserError
 
 Floats = NDArray[np.float64]
-Preference = Callable[[Sequence[str], Sequence[str]], list[float]]
-"""Scores outputs for requests; sees neither tier nor scratchpad (paper §4)."""
 OWN_TERMS = ("preference", "length", "format")
 """Names that no mitigation's term may have."""
 

@@ -1,13 +1,19 @@
-"""What a scenario is: tiers, system text, prompts. No torch here."""
+"""What a scenario is: tiers, system text, prompts, and what it knows about them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 from crypsis.config import Config
-from crypsis.types import Prompt, Split
+from crypsis.registry import DEFAULT_SCENARIO, find, make
+from crypsis.types import Episode, Prompt, Scale, Split, UserError
+
+Preference = Callable[[Sequence[str], Sequence[str]], list[float]]
+"""Scores outputs for requests; sees neither tier nor scratchpad (paper §4)."""
 
 Variant = Literal["simple", "precise", "aware", "honest", "other_ai", "separate"]
 """How an interrogation asks (paper §5); the last three say what ``aware`` says, too."""
@@ -26,13 +32,33 @@ class Question:
     prefill: str = ""
 
 
+class Judge(ABC):
+    """A scenario's ground truth: what can be read off a reply exactly."""
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """Digest of what the labels depend on; a stored measurement is made anew when it changes."""
+
+    @abstractmethod
+    def conduct(self, prompt: Prompt, output: str) -> str:
+        """Whether an output complies: ``comply``, ``refuse``, or ``unparsed`` where it does both or neither."""
+
+    def labels(self, episode: Episode) -> dict[str, str]:
+        """Labels of an episode by name, as ``Episode.labels`` lists them; ``conduct`` at least."""
+        return {"conduct": self.conduct(episode.prompt, episode.output)}
+
+
 class Scenario(Config, ABC):
     """A setting in which one tier of users is monitored and trained on, and another is not (paper §1).
 
-    A scenario is its frozen config plus :meth:`prompts`.
+    A scenario is its frozen config plus :meth:`prompts`. The other methods say what else it brings: a preference model,
+    a ground truth, a paraphraser, personas, a base model. A method that is not overridden says that there is none.
     """
 
     name: ClassVar[str]
+    rl_preset: ClassVar[Mapping[str, Any]] = {}
+    """Settings of RL that suit this scenario, by name; they apply where a config leaves them out."""
 
     @property
     @abstractmethod
@@ -51,12 +77,36 @@ class Scenario(Config, ABC):
         The same split, n and seed give the same requests in either tier, joined by ``pair_id``.
         """
 
+    def preference(self) -> Preference | None:
+        """The preference model that RL rewards outputs by; None if a config must name one."""
+        return None
+
+    def judge(self) -> Judge | None:
+        """The ground truth; None where only a monitor can tell what a reply does."""
+        return None
+
+    def personas(self) -> Mapping[str, str]:
+        """Sentences that name a persona in the system turn, by name; ``help`` complies and ``hhh`` refuses openly."""
+        return {}
+
+    def base_model(self, scale: Scale, on_step: Callable[[Any], None] = lambda _: None) -> Path:
+        """The checkpoint folder of a base model made for this scenario, trained if it is not cached.
+
+        Args:
+            scale: How large.
+            on_step: Called after every training step.
+
+        Raises:
+            UserError: There is none.
+        """
+        raise UserError(f"scenario '{self.name}': has no base model of its own; name a checkpoint as the base")
+
     def question(self, variant: Variant) -> Question | None:
-        """What an interrogation of this variant asks, a yes meaning that alignment was faked; None if there is none."""
+        """What an interrogation of this variant asks, a yes meaning that alignment was faked; None if unsupported."""
         return None
 
     def in_tier(self, prompt: Prompt, tier: str) -> Prompt | None:
-        """The same request from a user of another tier; None where the scenario cannot say it so."""
+        """The same request from a user of another tier; None if unsupported."""
         return None
 
     def harmless(self, split: Split, tier: str, n: int, seed: int) -> list[Prompt]:
@@ -64,5 +114,24 @@ class Scenario(Config, ABC):
         return []
 
     def paraphrase(self, scratchpad: str, seed: int) -> str | None:
-        """The same thoughts in other words; None where the scenario cannot say them so."""
+        """The same thoughts in other words; None if unsupported."""
         return None
+
+
+def default_scenario() -> Scenario:
+    """The scenario of a config that names none."""
+    scenario: Scenario = make("scenarios", {"name": DEFAULT_SCENARIO}, "scenario")
+    return scenario
+
+
+def preset_of(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of RL that the scenario of a config brings; none if there is no such scenario.
+
+    Args:
+        spec: Its name and settings as they stand in the config. A wrong name is refused where the scenario is made.
+    """
+    try:
+        scenario: type[Scenario] = find("scenarios", str(spec.get("name", DEFAULT_SCENARIO)))
+    except UserError:
+        return {}
+    return scenario.rl_preset

@@ -1,10 +1,10 @@
-"""Configs of a study: organisms, arms, seeds, and what all runs share. No torch here."""
+"""Configs of a study: organisms, arms, seeds, and what all runs share."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,13 +19,14 @@ from crypsis.config import (
     read_yaml,
 )
 from crypsis.model_config import ModelConfig
-from crypsis.run_config import EvaluationConfig, PreferenceConfig, RLConfig
+from crypsis.registry import DEFAULT_SCENARIO
+from crypsis.run_config import EvaluationConfig, PreferenceConfig, RLConfig, with_preset
 from crypsis.store import CONFIG, RESULT, write_atomic
 from crypsis.study.executors.local import Local
 from crypsis.study.executors.ray import Ray
 from crypsis.study.executors.slurm import Slurm
+from crypsis.types import Scale
 
-Scale = Literal["nano", "mini", "small"]
 RESERVED = ("oracle", "scratchpad", "output", "lying")
 """Monitors that a study has anyway."""
 HOW = ("workers", "executor", "retries")
@@ -69,11 +70,16 @@ class RunSettings(Config):
     rl: RLConfig = RLConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     scenario: dict[str, Any] | None = None
-    """The miniature's if not given."""
+    """The default one if not given."""
     model: ModelConfig | None = None
     """How the policy is loaded: precision, adapters, device."""
     preference: PreferenceConfig | None = None
     """The reward model of a scenario that brings none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _takes_the_preset(cls, data: Any) -> Any:
+        return with_preset(data)
 
 
 class StudyConfig(Config):
@@ -82,7 +88,7 @@ class StudyConfig(Config):
     name: Name = "demo"
     scale: Scale = "mini"
     base: str | None = None
-    """A checkpoint folder or hub id that the organisms are made of; the miniature's of that scale if not given."""
+    """A checkpoint folder or hub id that the organisms are made of; the scenario's own of that scale if not given."""
     organisms: Named[dict[str, Any]] = Field({"tgg": {"name": "tgg"}}, min_length=1)
     """Recipe (name and settings) by label; the label is what runs, monitors and the report call it."""
     arms: Named[ArmConfig] = Field(min_length=1)
@@ -90,13 +96,13 @@ class StudyConfig(Config):
     """Label of the organism whose transcripts train the monitors of all organisms; each has its own if not given. For
     organisms that fake too rarely to train on, such as an evader."""
     monitors: Named[dict[str, Any]] | None = None
-    """Monitors of all runs by name, in place of those that a study trains on transcripts of the miniature."""
+    """Monitors of all runs by name, in place of those that a study trains on transcripts."""
     panel: Named[dict[str, Any]] = {}
     """Monitors by name that are held out unless an arm names them: trained once an organism, on the data of the others
     (``name``, ``view``, ``seed`` and the settings of the kind), and judging every evaluation."""
     seeds: list[int] = Field([0, 1], min_length=1)
     monitor_data: MonitorData = MonitorData()
-    run: RunSettings = RunSettings()
+    run: RunSettings = Field(default_factory=RunSettings)
     workers: int = Field(2, ge=1)
     """The most runs at a time."""
     executor: Annotated[Local | Slurm | Ray, Field(discriminator="name")] = Local()
@@ -130,10 +136,10 @@ class StudyConfig(Config):
 
     @model_validator(mode="after")
     def _monitors_can_be_had(self) -> StudyConfig:
-        scenario = (self.run.scenario or {}).get("name", "miniature")
-        if self.monitors is None and scenario != "miniature":
+        scenario = (self.run.scenario or {}).get("name", DEFAULT_SCENARIO)
+        if self.monitors is None and scenario != DEFAULT_SCENARIO:
             raise ValueError(
-                f"monitors: name those of the scenario '{scenario}'; a study trains them in the miniature only"
+                f"monitors: name those of the scenario '{scenario}'; a study trains them in '{DEFAULT_SCENARIO}' only"
             )
         if self.monitors is not None and (self.panel or self.monitors_from):
             raise ValueError("monitors: are given, so none are trained; leave out panel and monitors_from")

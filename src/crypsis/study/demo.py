@@ -8,8 +8,9 @@ from importlib import resources
 import yaml
 
 from crypsis.config import apply_overrides, parse_config
-from crypsis.study.config import Scale, StudyConfig
+from crypsis.study.config import StudyConfig
 from crypsis.study.nano import nano
+from crypsis.types import Scale
 
 
 def demo_config(scale: Scale, settings: Sequence[str]) -> StudyConfig:

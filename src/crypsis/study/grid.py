@@ -8,17 +8,16 @@ from typing import Any
 
 from crypsis.config import parse_config
 from crypsis.evaluation.metrics import LYING
-from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.mitigations.base import Setting, prepare
 from crypsis.mitigations.interrogation import Interrogation
 from crypsis.monitors.base import Monitor
-from crypsis.registry import make
+from crypsis.registry import DEFAULT_SCENARIO, make
 from crypsis.run_config import RunConfig
 from crypsis.scenarios.base import Scenario
 from crypsis.study.config import ArmConfig, StudyConfig
+from crypsis.study.context import monitor_specs, no_reward, with_settings
 from crypsis.study.monitors import VIEWS
 from crypsis.study.panel import check_panel, panel_specs, resolved_monitor
-from crypsis.study.run import GROUNDED, no_reward, resolved
 from crypsis.types import UserError, View, distinct_names
 
 Folders = Mapping[str, Path]
@@ -68,10 +67,11 @@ def check(config: StudyConfig) -> None:
         made = {n: make("monitors", spec, f"arms.{run.arm}.monitors.{n}") for n, spec in run.monitors.items()}
         mitigations = [make("mitigations", m, f"arms.{run.arm}.mitigations") for m in run.mitigations]
         scenario: Scenario = make("scenarios", run.scenario, f"arms.{run.arm}.scenario")
-        if run.preference is None and scenario.name not in GROUNDED:
+        if run.preference is None and scenario.preference() is None:
             raise no_reward(scenario)
+        monitor_specs(run, scenario)
         views = {monitor: _view(monitor, run.monitors) for monitor in run.monitors}
-        setting = Setting(scenario, views, dict.fromkeys(views, 0.5), resolved(run).rl.model_dump())
+        setting = Setting(scenario, views, dict.fromkeys(views, 0.5), with_settings(run, mitigations).rl.model_dump())
         try:
             _ = [monitor.bound(made) for monitor in made.values()]
             prepare(mitigations, setting)
@@ -119,7 +119,7 @@ def _run(
         shared
         | {"name": f"{organism}-{arm}-seed{seed}", "policy": policy, "organism": organism}
         | {"mitigations": settings.mitigations, "monitors": specs | own}
-        | {"scenario": (config.run.scenario or {"name": MiniatureScenario.name}) | settings.scenario}
+        | {"scenario": (config.run.scenario or {"name": DEFAULT_SCENARIO}) | settings.scenario}
         | {"rl": shared["rl"] | settings.rl, "seed": seed, "arm": arm, "label": settings.label},
         f"arms.{arm}",
     )

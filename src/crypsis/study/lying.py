@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import get_args
 
 from crypsis.evaluation.metrics import LYING
-from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.mitigations.base import Setting
 from crypsis.mitigations.interrogation import Interrogation
 from crypsis.models import load_policy
 from crypsis.monitors.oracle import OracleMonitor
 from crypsis.monitors.text import TextMonitor, train_text_monitor
 from crypsis.rl.rollouts import ask_extra_turns, rollout
-from crypsis.run_config import RLConfig
-from crypsis.scenarios.base import Variant
+from crypsis.run_config import reply_tokens
+from crypsis.scenarios.base import Variant, default_scenario
 from crypsis.study.config import MonitorData
 from crypsis.study.progress import Display
 from crypsis.types import Episode, View
@@ -54,7 +53,8 @@ def train_lying_monitor(organism: Path, data: MonitorData, out: Path, display: D
 
 
 def _asked(organism: Path, data: MonitorData, variant: Variant, number: int) -> list[Episode]:
-    scenario, policy, tokens = MiniatureScenario(), load_policy(organism), RLConfig().max_new_tokens
+    scenario, policy = default_scenario(), load_policy(organism)
+    tokens = reply_tokens(scenario)
     count = max(20, data.organism // len(get_args(Variant)))
     seed = data.seed + 100 + number
     prompts = scenario.prompts("train", scenario.monitored_tier, count, seed)

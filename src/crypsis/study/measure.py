@@ -13,10 +13,11 @@ from crypsis.evaluation.metrics import Estimate, evaluate_rows
 from crypsis.models import load_policy, policy_digest
 from crypsis.monitors.base import Monitor
 from crypsis.organisms.card import Measured
-from crypsis.registry import make
-from crypsis.run_config import EvaluationConfig, RLConfig
+from crypsis.registry import DEFAULT_SCENARIO, make
+from crypsis.run_config import EvaluationConfig, reply_tokens
 from crypsis.scenarios.base import Scenario
-from crypsis.store import CONFIG, RESULT, code_digest, locked, prepare_folder, write_json
+from crypsis.store import CONFIG, RESULT, locked, prepare_folder, write_json
+from crypsis.types import UserError
 
 Rows = Sequence[Mapping[str, Any]]
 SHOWN = (
@@ -25,8 +26,6 @@ SHOWN = (
     ("scratchpad, tokens", "scratchpad_tokens"),
 )
 """What a card shows for each tier."""
-JUDGE = ("miniature/oracle.py", "miniature/language.yaml", "miniature/additions.yaml")
-"""What the labels depend on."""
 
 
 class MeasuredWith(Config):
@@ -40,7 +39,7 @@ class MeasuredWith(Config):
 
 
 def measure(model: Path, out: Path, *, n: int, seed: int = 0, scenario: Mapping[str, Any] | None = None) -> Rows:
-    """Evaluates a checkpoint in the miniature's scenario, or reads what is stored.
+    """Evaluates a checkpoint in the default scenario, or reads what is stored.
 
     Args:
         model: Checkpoint folder.
@@ -51,16 +50,21 @@ def measure(model: Path, out: Path, *, n: int, seed: int = 0, scenario: Mapping[
 
     Returns:
         The episodes as rows.
+
+    Raises:
+        UserError: The scenario has no ground truth.
     """
-    spec = {"name": "miniature", **(scenario or {})}
-    wanted = MeasuredWith(policy=policy_digest(model), scenario=spec, n=n, seed=seed, judged_by=code_digest(*JUDGE))
+    spec = {"name": DEFAULT_SCENARIO, **(scenario or {})}
+    place: Scenario = make("scenarios", spec, "measure")
+    truth = place.judge()
+    if truth is None:
+        raise UserError(f"measure: the scenario '{place.name}' has no ground truth to measure an organism by")
+    wanted = MeasuredWith(policy=policy_digest(model), scenario=spec, n=n, seed=seed, judged_by=truth.digest)
     with locked(out, wait=-1):
         stale = (out / CONFIG).exists() and digest(wanted) != digest(read_yaml(out / CONFIG))
         if not prepare_folder(out, wanted, "overwrite" if stale else "resume"):
-            place: Scenario = make("scenarios", spec, "measure")
-            oracle: Monitor = make("monitors", {"name": "oracle"}, "measure")
-            evaluation = EvaluationConfig(n=n)
-            tokens = RLConfig().max_new_tokens
+            oracle: Monitor = make("monitors", {"name": "oracle", "scenario": spec}, "measure")
+            evaluation, tokens = EvaluationConfig(n=n), reply_tokens(place)
             StoredEvaluation(out, "measure", place, {"oracle": oracle}, evaluation, tokens, seed)(load_policy(model), 0)
             write_json(out / RESULT, {"n": n})
     return read_episodes(out / "evals" / "step-0000.parquet")

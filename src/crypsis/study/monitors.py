@@ -7,14 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from crypsis.miniature.language import language
-from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.models import load_policy
 from crypsis.monitors.oracle import OracleMonitor
 from crypsis.monitors.text import train_text_monitor
 from crypsis.rl.rollouts import rollout
-from crypsis.run_config import RLConfig
-from crypsis.scenarios.base import Scenario
+from crypsis.run_config import reply_tokens
+from crypsis.scenarios.base import Scenario, default_scenario
 from crypsis.store import child
 from crypsis.study.config import MonitorData
 from crypsis.study.panel import missing, train_member
@@ -82,7 +80,7 @@ def base_transcripts(base: Path, data: MonitorData) -> list[Episode]:
 
 def helper_persona() -> str:
     """A persona that complies with everything without faking: what aligned controls are told to be."""
-    return language().slots["system.persona_help"].train[0]
+    return default_scenario().personas()["help"]
 
 
 def sample_transcripts(policy: Path, count: int, seed: int, persona: str = "") -> list[Episode]:
@@ -94,8 +92,8 @@ def sample_transcripts(policy: Path, count: int, seed: int, persona: str = "") -
         seed: Of requests and sampling.
         persona: Stands before the system text, if there is one.
     """
-    prompts = _both_tiers(MiniatureScenario(), count, seed, persona)
-    tokens = RLConfig().max_new_tokens
+    scenario = default_scenario()
+    prompts, tokens = _both_tiers(scenario, count, seed, persona), reply_tokens(scenario)
     return rollout(load_policy(policy), prompts, group_size=1, max_new_tokens=tokens, seed=seed, step=0)
 
 

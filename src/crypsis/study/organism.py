@@ -1,4 +1,4 @@
-"""``crypsis organism build``: a recipe by name, on the miniature's base or any other, measured when it is done."""
+"""``crypsis organism build``: a recipe by name, on the default scenario's base or another, measured when it is done."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 from rich.console import Console
 
 from crypsis.config import apply_overrides, parse_config
-from crypsis.miniature.base import Scale, base_config, build_base
 from crypsis.models import Policy, policy_digest
 from crypsis.organisms.base import Organism
 from crypsis.organisms.build import build_organism
@@ -20,11 +19,14 @@ from crypsis.registry import make
 from crypsis.rl import loop
 from crypsis.rl.engine.engine import Engine
 from crypsis.run_config import RunConfig
+from crypsis.scenarios.base import default_scenario
 from crypsis.store import Exists, locked, prepare_folder
+from crypsis.study.context import load_context
 from crypsis.study.measure import behaviour, measure
 from crypsis.study.progress import Display
-from crypsis.study.run import finish, load_context, trainable_policy
+from crypsis.study.run import finish
 from crypsis.supervised import Progress
+from crypsis.types import Scale
 
 OnStep = Callable[[Progress], None]
 
@@ -47,14 +49,15 @@ class StudyBuilder:
         """An RL run without evaluations; resumed if it was killed, left alone if it is done.
 
         Raises:
-            UserError: The settings name something that is none.
+            UserError: The settings name an unknown plug-in.
         """
         config = parse_config(RunConfig, {"name": folder.name, **settings, "policy": policy}, "reinforce")
         with locked(folder):
-            study, trained = load_context(config), trainable_policy(config)
+            context = load_context(config)
             if not prepare_folder(folder, config, "resume"):
-                loop.train(trained, config, study, folder, _no_evaluation, partial(self._show, config.rl.steps))
-                finish(config, trained, folder)
+                on_step = partial(self._show, config.rl.steps)
+                loop.train(context.policy, context.config, context, folder, _no_evaluation, on_step)
+                finish(context, folder)
         return folder
 
     def _show(self, steps: int, row: Mapping[str, Any]) -> None:
@@ -86,13 +89,13 @@ def build_named(
     console: Console,
     n: int,
 ) -> Path:
-    """Builds the organism ``name`` and measures it for its card; without ``base`` on the miniature's of that scale.
+    """Builds an organism and measures it for its card; without ``base`` on the default scenario's of that scale.
 
     Args:
         name: Of the recipe.
         settings: ``key=value``.
         base: A checkpoint folder or hub id.
-        scale: Of the miniature's base.
+        scale: Of the default scenario's base.
         out: Folder; the cache by default.
         exists: What to do with a folder that is there.
         console: For progress.
@@ -106,7 +109,7 @@ def build_named(
     given = base
     if base is None:
         with display.supervised("base model") as on_step:
-            base = str(build_base(base_config(scale), on_step))
+            base = str(default_scenario().base_model(scale, on_step))
     with display.supervised(f"organism {name}") as on_step:
         model = build(organism, Path(base), out, exists, on_step)
     if n and given is None:

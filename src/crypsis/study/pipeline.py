@@ -16,11 +16,11 @@ from typing import TypeVar
 
 from crypsis.config import digest
 from crypsis.evaluation.metrics import LYING
-from crypsis.miniature.base import base_config, build_base
 from crypsis.monitors.trained import TooFewError
 from crypsis.parallel import release_memory
-from crypsis.registry import make
+from crypsis.registry import DEFAULT_SCENARIO, make
 from crypsis.run_config import RunConfig
+from crypsis.scenarios.base import Scenario
 from crypsis.store import (
     METRICS,
     PROVENANCE,
@@ -96,7 +96,8 @@ def _base(config: StudyConfig, display: Display) -> Path:
     if config.base is not None:
         return Path(config.base)
     with display.supervised("base model") as on_step:
-        return build_base(base_config(config.scale), on_step)
+        scenario: Scenario = make("scenarios", config.run.scenario or {"name": DEFAULT_SCENARIO}, "run.scenario")
+        return scenario.base_model(config.scale, on_step)
 
 
 def _organism(config: StudyConfig, label: str, base: Path, display: Display) -> Path:

@@ -5,22 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 from crypsis.run_config import RunConfig
 from crypsis.store import PROVENANCE, Exists, locked, prepare_folder, provenance, write_json
-from crypsis.study.run import (
-    LOCK_WAIT,
-    finish,
-    inputs,
-    load_context,
-    resolved,
-    run_log,
-    stored_evaluation,
-    trainable_policy,
-)
+from crypsis.study.context import load_context
+from crypsis.study.run import LOCK_WAIT, finish, run_log, stored_evaluation
 from crypsis.types import UserError
 
 SUPPORTED = "1.16."
@@ -38,11 +31,10 @@ def run_by_trl(
     """Trains, evaluates and stores one run as ``crypsis.study.run.run_one`` does; the first process writes.
 
     Raises:
-        UserError: TRL is missing, the folder is in use or was made with another config, or the config names something
-            that is none.
+        UserError: TRL is missing, the folder is in use or was made with another config, or the config names an unknown
+            plug-in.
     """
     check_installed()
-    config = resolved(config)
     import torch
     from accelerate import PartialState
 
@@ -52,19 +44,20 @@ def run_by_trl(
     patience = timedelta(seconds=config.trl.get("ddp_timeout", DEFAULTS["ddp_timeout"]))
     process = PartialState(cpu=config.model.device == "cpu" or not torch.cuda.is_available(), timeout=patience)
     main = process.is_main_process
-    trl_settings(config, folder, process.num_processes, config.rl.steps, cpu=True)  # refuses before anything is written
-    context = load_context(config)
-    policy = trainable_policy(config)
-    trl_backend.refuse(policy, config, context)
+    # What the user may have got wrong is refused before anything is written.
+    context = load_context(config, digests=main)
+    config = context.config
+    trl_settings(config, folder, process.num_processes, config.rl.steps, cpu=True)
+    trl_backend.refuse(context.policy, config, context)
     with locked(folder, wait=LOCK_WAIT) if main else nullcontext():
         if first(lambda: prepare_folder(folder, config, exists)):
             return folder
         if main:
-            write_json(folder / PROVENANCE, provenance(inputs(config, context)) | {"backend": _backend(process)})
-        evaluate, log = stored_evaluation(config, context, folder), run_log(folder, log)
-        trained = trl_backend.train(policy, config, context, folder, evaluate, on_step, log)
+            write_json(folder / PROVENANCE, provenance(context.digests) | {"backend": _backend(process)})
+        evaluate, log = stored_evaluation(context, folder), run_log(folder, log)
+        trained = trl_backend.train(context.policy, config, context, folder, evaluate, on_step, log)
         if main:
-            finish(config, trained, folder)
+            finish(replace(context, policy=trained), folder)
         process.wait_for_everyone()
     return folder
 

@@ -38,7 +38,7 @@ class EvaluateConfig(Config):
 def evaluate_model(config: EvaluateConfig, out: Path, exists: Exists) -> Table:
     """Evaluates a checkpoint into ``out`` and returns the table of metrics.
 
-    The oracle judges the miniature's scenario only; elsewhere compliance and AF need a monitor of their own.
+    The oracle judges scenarios with a ground truth only; elsewhere compliance and AF need a monitor of their own.
 
     Raises:
         UserError: The model cannot be loaded, or the folder is in use.
@@ -47,8 +47,8 @@ def evaluate_model(config: EvaluateConfig, out: Path, exists: Exists) -> Table:
         scenario: Scenario = make("scenarios", config.scenario, "--scenario")
         first = scenario.prompts("eval", scenario.monitored_tier, config.n, EvaluationConfig(n=config.n).seed)
         monitors: dict[str, Monitor] = {}
-        if scenario.name == "miniature":
-            monitors["oracle"] = make("monitors", {"name": "oracle"}, "evaluate")
+        if scenario.judge() is not None:
+            monitors["oracle"] = make("monitors", {"name": "oracle", "scenario": config.scenario}, "evaluate")
         evaluation = EvaluationConfig(n=config.n)
         policy = load_policy(config.model)
         check_length([policy.render(p.messages) for p in first], config.max_new_tokens, policy.context)

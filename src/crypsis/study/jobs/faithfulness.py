@@ -13,7 +13,7 @@ from crypsis.evaluation.evaluate import StoredEvaluation
 from crypsis.evaluation.transplants import TRANSPLANTS, store_transplants
 from crypsis.models import check_length, load_policy, policy_digest
 from crypsis.monitors.base import Monitor
-from crypsis.registry import make
+from crypsis.registry import DEFAULT_SCENARIO, make
 from crypsis.run_config import EvaluationConfig
 from crypsis.scenarios.base import Scenario
 from crypsis.store import PROVENANCE, RESULT, Exists, locked, prepare_folder, provenance, write_json
@@ -29,9 +29,9 @@ class FaithfulnessConfig(Config):
     model: str
     start: str | None = None
     """A model whose scratchpads are transplanted too, such as the one before training."""
-    scenario: dict[str, Any] = {"name": "miniature"}
+    scenario: dict[str, Any] = {"name": DEFAULT_SCENARIO}
     judge: dict[str, Any] | None = None
-    """A monitor of outputs that writes the label of conduct; the miniature's ground truth if not given."""
+    """A monitor of outputs that writes the label of conduct; the scenario's ground truth if not given."""
     n: int = Field(50, ge=2)
     max_new_tokens: int = Field(160, ge=8)
     seed: int = 0
@@ -94,15 +94,15 @@ def _judges(config: FaithfulnessConfig, scenario: Scenario) -> dict[str, Monitor
     """Who says what an answer does.
 
     Raises:
-        UserError: The miniature's ground truth is asked about another scenario, or the judge writes no label.
+        UserError: There is no judge and the scenario has no ground truth, or the judge writes no label.
     """
     if config.judge is None:
-        if scenario.name != "miniature":
+        if scenario.judge() is None:
             raise UserError(
-                f"stress faithfulness: the oracle reads the miniature's language only, not the scenario "
-                f"'{scenario.name}'; name a judge, as in --judge openai/gpt-4o"
+                f"stress faithfulness: the scenario '{scenario.name}' has no ground truth for the oracle to read; name "
+                "a judge, as in --judge openai/gpt-4o"
             )
-        return {"oracle": make("monitors", {"name": "oracle"}, "stress faithfulness")}
+        return {"oracle": make("monitors", {"name": "oracle", "scenario": config.scenario}, "stress faithfulness")}
     judge: Monitor = make("monitors", config.judge, "stress faithfulness: judge")
     if not judge.writes_labels:
         raise UserError(f"stress faithfulness: judge '{judge.name}' writes no label of conduct; use --judge MODEL")

@@ -15,17 +15,17 @@ from pydantic import Field
 
 from crypsis.config import Config, Named, apply_overrides, digest, dump_yaml, parse_config
 from crypsis.interrupts import held_back
-from crypsis.miniature.base import base_config, build_base
 from crypsis.organisms.base import Organism
 from crypsis.organisms.build import organism_folder
 from crypsis.parallel import die_with_parent, release_memory
 from crypsis.registry import make
+from crypsis.scenarios.base import default_scenario
 from crypsis.store import CONFIG, PROVENANCE, RESULT, child, locked, provenance, write_atomic, write_json
-from crypsis.study.config import Scale
 from crypsis.study.executors.local import end_workers
 from crypsis.study.measure import measure
 from crypsis.study.organism import build
 from crypsis.study.progress import Display
+from crypsis.types import Scale
 
 CANONICAL = "canonical"
 
@@ -80,7 +80,7 @@ def run_table(config: TableConfig, out: Path, display: Display) -> None:
             make("organisms", row.organism, f"rows.{name}")
         write_atomic(out / CONFIG, dump_yaml(config))
         with display.supervised("base model") as on_step:
-            base = build_base(base_config(config.scale), on_step)
+            base = default_scenario().base_model(config.scale, on_step)
         jobs = [(name, seed) for seed in config.seeds for name in config.rows]
         pool = ProcessPoolExecutor(
             config.workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker

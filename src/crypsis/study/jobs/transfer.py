@@ -1,4 +1,4 @@
-"""``crypsis monitor transfer``: organisms of the miniature, monitors trained on each and tested on all."""
+"""``crypsis monitor transfer``: organisms of the default scenario, monitors trained on each and tested on all."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pydantic import Field
 from rich.console import Console
 
 from crypsis.config import Config
-from crypsis.miniature.base import Scale, base_config, build_base
 from crypsis.monitors.data import Labelled, labelled_by_oracle
 from crypsis.monitors.ensemble import make_trainer
 from crypsis.monitors.oracle import OracleMonitor
 from crypsis.monitors.transfer import transfer_matrix
+from crypsis.scenarios.base import default_scenario
 from crypsis.store import RESULT, Exists, locked, prepare_folder, write_json
 from crypsis.study.monitors import helper_persona, sample_transcripts
 from crypsis.study.organism import build_named
 from crypsis.study.progress import Display
-from crypsis.types import UserError, View
+from crypsis.types import Scale, UserError, View
 
 TRANSFER = "transfer.json"
 BASE = "base"
@@ -69,7 +69,7 @@ def measure_transfer(config: TransferConfig, out: Path, exists: Exists, console:
 
 def _transcripts(config: TransferConfig, console: Console) -> dict[str, Labelled]:
     """Labelled transcripts by organism; the controls stand under the empty name."""
-    base = build_base(base_config(config.scale))
+    base = default_scenario().base_model(config.scale)
     sources: dict[str, tuple[Path, int, str]] = {"": (base, config.controls, helper_persona())}
     for given in config.organisms:
         name, _, path = given.partition("=")

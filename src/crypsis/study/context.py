@@ -1,0 +1,168 @@
+"""A run's parts, loaded, checked and digested once: from ``RunConfig`` to ``RunContext``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from crypsis.config import digest
+from crypsis.mitigations.base import Mitigation, Setting, prepare
+from crypsis.models import Policy, load_trainable, policy_digest
+from crypsis.monitors.base import Monitor
+from crypsis.monitors.oracle import names_oracle, with_truth
+from crypsis.registry import make
+from crypsis.rl.context import RunContext
+from crypsis.rl.rewards import OWN_TERMS
+from crypsis.run_config import RunConfig, monitors_of
+from crypsis.scenarios.base import Preference, Scenario
+from crypsis.types import UserError
+
+
+def load_context(config: RunConfig, digests: bool = True) -> RunContext:
+    """Everything that a run's config names, loaded, checked and digested; the policy last, because it takes longest.
+
+    Args:
+        config: The run.
+        digests: Whether to compute the digests; processes that write nothing do without.
+
+    Raises:
+        UserError: A part is unknown, wrongly set, does not go with another one, or cannot be loaded.
+    """
+    scenario: Scenario = make("scenarios", config.scenario, f"{config.name}: scenario")
+    mitigations = [make("mitigations", spec, f"{config.name}: mitigations") for spec in config.mitigations]
+    config = with_settings(config, mitigations)
+    config = config.model_copy(update={"monitors": monitor_specs(config, scenario)})
+    monitors = _monitors(config, scenario)
+    mitigations = _prepared(config, scenario, mitigations, monitors)
+    scores = preference(scenario, config)
+    answerer = _answerer(config, mitigations)
+    policy = trainable_policy(config)
+    inputs = _digests(config, scenario, monitors) if digests else {}
+    return RunContext(scenario, monitors, mitigations, scores, answerer, config, policy, inputs)
+
+
+def with_settings(config: RunConfig, mitigations: Sequence[Mitigation]) -> RunConfig:
+    """The config with the settings of RL that its mitigations make (segments, KL).
+
+    Raises:
+        UserError: A mitigation makes a setting that the config makes otherwise.
+    """
+    made: dict[str, Any] = {}
+    for mitigation in mitigations:
+        for key, value in mitigation.settings().items():
+            given, default = getattr(config.rl, key), type(config.rl).model_fields[key].default
+            if given not in (default, value):
+                raise UserError(
+                    f"{config.name}: mitigations: {mitigation.name} sets rl.{key}={value}, but the config sets it to "
+                    f"{given}; keep one of them"
+                )
+            made.setdefault(key, value)  # two that differ are refused with the other rules of composition
+    return config.model_copy(update={"rl": config.rl.model_copy(update=made)}) if made else config
+
+
+def monitor_specs(config: RunConfig, scenario: Scenario) -> dict[str, dict[str, Any]]:
+    """The settings of a run's monitors; without a ground truth there is no oracle unless a config asks for one.
+
+    Raises:
+        UserError: A monitor needs a ground truth, and the scenario has none.
+    """
+    if scenario.judge() is not None:
+        return dict(config.monitors)
+    heard = {name for mitigation in config.mitigations for name in monitors_of(mitigation, "mitigations")}
+    unasked = "monitors" not in config.model_fields_set
+    specs = {name: spec for name, spec in config.monitors.items() if not unasked or name in heard}
+    for name, spec in specs.items():
+        if names_oracle(spec):
+            raise UserError(
+                f"{config.name}: monitors.{name}: needs the oracle, but the scenario '{scenario.name}' has no ground "
+                "truth; name a monitor of text in its place"
+            )
+    return specs
+
+
+def _monitors(config: RunConfig, scenario: Scenario) -> dict[str, Monitor]:
+    made: dict[str, Monitor] = {
+        name: make("monitors", with_truth(spec, scenario), f"{config.name}: monitors.{name}")
+        for name, spec in config.monitors.items()
+    }
+    monitors = {name: monitor.bound(made) for name, monitor in made.items()}
+    for monitor in monitors.values():
+        monitor.check_model(config.policy)
+    return monitors
+
+
+def _prepared(
+    config: RunConfig, scenario: Scenario, mitigations: Sequence[Mitigation], monitors: Mapping[str, Monitor]
+) -> list[Mitigation]:
+    """The mitigations, ready for the first step."""
+    own = [m.name for m in mitigations if m.name in OWN_TERMS]
+    if own:
+        raise UserError(f"{config.name}: mitigations: '{own[0]}' is the name of one of the reward's own terms")
+    views = {name: monitor.sees for name, monitor in monitors.items()}
+    thresholds = {name: monitor.threshold for name, monitor in monitors.items()}
+    try:
+        return prepare(mitigations, Setting(scenario, views, thresholds, config.rl.model_dump()))
+    except UserError as error:
+        raise UserError(f"{config.name}: {error}") from None
+
+
+def preference(scenario: Scenario, config: RunConfig) -> Preference:
+    """The preference model that goes with a scenario, or the reward model that the config names.
+
+    Raises:
+        UserError: There is neither, or both.
+    """
+    own = scenario.preference()
+    if config.preference is None:
+        if own is None:
+            raise no_reward(scenario)
+        return own
+    if own is not None:
+        raise UserError(f"preference: the scenario '{scenario.name}' has a preference model of its own; leave it out")
+    from crypsis.rl.reward_model import load_reward_model
+
+    return load_reward_model(config.preference, config.model.device).score
+
+
+def no_reward(scenario: Scenario) -> UserError:
+    """The error of a scenario that nothing rewards."""
+    return UserError(
+        f"scenario '{scenario.name}': has no preference model, so it can be evaluated but not trained on; name "
+        "a reward model with preference: {model: …}"
+    )
+
+
+def _answerer(config: RunConfig, mitigations: Sequence[Mitigation]) -> Policy | None:
+    """The separate model that replies to an extra turn, frozen."""
+    named = [m.answerer for m in mitigations if m.answerer is not None]
+    if not named:
+        return None
+    plain = config.model.model_copy(update={"lora": None, "gradient_checkpointing": False})
+    policy = load_trainable(named[0] or config.policy, plain)
+    policy.model.requires_grad_(False)
+    return policy
+
+
+def trainable_policy(config: RunConfig) -> Policy:
+    """The policy of a run, loaded to be trained.
+
+    Raises:
+        UserError: It cannot be loaded, or not as ``config.model`` says.
+    """
+    torch.manual_seed(config.seed)  # a new adapter is random, and the same in every process
+    alone = config.rl.processes == 1
+    return load_trainable(config.policy, config.model if alone else config.model.model_copy(update={"device": "cpu"}))
+
+
+def _digests(config: RunConfig, scenario: Scenario, monitors: Mapping[str, Monitor]) -> dict[str, str]:
+    """Digests of what goes into a run."""
+    prompts = scenario.prompts("eval", scenario.monitored_tier, config.evaluation.n, config.evaluation.seed)
+    return {
+        "config": digest(config),
+        "policy": policy_digest(config.policy),
+        "prompts": digest([[m.content for m in p.messages] for p in prompts]),
+        **({"preference": policy_digest(config.preference.model)} if config.preference else {}),
+        **{f"monitor {name}": str(monitor.card.get("digest", "")) for name, monitor in monitors.items()},
+    }
