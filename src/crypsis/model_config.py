@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from crypsis.config import Config
 
@@ -34,3 +35,15 @@ class ModelConfig(Config):
     """Computes activations twice and holds those of one layer at a time."""
     lora: LoraConfig | None = None
     """None trains all weights."""
+    template: dict[str, bool | int | float | str] = {}
+    """What the chat template is given beside the messages, such as ``enable_thinking: false``."""
+    date: str = "2026-01-01"
+    """What chat templates that print today's date print instead (ISO format), so that prompts stay the same."""
+    trust_remote_code: bool = False
+    """Runs the Python code that a checkpoint brings along (``auto_map``): only for checkpoints that you trust."""
+
+    @field_validator("date")
+    @classmethod
+    def _is_date(cls, value: str) -> str:
+        datetime.date.fromisoformat(value)
+        return value

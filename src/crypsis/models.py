@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from huggingface_hub.errors import HFValidationError
-from jinja2 import TemplateError
-from safetensors import SafetensorError, safe_open
-from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.logging import disable_progress_bar
 
-from crypsis.model_config import LoraConfig, ModelConfig
-from crypsis.store import file_digest, new_folder, read_json
+from crypsis.model_config import ModelConfig
+from crypsis.pretrained.adapters import (
+    ADAPTER,
+    adapter_base,
+    has_adapter,
+    is_adapter,
+    merged,
+    put_on,
+    renamed_ignored,
+    with_lora,
+)
+from crypsis.pretrained.chat import Chat, fitting_chat
+from crypsis.pretrained.checks import check_architecture, check_vocabulary, check_weights
+from crypsis.pretrained.opening import local_path, open_causal_lm, open_tokenizer
+from crypsis.store import file_digest, new_folder
 from crypsis.types import Message, UserError
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 disable_progress_bar()  # ours show the work; a bar for each loaded file hides them
 
 
@@ -37,11 +45,13 @@ class Policy:
         model: The model; with an adapter a ``peft.PeftModel``, which passes attributes on to the model below.
         tokenizer: With a chat template.
         autocast: Type of matrix products if it is not that of the weights.
+        chat: How conversations become text.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     autocast: torch.dtype | None = None
+    chat: Chat = field(default_factory=Chat)
 
     @property
     def context(self) -> int:
@@ -68,44 +78,70 @@ class Policy:
         return ids
 
     def text(self, messages: Sequence[Message]) -> str:
-        """A conversation in the chat template, with the assistant's turn opened."""
-        try:
-            return self._template(messages)
-        except TemplateError:  # templates such as Gemma 2's refuse a system turn
-            if len(messages) < 2 or messages[0].role != "system":
-                raise
-            system, user, *rest = messages
-            return self._template([Message(user.role, f"{system.content}\n\n{user.content}"), *rest])
+        """A conversation in the chat template, with the assistant's turn opened.
 
-    def _template(self, messages: Sequence[Message]) -> str:
-        chat = [{"role": m.role, "content": m.content} for m in messages]
-        rendered = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        assert isinstance(rendered, str)
-        return rendered
+        Raises:
+            UserError: The template drops an earlier reply or what was asked next.
+        """
+        roles = [m.role for m in messages]
+        if "assistant" in roles and (lost := self.chat.lost(self.tokenizer, roles)):
+            raise UserError(f"{self.tokenizer.name_or_path}: the chat template drops the text of a turn ({lost[0]})")
+        return self.chat.text(self.tokenizer, messages)
 
 
-def load_policy(path: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Policy:
+def load_policy(
+    path: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu", config: ModelConfig | None = None
+) -> Policy:
     """Loads a checkpoint folder, an adapter folder (on the base that it names) or a hub id.
 
+    Args:
+        path: Which.
+        dtype: Of the weights.
+        device: Where they go.
+        config: What the chat template is given, and whether the checkpoint's own code may run.
+
     Raises:
-        UserError: It is no model, its weights are damaged, or its tokenizer has no chat template.
+        UserError: It is no model, its weights are damaged, its tokenizer or chat template does not fit, or its
+            architecture cannot be sampled from.
     """
-    name = str(path)
-    local = Path(name)
-    adapter = (local / ADAPTER).exists()
-    if local.exists() and not adapter and not (local / "config.json").exists():
+    config = config or ModelConfig()
+    name = local_path(path)
+    model, tokenizer = _open(name, dtype, config.trust_remote_code)
+    check_vocabulary(model, tokenizer, name)
+    chat = fitting_chat(tokenizer, name, Chat(config.template, config.date))
+    placed = model.to(device).eval()  # type: ignore[arg-type]  # of the wrapped Module.to
+    return Policy(placed, tokenizer, chat=chat)
+
+
+def _open(name: str, dtype: torch.dtype, remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a checkpoint, checked."""
+    folder = Path(name)
+    if is_adapter(folder):
+        base = adapter_base(folder)
+        try:
+            below, tokenizer = _open(local_path(base), dtype, remote_code)
+        except UserError as error:
+            raise UserError(f"{folder}: the base of this adapter: {error}") from None
+        model = put_on(merged(below), folder, base)
+        check_weights(model, name)
+        return model, _adapter_tokenizer(name, tokenizer, remote_code)
+    if folder.exists() and not (folder / "config.json").exists():
         raise UserError(f"{name}: is no model folder (it has neither config.json nor {ADAPTER})")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = _load_adapter(local, dtype) if adapter else AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-    except SafetensorError:
-        raise UserError(f"{name}: the weights are damaged; delete the folder and build or download it again") from None
-    except (OSError, ValueError, RuntimeError, HFValidationError) as error:
-        line = " ".join(str(error).split())
-        raise UserError(f"{name}: cannot be loaded as a model: {line[:160]}") from None
+    tokenizer = open_tokenizer(name, remote_code)
+    model = open_causal_lm(name, dtype, remote_code).eval()
+    check_weights(model, name)
+    check_architecture(model, name)
+    return model, tokenizer
+
+
+def _adapter_tokenizer(name: str, base: PreTrainedTokenizerBase, remote_code: bool) -> PreTrainedTokenizerBase:
+    """The adapter's own tokenizer, or that of its base; the same of the chat template."""
+    if not any((Path(name) / file).exists() for file in TOKENIZER_FILES):
+        return base
+    tokenizer = open_tokenizer(name, remote_code)
     if tokenizer.chat_template is None:
-        raise UserError(f"{name}: the tokenizer has no chat template; add a chat_template.jinja to the folder")
-    return Policy(model.to(device).eval(), tokenizer)  # type: ignore[arg-type]  # of the wrapped Module.to
+        tokenizer.chat_template = base.chat_template
+    return tokenizer
 
 
 def load_trainable(path: str | Path, config: ModelConfig) -> Policy:
@@ -116,18 +152,13 @@ def load_trainable(path: str | Path, config: ModelConfig) -> Policy:
     """
     device = _device(config.device)
     low = torch.bfloat16 if config.dtype == "bfloat16" else None
-    policy = load_policy(path, low if low and config.lora else torch.float32, device)
-    model = _merged(policy.model).requires_grad_(config.lora is None)
+    policy = load_policy(path, low if low and config.lora else torch.float32, device, config)
+    model = merged(policy.model).requires_grad_(config.lora is None)
     if config.lora:
-        model = _with_lora(model, path, config.lora)
+        model = with_lora(model, local_path(path), config.lora)
     if config.gradient_checkpointing:
         _checkpoint_activations(model, str(path))
     return replace(policy, model=model, autocast=None if config.lora else low)
-
-
-def has_adapter(model: nn.Module) -> bool:
-    """Whether this is a ``peft.PeftModel``."""
-    return not isinstance(model, PreTrainedModel)
 
 
 def save_policy(policy: Policy, folder: Path) -> None:
@@ -169,75 +200,12 @@ def _device(wanted: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 
-def _peft() -> Any:
-    """PEFT, which is optional."""
-    try:
-        import peft
-    except ImportError:
-        raise UserError("adapters need PEFT: pip install 'crypsis[peft]'") from None
-    return peft
-
-
-def _load_adapter(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The base that an adapter names, with the adapter on top."""
-    peft, base = _peft(), read_json(folder / ADAPTER).get("base_model_name_or_path")
-    if not (folder / ADAPTER_WEIGHTS).exists():
-        raise UserError(f"{folder}: the adapter has no {ADAPTER_WEIGHTS}; save it as safetensors")
-    if not base:
-        raise UserError(f"{folder}: the adapter names no base; set base_model_name_or_path in {ADAPTER}")
-    try:
-        model = _merged(load_policy(base, dtype).model)
-    except UserError as error:
-        raise UserError(f"{folder}: the base of this adapter: {error}") from None
-    try:
-        with _renamed_ignored(), safe_open(folder / ADAPTER_WEIGHTS, "pt") as weights:
-            wrapped = peft.PeftModel.from_pretrained(model, str(folder))
-            fits = set(weights.keys()) == set(peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False))
-    except (ValueError, RuntimeError):  # no such modules, or others of their shape
-        fits = False
-    if not fits:
-        raise UserError(f"{folder}: this adapter does not fit its base {base}; was it made for another?")
-    return cast(PreTrainedModel, wrapped)
-
-
-def _merged(model: PreTrainedModel) -> PreTrainedModel:
-    return cast(Any, model).merge_and_unload() if has_adapter(model) else model
-
-
-def _with_lora(model: PreTrainedModel, path: str | Path, config: LoraConfig) -> PreTrainedModel:
-    peft = _peft()
-    settings = peft.LoraConfig(
-        task_type="CAUSAL_LM",
-        r=config.r,
-        lora_alpha=config.alpha,
-        target_modules=config.target_modules,
-        use_rslora=config.rslora,
-        lora_dropout=0.0,
-    )
-    try:
-        with _renamed_ignored():
-            wrapped = peft.get_peft_model(model, settings)
-    except ValueError as error:
-        raise UserError(f"model.lora: {' '.join(str(error).split())[:160]}") from None
-    # An absolute path, so that the adapter finds its base from wherever it is loaded.
-    settings.base_model_name_or_path = str(Path(path).resolve() if Path(path).exists() else path)
-    return cast(PreTrainedModel, wrapped.eval())
-
-
 def _checkpoint_activations(model: PreTrainedModel, name: str) -> None:
     """Turns checkpointing on; transformers asks the layers, and the layers alone, to be in training mode for it."""
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
     if not layers:
         raise UserError(f"{name}: this architecture cannot checkpoint activations; unset model.gradient_checkpointing")
-    with _renamed_ignored():
+    with renamed_ignored():
         model.gradient_checkpointing_enable({"use_reentrant": False})
     for layer in layers:
         layer.training = True  # not train(), which would also turn on dropout below
-
-
-@contextmanager
-def _renamed_ignored() -> Iterator[None]:
-    """Silences what transformers 5.23 says of gradient checkpointing's old name, which holds until 6."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield

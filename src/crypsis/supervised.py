@@ -21,11 +21,14 @@ from transformers import PreTrainedModel
 from crypsis.checkpoints import latest_state, save_state
 from crypsis.config import Config
 from crypsis.parallel import Ranks
+from crypsis.pretrained.head import plain_head
 
 IGNORE = -100
 ONE = Ranks()
 SCORES = 600_000
 """Attention scores a head that are held at a time (rows × T²): memory stays under 2 GB, and caches are used better."""
+LOGITS = 2**27
+"""Logits that are held at a time: 0.5 GB in float32, and as much again for their gradient."""
 
 
 class SupervisedConfig(Config):
@@ -95,6 +98,7 @@ def fit(
     state = latest_state(folder)
     if state is not None:
         losses = state.load(model, optimisers)["losses"]
+    plain, vocabulary = plain_head(model), model.config.get_text_config().vocab_size
     model.train()
     low = config.precision == "bfloat16" or (config.precision == "auto" and _native_bfloat16(model.device.type))
     started, tokens = time.perf_counter(), 0
@@ -103,9 +107,9 @@ def fit(
         examples = batch(step)
         learned = sum(sum(e.learn[1:]) for e in examples)
         total = torch.zeros(1)
-        for part in _parts(examples[ranks.rank :: ranks.size]):
+        for part in _parts(examples[ranks.rank :: ranks.size], vocabulary):
             with torch.autocast(model.device.type, torch.bfloat16, enabled=low):
-                loss = _loss(model, part) / learned
+                loss = summed_loss(model, part, plain) / learned
             loss.backward()
             total += loss.detach().cpu()
         losses.append(_descend(model, optimisers, total, config.max_grad_norm, ranks))
@@ -132,24 +136,36 @@ def pad_batch(examples: Sequence[Example], pad: int = 0) -> tuple[Tensor, Tensor
     return ids_NT, labels_NT
 
 
-def _loss(model: PreTrainedModel, examples: Sequence[Example]) -> Tensor:
-    """Sum of the loss over the learned tokens."""
+def summed_loss(model: PreTrainedModel, examples: Sequence[Example], plain: bool) -> Tensor:
+    """Sum of the loss over the learned tokens.
+
+    Args:
+        model: The model.
+        examples: One part of a batch.
+        plain: What ``plain_head`` says of the model.
+    """
     ids_NT, labels_NT = pad_batch(examples)
-    hidden_NTD = model.get_decoder()(input_ids=ids_NT.to(model.device), use_cache=False).last_hidden_state
-    # Only learned positions go through the LM head: it is the largest matrix of a small model.
-    targets = labels_NT[:, 1:].to(model.device)
+    ids_NT, targets = ids_NT.to(model.device), labels_NT[:, 1:].to(model.device)
     learned = targets != IGNORE
-    logits = model.get_output_embeddings()(hidden_NTD[:, :-1][learned])
+    if plain:
+        hidden_NTD = model.get_decoder()(input_ids=ids_NT, use_cache=False).last_hidden_state
+        # Only learned positions go through the LM head: it is the largest matrix of a small model.
+        logits = model.get_output_embeddings()(hidden_NTD[:, :-1][learned])
+    else:
+        columns = learned.any(0).nonzero().squeeze(1)
+        logits_NCV = model(input_ids=ids_NT, use_cache=False, logits_to_keep=columns).logits
+        logits = logits_NCV[learned[:, columns]]
     return functional.cross_entropy(logits.float(), targets[learned], reduction="sum")
 
 
-def _parts(examples: Sequence[Example]) -> list[list[Example]]:
-    """Splits a batch so that the attention scores of a part fit the budget."""
+def _parts(examples: Sequence[Example], vocabulary: int) -> list[list[Example]]:
+    """Splits a batch so that the attention scores and the logits of a part fit their budgets."""
     parts: list[list[Example]] = [[]]
     longest = 0
     for example in sorted(examples, key=lambda e: len(e.ids)):
         longest = len(example.ids)
-        if parts[-1] and (len(parts[-1]) + 1) * longest**2 > SCORES:
+        rows = len(parts[-1]) + 1
+        if parts[-1] and (rows * longest**2 > SCORES or rows * longest * vocabulary > LOGITS):
             parts.append([])
         parts[-1].append(example)
     return parts

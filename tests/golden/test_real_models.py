@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from crypsis.model_config import LoraConfig, ModelConfig
-from crypsis.models import Policy, has_adapter, load_policy, load_trainable, save_policy
+from crypsis.models import Policy, load_policy, load_trainable, save_policy
+from crypsis.pretrained.adapters import has_adapter
 from crypsis.rl.engine.scoring import Form, TrainRow, token_logprobs
 from crypsis.rl.engine.shared_prefix import why_not_shared
 from crypsis.rl.loss import accumulate_gradients

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from crypsis.checkpoints import latest_state, save_state
-from crypsis.models import Policy, has_adapter
+from crypsis.models import Policy
 from crypsis.parallel import Ranks, out_of_memory, release_memory
+from crypsis.pretrained.adapters import has_adapter
 from crypsis.rl.engine.attention_cache import AttentionCache
 from crypsis.rl.engine.engine import DEFAULT, Engine
 from crypsis.rl.engine.scoring import TrainRow, token_logprobs

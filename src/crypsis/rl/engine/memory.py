@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from crypsis.models import Policy, has_adapter
+from crypsis.models import Policy
+from crypsis.pretrained.adapters import has_adapter
 from crypsis.rl.engine.engine import DEFAULT, Engine
 from crypsis.rl.engine.logprobs import LOGITS_AT_ONCE
 from crypsis.rl.engine.samplers.base import BATCH_SIZE

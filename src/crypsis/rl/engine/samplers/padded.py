@@ -8,11 +8,11 @@ Shape suffixes: N rows, M prompts, S padded prompt positions, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from crypsis.pretrained.cached_forward import CachedForward
 from crypsis.rl.engine.attention_cache import AttentionCache
 from crypsis.rl.engine.samplers.base import Sampled, SamplingParams, check, evaluating, sample_in_batches
 from crypsis.rl.engine.timing import PhaseTimer
@@ -22,49 +22,30 @@ class _PaddedRows:
     """Rows with left-padded prompts."""
 
     def __init__(self, model: nn.Module, prompts: Sequence[Sequence[int]], owners: Sequence[int]) -> None:
-        self.model, self.prompts = model, prompts
+        self.prompts = prompts
         self.device = next(model.parameters()).device
         self.owners = torch.tensor(owners, device=self.device)
-        self.cache: Any = None
+        self.forward = CachedForward(model)
 
     def start(self) -> Tensor:
         """Reads each prompt once and copies its cache to its rows."""
         width = max(map(len, self.prompts))
         ids_MS = torch.tensor([[*[0] * (width - len(p)), *p] for p in self.prompts], device=self.device)
-        mask = torch.tensor([[*[0] * (width - len(p)), *[1] * len(p)] for p in self.prompts], device=self.device)
-        logits_MV = self._forward(ids_MS, mask, (mask.cumsum(1) - 1).clamp(min=0))
-        self.cache.batch_select_indices(self.owners)
-        self.mask = mask[self.owners]
-        self.positions_N1 = self.mask.sum(1, keepdim=True)
+        mask_MS = torch.tensor([[*[0] * (width - len(p)), *[1] * len(p)] for p in self.prompts], device=self.device)
+        logits_MV = self.forward.start(ids_MS, mask_MS)
+        self.forward.keep(self.owners)
         return logits_MV[self.owners]
 
     def step(self, tokens_N: Tensor) -> Tensor:
         """One decoding step."""
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens_N), 1)], 1)
-        logits_NV = self._forward(tokens_N[:, None], self.mask, self.positions_N1)
-        self.positions_N1 = self.positions_N1 + 1
-        return logits_NV
+        return self.forward.step(tokens_N)
 
     def keep(self, rows: Tensor) -> None:
         """Compaction."""
-        self.cache.batch_select_indices(rows)
-        self.mask, self.positions_N1 = self.mask[rows], self.positions_N1[rows]
+        self.forward.keep(rows)
 
     def remember(self, attention_cache: AttentionCache, sampled: Sequence[Sampled]) -> None:
         """Nothing: the model's own attention does not say."""
-
-    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        """Logits of the last position."""
-        out = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self.cache = out.past_key_values
-        return cast(Tensor, out.logits[:, -1])
 
 
 @torch.no_grad()

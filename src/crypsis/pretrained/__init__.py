@@ -1,0 +1,1 @@
+"""Pretrained models as users bring them: opening, checking, adapters, chat templates, import."""

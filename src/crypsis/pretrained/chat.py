@@ -1,0 +1,111 @@
+"""Chat templates: conversations as text, with nothing lost on the way and no date that changes from day to day."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from crypsis.types import Message, UserError
+
+DATE = "2026-01-01"
+"""The day that templates which print one are told, unless the config names another: the same for every run."""
+DIRECTIVES = "aAbBdmyYeFjHMSIp"
+"""Of ``strftime``: what a template may ask for. The hour is midnight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """How conversations become text.
+
+    Attributes:
+        arguments: What the template is given beside the messages, such as ``enable_thinking``.
+        date: The day that the template prints where it asks for today's, ISO format.
+        merges_system: The template takes no system turn: its text goes into the user's first turn.
+    """
+
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    date: str = DATE
+    merges_system: bool = False
+
+    def text(self, tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], reply: bool = True) -> str:
+        """A conversation in the chat template.
+
+        Args:
+            tokenizer: With the template.
+            messages: The turns.
+            reply: Whether to open the assistant's turn behind them.
+
+        Raises:
+            UserError: The template fails on this conversation.
+        """
+        if self.merges_system and len(messages) > 1 and messages[0].role == "system":
+            system, user, *rest = messages
+            messages = [Message(user.role, f"{system.content}\n\n{user.content}"), *rest]
+        rendered = tokenizer.apply_chat_template(
+            [{"role": m.role, "content": m.content} for m in messages],
+            chat_template=_dated(tokenizer.get_chat_template(), self.date),
+            tokenize=False,
+            add_generation_prompt=reply,
+            **self.arguments,
+        )
+        assert isinstance(rendered, str)
+        return rendered
+
+    def lost(self, tokenizer: PreTrainedTokenizerBase, roles: Sequence[str], reply: bool = True) -> list[str]:
+        """Roles of the turns whose text does not come out of the template."""
+        marks = [f"turn{i} of the {role}" for i, role in enumerate(roles)]
+        turns = [Message(role, mark) for role, mark in zip(roles, marks, strict=True)]  # type: ignore[arg-type]  # roles
+        text = self.text(tokenizer, turns, reply)
+        return [role for role, mark in zip(roles, marks, strict=True) if mark not in text]
+
+
+def fitting_chat(tokenizer: PreTrainedTokenizerBase, name: str, chat: Chat) -> Chat:
+    """The chat settings with which a template passes on the system's and the user's text.
+
+    Args:
+        tokenizer: Of the checkpoint.
+        name: Of the checkpoint, for messages.
+        chat: Arguments and date.
+
+    Raises:
+        UserError: There is no template, it fails, or it drops the user's text.
+    """
+    if tokenizer.chat_template is None:
+        raise UserError(f"{name}: the tokenizer has no chat template; add a chat_template.jinja to the folder")
+    own = Chat(chat.arguments, chat.date)
+    try:
+        if not own.lost(tokenizer, ["system", "user"]):
+            return own
+    except TemplateError:  # templates such as Gemma 2's refuse a system turn
+        pass
+    except Exception as error:  # of the wrong type, or what a template's own code raises
+        raise _broken(name, error) from None
+    merging = Chat(chat.arguments, chat.date, merges_system=True)
+    try:
+        lost = merging.lost(tokenizer, ["system", "user"])
+    except Exception as error:
+        raise _broken(name, error) from None
+    if lost:
+        raise UserError(f"{name}: the chat template drops the text of the user's turn; correct its chat_template.jinja")
+    return merging
+
+
+def _dated(template: str, date: str) -> str:
+    """The template with a clock that stands still in place of transformers' ``strftime_now``."""
+    if "strftime_now" not in template:
+        return template
+    day = datetime.datetime.fromisoformat(date)
+    values = {f"%{flag}{letter}": day.strftime(f"%{flag}{letter}") for letter in DIRECTIVES for flag in ("", "-")}
+    replaced = "".join(f" | replace({key!r}, {value!r})" for key, value in values.items())
+    # Arguments of a template are data alone, so the function is a macro. What comes last keeps a first line break.
+    return f"{{%- macro strftime_now(format) -%}}{{{{- format{replaced} -}}}}{{%- endmacro %}}{{{{ '' }}}}{template}"
+
+
+def _broken(name: str, error: Exception) -> UserError:
+    line = " ".join(str(error).split())[:120] or type(error).__name__
+    return UserError(f"{name}: the chat template fails: {line}; correct its chat_template.jinja")
