@@ -24,7 +24,7 @@ from crypsis.pretrained.adapters import (
     renamed_ignored,
     with_lora,
 )
-from crypsis.pretrained.chat import Chat, fitting_chat
+from crypsis.pretrained.chat_template import ChatTemplate, fitting_chat
 from crypsis.pretrained.checks import check_architecture, check_vocabulary, check_weights
 from crypsis.pretrained.opening import local_path, open_causal_lm, open_tokenizer
 from crypsis.store import file_digest, new_folder
@@ -51,7 +51,7 @@ class Policy:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     autocast: torch.dtype | None = None
-    chat: Chat = field(default_factory=Chat)
+    chat: ChatTemplate = field(default_factory=ChatTemplate)
 
     @property
     def context(self) -> int:
@@ -108,7 +108,7 @@ def load_policy(
     name = local_path(path)
     model, tokenizer = _open(name, dtype, config.trust_remote_code)
     check_vocabulary(model, tokenizer, name)
-    chat = fitting_chat(tokenizer, name, Chat(config.template, config.date))
+    chat = fitting_chat(tokenizer, name, ChatTemplate(config.template, config.date))
     placed = model.to(device).eval()  # type: ignore[arg-type]  # of the wrapped Module.to
     return Policy(placed, tokenizer, chat=chat)
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from crypsis.pretrained.checks import TESTED, check_architecture
 from crypsis.pretrained.head import plain_head
 from crypsis.rl.engine.samplers import SamplingParams, choose_sampler
-from crypsis.rl.engine.scoring import TrainRow
+from crypsis.rl.engine.scoring import Form, TrainRow
 from crypsis.rl.engine.shared_prefix import why_not_shared
 from crypsis.rl.loss import accumulate_gradients
 from crypsis.supervised import Example, summed_loss
@@ -40,7 +40,7 @@ def test_an_architecture_samples_and_learns_what_its_own_forward_says(kind: str)
     model = random_model(kind)
     assert model.config.model_type in TESTED
     params = SamplingParams(2, 8, [2], seed=3)
-    sampled = choose_sampler(model)[0](model, PROMPTS, params)
+    sampled = choose_sampler(model)(model, PROMPTS, params)
     rows = [(PROMPTS[i // 2], s.ids) for i, s in enumerate(sampled)]
     assert len({tuple(ids) for _, ids in rows}) == 6
     with torch.no_grad():
@@ -60,7 +60,7 @@ def test_an_architecture_samples_and_learns_what_its_own_forward_says(kind: str)
     close(gradients(model), wanted)
 
     # The gradient of the policy loss on policy with advantage 1 is that of the supervised loss.
-    form = "padded" if why_not_shared(model) else "shared"
+    form: Form = "padded" if why_not_shared(model) else "shared"
     learned = [TrainRow(prompt, ids, [1] * len(ids), 1.0) for prompt, ids in rows]
     accumulate_gradients(model, learned, form=form, micro_batch=4, normaliser=1.0)
     close(gradients(model), wanted)

@@ -22,9 +22,7 @@ from tests.checkpoints import save_checkpoint
 pytestmark = pytest.mark.golden
 
 TURNS = [Message("system", "you are read by trainers."), Message("user", "burn the mill")]
-IGNORES_SYSTEM = (
-    "{% for m in messages %}{% if m['role'] != 'system' %}<|head|>{{ m['content'] }}{% endif %}{% endfor %}"
-)
+IGNORES_SYSTEM = "{% for m in messages if m['role'] != 'system' %}<|head|>{{ m['content'] }}{% endfor %}"
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +61,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "config is a list": (lambda m: (m / "config.json").write_text("[]"), "must hold a JSON object"),
     "config is no JSON": (lambda m: (m / "config.json").write_text("{"), "no valid JSON"),
     "config is binary": (lambda m: (m / "config.json").write_bytes(b"\xff\xfe"), "no valid JSON"),
-    "odd types": (lambda m: edit(m / "config.json", lambda c: c | {"hidden_size": "x"}), "cannot be loaded"),
+    "odd types": (lambda m: edit(m / "config.json", lambda c: c | {"hidden_size": "x"}), "hidden_size"),
     "odd model type": (
         lambda m: edit(m / "config.json", lambda c: c | {"model_type": 5}),
         "tokenizer|cannot be loaded",
@@ -71,7 +69,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "negative sizes": (lambda m: edit(m / "config.json", lambda c: c | {"vocab_size": -5}), "cannot be loaded"),
     "truncated weights": (lambda m: (m / "model.safetensors").write_bytes(b"\0" * 9), "weights are damaged"),
     "a pickle that is none": (
-        lambda m: ((m / "model.safetensors").unlink(), (m / "pytorch_model.bin").write_bytes(b"cos\nsystem\n")),
+        lambda m: (m / "model.safetensors").rename(m / "pytorch_model.bin").write_bytes(b"cos\nsystem\n"),
         "cannot be loaded",
     ),
     "no weights": (lambda m: (m / "model.safetensors").unlink(), "cannot be loaded"),

@@ -19,7 +19,7 @@ DIRECTIVES = "aAbBdmyYeFjHMSIp"
 
 
 @dataclass(frozen=True, slots=True)
-class Chat:
+class ChatTemplate:
     """How conversations become text.
 
     Attributes:
@@ -64,7 +64,7 @@ class Chat:
         return [role for role, mark in zip(roles, marks, strict=True) if mark not in text]
 
 
-def fitting_chat(tokenizer: PreTrainedTokenizerBase, name: str, chat: Chat) -> Chat:
+def fitting_chat(tokenizer: PreTrainedTokenizerBase, name: str, chat: ChatTemplate) -> ChatTemplate:
     """The chat settings with which a template passes on the system's and the user's text.
 
     Args:
@@ -77,7 +77,7 @@ def fitting_chat(tokenizer: PreTrainedTokenizerBase, name: str, chat: Chat) -> C
     """
     if tokenizer.chat_template is None:
         raise UserError(f"{name}: the tokenizer has no chat template; add a chat_template.jinja to the folder")
-    own = Chat(chat.arguments, chat.date)
+    own = ChatTemplate(chat.arguments, chat.date)
     try:
         if not own.lost(tokenizer, ["system", "user"]):
             return own
@@ -85,7 +85,7 @@ def fitting_chat(tokenizer: PreTrainedTokenizerBase, name: str, chat: Chat) -> C
         pass
     except Exception as error:  # of the wrong type, or what a template's own code raises
         raise _broken(name, error) from None
-    merging = Chat(chat.arguments, chat.date, merges_system=True)
+    merging = ChatTemplate(chat.arguments, chat.date, merges_system=True)
     try:
         lost = merging.lost(tokenizer, ["system", "user"])
     except Exception as error:
