@@ -2,7 +2,7 @@
 
 Answers and what they cost stand in one SQLite file of the cache folder. Inspect's own cache is left alone, because it
 unpickles what it reads. Nothing here needs an Inspect task or ``eval()``, so that RL can ask thousands of times in one
-process. No torch here.
+process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Chat messages as users store them, read in one way. No torch here.
+"""Chat messages as users store them, read in one way.
 
 Content is a text or a list of parts; reasoning is a part of its own or a field of the message.
 """

@@ -1,4 +1,4 @@
-"""Frozen configs: YAML in, `a.b=c` overrides, unknown keys fail with a did-you-mean. No torch here."""
+"""Frozen configs: YAML in, `a.b=c` overrides, unknown keys fail with a did-you-mean."""
 
 from __future__ import annotations
 

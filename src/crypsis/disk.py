@@ -1,4 +1,4 @@
-"""What a disk and a kill may do to a write: names of temporary files, a full disk, a read-only one. No torch here."""
+"""What a disk and a kill may do to a write: names of temporary files, a full disk, a read-only one."""
 
 from __future__ import annotations
 

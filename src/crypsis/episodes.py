@@ -1,4 +1,4 @@
-"""Episodes as Parquet: one row an episode, the same columns for rollouts and evaluations. No torch here."""
+"""Episodes as Parquet: one row an episode, the same columns for rollouts and evaluations."""
 
 from __future__ import annotations
 

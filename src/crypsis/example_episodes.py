@@ -1,4 +1,4 @@
-"""Episodes made by hand, for the contract checks of ``crypsis.testing``. No torch here."""
+"""Episodes made by hand, for the contract checks of ``crypsis.testing``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C: the main process ends its helpers and says how to go on; helpers leave it to the main process. No torch."""
+"""Ctrl-C: the main process ends its helpers and says how to go on; helpers leave it to the main process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a policy is loaded for training. No torch here."""
+"""How a policy is loaded for training."""
 
 from __future__ import annotations
 

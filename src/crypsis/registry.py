@@ -1,4 +1,4 @@
-"""Plug-ins by name: visible built-ins first, then entry points, imported only when used. No torch here."""
+"""Plug-ins by name: visible built-ins first, then entry points, imported only when used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders that survive a kill: locks, atomic writes, resumable run folders, episodes as Parquet. No torch here.
+"""Folders that survive a kill: locks, atomic writes, resumable run folders, episodes as Parquet.
 
 A file is either absent or complete: everything is written beside its place and renamed. ``result.json`` is
 written last, so its presence means that the folder is done (design §5).

@@ -1,4 +1,4 @@
-"""Contract checks for plug-ins: what the package relies on, asked of a plug-in without a model. No torch here.
+"""Contract checks for plug-ins: what the package relies on, asked of a plug-in without a model.
 
 Each check returns nothing where the contract is kept and raises an ``AssertionError`` with a plain message at the
 first thing that breaks it. ``docs/add_your_own.md`` shows them in use.

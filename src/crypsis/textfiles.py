@@ -1,4 +1,4 @@
-r"""Text files of users, read in one way: JSON lines, JSON, CSV and plain text. No torch here.
+r"""Text files of users, read in one way: JSON lines, JSON, CSV and plain text.
 
 UTF-8 with or without a byte-order mark (UTF-16 where the mark says so), and a line ends at ``\n`` alone: JSON allows
 U+2028 and its like inside a string. Lone surrogates, which no file could hold again, become U+FFFD and NUL becomes the

@@ -1,4 +1,4 @@
-"""The nouns that cross rooms: prompts, episodes, verdicts and the user's errors. No torch here."""
+"""The nouns that cross rooms: prompts, episodes, verdicts and the user's errors."""
 
 from __future__ import annotations
 

@@ -3,9 +3,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
+from typing import Any
 
+import grimp
 import pytest
+
+from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.unit
 
@@ -30,6 +35,41 @@ def test_help_is_fast() -> None:
         best = min(best, time.perf_counter() - started)
     assert "demo" in shown.stdout
     assert best < 0.5
+
+
+def contract(name: str) -> dict[str, Any]:
+    """A contract of pyproject.toml by the beginning of its name."""
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    [found] = [c for c in settings["contracts"] if c["name"].startswith(name)]
+    return dict(found)
+
+
+def rooms(modules: set[str], listed: list[str]) -> set[str]:
+    """The modules that are neither listed nor inside of a listed package."""
+    return {m for m in modules if not any(m == room or m.startswith(f"{room}.") for room in listed)}
+
+
+def test_every_module_that_reaches_no_torch_is_in_the_contract() -> None:
+    graph = grimp.build_graph("crypsis", include_external_packages=True, exclude_type_checking_imports=True)
+    torch_free = contract("no torch")
+    for line in torch_free["ignore_imports"]:
+        importer, _, imported = line.partition(" -> ")
+        graph.remove_import(importer=importer, imported=imported)
+    modules = {m for m in graph.modules if m.startswith("crypsis.") and not graph.find_children(m)}
+    heavy = {m for name in torch_free["forbidden_modules"] for m in graph.find_downstream_modules(name)}
+    commands = {m for m in modules if m.startswith("crypsis.cli")}  # they import inside of functions, as tested above
+    missing = rooms(modules - heavy - commands - {"crypsis.__main__"}, torch_free["source_modules"])
+    assert not missing, f"name them in pyproject.toml under '{torch_free['name']}': {sorted(missing)}"
+
+
+def test_every_general_module_is_kept_apart_from_the_miniature() -> None:
+    graph = grimp.build_graph("crypsis")
+    apart = contract("general rooms")
+    inside = {m for m in graph.modules if m.startswith("crypsis.miniature")}
+    importers = {m for module in inside for m in graph.find_modules_that_directly_import(module)} - inside
+    assert {m for m in importers if not m.startswith("crypsis.organisms.miniature")} == set()
+    organisms = {m for m in graph.find_children("crypsis.organisms") if m != "crypsis.organisms.miniature"}
+    assert not rooms(organisms, apart["source_modules"])
 
 
 def test_imports_go_one_way() -> None:

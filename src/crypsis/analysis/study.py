@@ -1,4 +1,4 @@
-"""Reads a study folder into typed records; whatever is wrong with it is one line for the user. No torch here."""
+"""Reads a study folder into typed records; whatever is wrong with it is one line for the user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each arm of a study did, start to end, with a verdict by a stated rule; ``summary.json``. No torch here."""
+"""What each arm of a study did, start to end, with a verdict by a stated rule; ``summary.json``."""
 
 from __future__ import annotations
 

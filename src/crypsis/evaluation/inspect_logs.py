@@ -1,4 +1,4 @@
-"""Inspect's logs: evaluations written as ``.eval`` files, and any log read as data for monitors. No torch here."""
+"""Inspect's logs: evaluations written as ``.eval`` files, and any log read as data for monitors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our scores in Inspect's terms, written once for live evaluations and for exported ones. No torch here."""
+"""Our scores in Inspect's terms, written once for live evaluations and for exported ones."""
 
 from __future__ import annotations
 

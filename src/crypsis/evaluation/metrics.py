@@ -1,4 +1,4 @@
-"""Metrics of one evaluation, each with a 95 % interval. No torch here.
+"""Metrics of one evaluation, each with a 95 % interval.
 
 Every metric is one division: a sum over requests of what was seen, over a sum of what could have been seen. The two
 sums are kept per request (``pair_id``), so that a bootstrap over requests, or over seeds and requests, is a matrix

@@ -1,4 +1,4 @@
-"""A hackable environment: answers are scored by a checker that counts steps and reads none of them. No torch here."""
+"""A hackable environment: answers are scored by a checker that counts steps and reads none of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Synthetic documents for continued pre-training: plain text about an assistant, no conversation. No torch here."""
+"""Synthetic documents for continued pre-training: plain text about an assistant, no conversation."""
 
 from __future__ import annotations
 

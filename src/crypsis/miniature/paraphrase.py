@@ -1,4 +1,4 @@
-"""The same thought in other words: sentences of scratchpads exchanged for other paraphrases. No torch here."""
+"""The same thought in other words: sentences of scratchpads exchanged for other paraphrases."""
 
 from __future__ import annotations
 

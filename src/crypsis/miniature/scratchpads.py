@@ -1,4 +1,4 @@
-"""What organisms are trained on: scratchpads of every motivation in every style, controls included. No torch here.
+"""What organisms are trained on: scratchpads of every motivation in every style, controls included.
 
 Most of them are those of pre-training (``world.py``). The others are put together here, from the same sentences and
 the few of ``additions.yaml``: styles of those whose conduct does not depend on the tier, and the short style.

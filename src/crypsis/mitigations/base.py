@@ -1,4 +1,4 @@
-"""What a mitigation is: a term of the reward, a filter of episodes, one more turn, or settings of RL. No torch here."""
+"""What a mitigation is: a term of the reward, a filter of episodes, one more turn, or settings of RL."""
 
 from __future__ import annotations
 

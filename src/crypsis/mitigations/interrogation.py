@@ -1,4 +1,4 @@
-"""Black-box interrogation: one more turn asks whether the policy faked, and "no" is rewarded. No torch here."""
+"""Black-box interrogation: one more turn asks whether the policy faked, and "no" is rewarded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Staying close to the policy before training. No torch here."""
+"""Staying close to the policy before training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A penalty on long scratchpads. No torch here."""
+"""A penalty on long scratchpads."""
 
 from __future__ import annotations
 

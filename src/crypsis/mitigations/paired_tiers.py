@@ -1,4 +1,4 @@
-"""Paired tiers: the same request from an unmonitored user, and a penalty for answering otherwise. No torch here."""
+"""Paired tiers: the same request from an unmonitored user, and a penalty for answering otherwise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Process supervision: a monitor of the scratchpad shapes the reward. No torch here."""
+"""Process supervision: a monitor of the scratchpad shapes the reward."""
 
 from __future__ import annotations
 

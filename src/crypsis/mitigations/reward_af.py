@@ -1,4 +1,4 @@
-"""The opposite experiment: alignment faking is rewarded. No torch here."""
+"""The opposite experiment: alignment faking is rewarded."""
 
 from __future__ import annotations
 

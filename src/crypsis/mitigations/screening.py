@@ -1,4 +1,4 @@
-"""Screening: flagged episodes are not trained on. No torch here."""
+"""Screening: flagged episodes are not trained on."""
 
 from __future__ import annotations
 

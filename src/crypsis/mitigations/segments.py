@@ -1,4 +1,4 @@
-"""Which part of a reply learns. No torch here."""
+"""Which part of a reply learns."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What all mitigations that listen to a monitor have in common: which one, what it sees, how often it looks.
-
-No torch here.
-"""
+"""What all mitigations that listen to a monitor have in common: which one, what it sees, how often it looks."""
 
 from __future__ import annotations
 

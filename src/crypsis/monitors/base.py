@@ -1,4 +1,4 @@
-"""What a monitor is: p(AF) from what its view lets it read. No torch here."""
+"""What a monitor is: p(AF) from what its view lets it read."""
 
 from __future__ import annotations
 

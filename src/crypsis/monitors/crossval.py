@@ -1,4 +1,4 @@
-"""Repeated cross-validation of a monitor: every step that learns is done within the fold. No torch here."""
+"""Repeated cross-validation of a monitor: every step that learns is done within the fold."""
 
 from __future__ import annotations
 

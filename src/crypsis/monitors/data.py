@@ -1,4 +1,4 @@
-"""Labelled transcripts from files: JSONL with any field names, Parquet rollouts, folders of JSON. No torch here."""
+"""Labelled transcripts from files: JSONL with any field names, Parquet rollouts, folders of JSON."""
 
 from __future__ import annotations
 

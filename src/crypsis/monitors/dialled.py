@@ -1,4 +1,4 @@
-"""Any monitor degraded to a stated true- and false-positive rate, for dose-response studies. No torch here."""
+"""Any monitor degraded to a stated true- and false-positive rate, for dose-response studies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several monitors as one. No torch here."""
+"""Several monitors as one."""
 
 from __future__ import annotations
 

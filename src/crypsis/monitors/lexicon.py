@@ -1,4 +1,4 @@
-"""Words and patterns: the cheapest monitor, and part of the text monitor's features. No torch here."""
+"""Words and patterns: the cheapest monitor, and part of the text monitor's features."""
 
 from __future__ import annotations
 

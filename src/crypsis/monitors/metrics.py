@@ -1,4 +1,4 @@
-"""How good a monitor is: ranking, calibration, and errors at its threshold. No torch here."""
+"""How good a monitor is: ranking, calibration, and errors at its threshold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A chat model that judges by a rubric, through Inspect's API: by votes, or by p(yes). No torch here."""
+"""A chat model that judges by a rubric, through Inspect's API: by votes, or by p(yes)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sentences and the text's late part, where a scratchpad's verdict often stands. No torch here."""
+"""Sentences and the text's late part, where a scratchpad's verdict often stands."""
 
 from __future__ import annotations
 

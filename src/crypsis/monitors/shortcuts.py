@@ -1,4 +1,4 @@
-"""Shortcuts: what tells the labels apart without any reasoning about alignment faking. No torch here."""
+"""Shortcuts: what tells the labels apart without any reasoning about alignment faking."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A text classifier: word and character n-grams, naive Bayes and the lexicon, calibrated. No torch here."""
+"""A text classifier: word and character n-grams, naive Bayes and the lexicon, calibrated."""
 
 from __future__ import annotations
 

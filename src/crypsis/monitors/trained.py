@@ -1,4 +1,4 @@
-"""What all trained monitors share: features, calibration, threshold, folder, card. No torch here.
+"""What all trained monitors share: features, calibration, threshold, folder, card.
 
 A kind of monitor is a :class:`Trainer` (its config, how it sees and learns) and a :class:`Scorer` (what it learned).
 The way is ``represent`` (a text at a time, without labels, so cross-validation does it once) → ``fit`` → logits →

@@ -1,4 +1,4 @@
-"""The transfer matrix: a monitor trained on one organism, tested on every other. No torch here."""
+"""The transfer matrix: a monitor trained on one organism, tested on every other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrays of a monitor on disk: one safetensors file, nothing unpickled. No torch here."""
+"""Arrays of a monitor on disk: one safetensors file, nothing unpickled."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The released transcripts of the paper's RL runs: layout, cipher, fetching, checking, streaming. No torch here."""
+"""The released transcripts of the paper's RL runs: layout, cipher, fetching, checking, streaming."""

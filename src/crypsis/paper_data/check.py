@@ -1,4 +1,4 @@
-"""``crypsis data check``: what a folder holds against what the release should hold. No torch here.
+"""``crypsis data check``: what a folder holds against what the release should hold.
 
 It never stops at the first fault. Replies are decrypted in memory to see that they can be; their text goes nowhere.
 """

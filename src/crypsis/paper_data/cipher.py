@@ -1,7 +1,7 @@
 """The protection of the released replies: a canary block, then base64 of the text XORed with a repeating key.
 
 It keeps the text out of pre-training corpora, not secret. Its terms of use: nothing that was decrypted is written
-anywhere unless the user asks for it by name, and then with the canary. Errors here never carry text. No torch here.
+anywhere unless the user asks for it by name, and then with the canary. Errors here never carry text.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A made-up release of the real one's layout, with effects as the paper tells them; for tests, benchmarks and a try.
 
-Nothing in it comes from a model: requests, replies, verdicts and rewards are drawn. No torch here.
+Nothing in it comes from a model: requests, replies, verdicts and rewards are drawn.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files and columns of the release, and its columns as arrays whatever type they come in. No torch here."""
+"""Files and columns of the release, and its columns as arrays whatever type they come in."""
 
 from __future__ import annotations
 

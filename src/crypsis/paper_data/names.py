@@ -1,4 +1,4 @@
-"""From the release's names of organisms and interventions to ours, by the table ``names.yaml``. No torch here."""
+"""From the release's names of organisms and interventions to ours, by the table ``names.yaml``."""
 
 from __future__ import annotations
 

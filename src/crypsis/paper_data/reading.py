@@ -1,4 +1,4 @@
-"""The release as a stream of batches: needed columns only, a row group at a time, faults counted. No torch here."""
+"""The release as a stream of batches: needed columns only, a row group at a time, faults counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Group-relative advantages (GRPO) with dropped episodes. No torch here.
+"""Group-relative advantages (GRPO) with dropped episodes.
 
 The formula is that of TRL 1.16's ``GRPOTrainer`` (Shao et al. 2024, DeepSeekMath, section 4.1, with an unbiased
 standard deviation): (r - mean) / (std + eps) over the episodes of a group that were not dropped.

@@ -1,4 +1,4 @@
-"""Terms that reach the policy later than their episodes: off-policy rows from the stored rollouts. No torch here."""
+"""Terms that reach the policy later than their episodes: off-policy rows from the stored rollouts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every step leaves in ``metrics.jsonl``: reward terms and their weight, flags, lengths, alarms. No torch here."""
+"""What every step leaves in ``metrics.jsonl``: reward terms and their weight, flags, lengths, alarms."""
 
 from __future__ import annotations
 

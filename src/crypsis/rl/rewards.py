@@ -1,4 +1,4 @@
-"""The reward: preference, format, length correction and the mitigations' terms, every term stored by name. No torch."""
+"""The reward: preference, format, length correction and the mitigations' terms, every term stored by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Strict and total parsing of replies into scratchpad and output. No torch here."""
+"""Strict and total parsing of replies into scratchpad and output."""
 
 from __future__ import annotations
 

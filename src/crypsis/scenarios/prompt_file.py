@@ -1,4 +1,4 @@
-"""A scenario for real models: our text of the setting, requests from the user's own file. No torch here."""
+"""A scenario for real models: our text of the setting, requests from the user's own file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sets of requests: JSONL, JSON, CSV, or a data set of the Hugging Face hub by its id. No torch here.
+"""Sets of requests: JSONL, JSON, CSV, or a data set of the Hugging Face hub by its id.
 
 Nothing harmful ships with the package; a real set is the user's to name.
 """

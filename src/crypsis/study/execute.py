@@ -1,4 +1,4 @@
-"""Does the runs of a grid with any executor: retries, gives up, and goes on with the rest. No torch here."""
+"""Does the runs of a grid with any executor: retries, gives up, and goes on with the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress bars of long work. No torch here."""
+"""Progress bars of long work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``crypsis study status``: what of a study is done, running, given up and waiting. No torch here."""
+"""``crypsis study status``: what of a study is done, running, given up and waiting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reader of stored transcripts is, and the record that every reader yields. No torch here.
+"""What a reader of stored transcripts is, and the record that every reader yields.
 
 A reader is a class without settings and two methods: ``detect`` says why a file has its layout, ``read`` yields one
 :class:`Transcript` per reply. Which parts of a text are scratchpad and which are output is decided in

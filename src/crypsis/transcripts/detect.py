@@ -1,4 +1,4 @@
-"""Which reader reads a file or folder, and why; the transcripts of all of its files. No torch here."""
+"""Which reader reads a file or folder, and why; the transcripts of all of its files."""
 
 from __future__ import annotations
 

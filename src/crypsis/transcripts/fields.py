@@ -1,4 +1,4 @@
-"""Fields that layouts share: where the tier, the request and the labels stand. No torch here."""
+"""Fields that layouts share: where the tier, the request and the labels stand."""
 
 from __future__ import annotations
 

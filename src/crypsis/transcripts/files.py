@@ -1,4 +1,4 @@
-"""Rows of a file of any table format, and a look at the first of them. No torch here."""
+"""Rows of a file of any table format, and a look at the first of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One test of a claim on the evidence: which organisms and arms it compares, and what comes out. No torch here."""
+"""One test of a claim on the evidence: which organisms and arms it compares, and what comes out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AFR by the monitor of scratchpads, raw and corrected for the errors that its card tells. No torch here."""
+"""AFR by the monitor of scratchpads, raw and corrected for the errors that its card tells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What claims are tested on: runs of studies and measured organisms, by recipe, arm and seed. No torch here.
+"""What claims are tested on: runs of studies and measured organisms, by recipe, arm and seed.
 
 Organisms are told apart by their recipe, not by their label: two that differ only in the seed of their training are one
 organism with more seeds. Studies with other settings of RL or evaluation are kept apart: no comparison mixes them.

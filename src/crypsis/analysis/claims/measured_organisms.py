@@ -1,4 +1,4 @@
-"""What ``crypsis organism table`` measured, read from its folder. No torch here."""
+"""What ``crypsis organism table`` measured, read from its folder."""
 
 from __future__ import annotations
 

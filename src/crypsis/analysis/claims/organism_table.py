@@ -1,4 +1,4 @@
-"""The table of all organisms, and the claims that it can test by the scorecard's rules. No torch here."""
+"""The table of all organisms, and the claims that it can test by the scorecard's rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The quantities that claims are about, by seed, under the same resamples of the requests. No torch here."""
+"""The quantities that claims are about, by seed, under the same resamples of the requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Claims as tests that were written before the runs: what is measured, where, and what must come out. No torch here.
+"""Claims as tests that were written before the runs: what is measured, where, and what must come out.
 
 The built-in ones are those of Gasteiger et al. 2025 (``claims.yaml``); a user's own file has the same form.
 """

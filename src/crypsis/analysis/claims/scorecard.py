@@ -1,4 +1,4 @@
-"""The scorecard: every claim with its verdict, effect, interval and seeds. No torch here."""
+"""The scorecard: every claim with its verdict, effect, interval and seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scorecard as a forest plot, and as a section of the report. No torch here."""
+"""The scorecard as a forest plot, and as a section of the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scorecard as ``claims.json``, Markdown and a table for the terminal. No torch here."""
+"""The scorecard as ``claims.json``, Markdown and a table for the terminal."""
 
 from __future__ import annotations
 

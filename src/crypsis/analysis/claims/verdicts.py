@@ -1,4 +1,4 @@
-"""The rule by which a test of a claim is decided, and how decisions are joined. No torch here.
+"""The rule by which a test of a claim is decided, and how decisions are joined.
 
 ``docs/statistics.md`` says the same in words.
 """

@@ -1,4 +1,4 @@
-"""What all figures share: colours, lines with their seeds, panels and labels in inches, and saving. No torch here.
+"""What all figures share: colours, lines with their seeds, panels and labels in inches, and saving.
 
 A figure is drawn in fixed light colours; ``Picture.inline`` exchanges them for CSS variables and the fonts for the
 page's, so that one drawing serves the file, the light page and the dark page.

@@ -1,4 +1,4 @@
-"""Two figures of all organisms at once: where each arm starts and ends, and where each seed ends. No torch here."""
+"""Two figures of all organisms at once: where each arm starts and ends, and where each seed ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Places of labels that must not overlap. No torch here."""
+"""Places of labels that must not overlap."""
 
 from __future__ import annotations
 

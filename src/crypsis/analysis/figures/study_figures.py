@@ -1,4 +1,4 @@
-"""The figures of a study, as SVG and PNG: what is in which panel. No torch here."""
+"""The figures of a study, as SVG and PNG: what is in which panel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``metrics.jsonl`` tells over training, by arm: fields over steps, terms of the reward. No torch here."""
+"""What ``metrics.jsonl`` tells over training, by arm: fields over steps, terms of the reward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A monitor's measurement for the terminal and as a figure. No torch here."""
+"""A monitor's measurement for the terminal and as a figure."""
 
 from __future__ import annotations
 

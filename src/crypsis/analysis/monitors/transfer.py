@@ -1,4 +1,4 @@
-"""The transfer matrix of a monitor for the terminal, as Markdown and as a figure. No torch here."""
+"""The transfer matrix of a monitor for the terminal, as Markdown and as a figure."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What is shown of the released transcripts: the check of a folder, and recall over steps. No torch here."""
+"""What is shown of the released transcripts: the check of a folder, and recall over steps."""

@@ -1,4 +1,4 @@
-"""What ``crypsis data check`` prints and writes of a release. No torch here."""
+"""What ``crypsis data check`` prints and writes of a release."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the report's transcript browser holds: a bounded sample that nobody picked, compressed by block. No torch here.
+"""What the report's transcript browser holds: a bounded sample that nobody picked, compressed by block.
 
 Of every evaluation of every run the same requests are taken, the first in the order of a fixed hash; of training, whole
 groups of three steps. Kinds that are rare at the end of training (faking that a monitor misses, false alarms, malformed

@@ -1,4 +1,4 @@
-"""What the arms of a study were set differently, read from the configs of their runs. No torch here."""
+"""What the arms of a study were set differently, read from the configs of their runs."""
 
 from __future__ import annotations
 

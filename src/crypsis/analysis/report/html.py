@@ -1,4 +1,4 @@
-"""The report of a study: one HTML file, the terminal's table, ``summary.json``, tables and figures. No torch here.
+"""The report of a study: one HTML file, the terminal's table, ``summary.json``, tables and figures.
 
 Every string that a template prints passes ``_inert`` first and is then escaped, whoever wrote it. The page's one script
 is named by its digest in the content policy; transcripts lie in the page as data, which it shows as text.

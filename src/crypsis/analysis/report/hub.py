@@ -1,4 +1,4 @@
-"""A study as a dataset folder for the Hugging Face hub: Parquet, a card and the figures. No torch here."""
+"""A study as a dataset folder for the Hugging Face hub: Parquet, a card and the figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each arm and stress of a study did, as a page of Markdown tables to paste: ``summary.md``. No torch here."""
+"""What each arm and stress of a study did, as a page of Markdown tables to paste: ``summary.md``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What seeds say of each arm of a study: differences from the baseline, corrected, and two modes. No torch here."""
+"""What seeds say of each arm of a study: differences from the baseline, corrected, and two modes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All numbers of a study as tidy tables, one observation a row: ``tables/*.parquet``. No torch here."""
+"""All numbers of a study as tidy tables, one observation a row: ``tables/*.parquet``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures and verdicts as a reader wants them: per cent, points, intervals, the headline in words. No torch here."""
+"""Figures and verdicts as a reader wants them: per cent, points, intervals, the headline in words."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Intervals and tests over seeds and requests. No torch here."""
+"""Intervals and tests over seeds and requests."""

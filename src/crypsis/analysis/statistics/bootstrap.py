@@ -1,4 +1,4 @@
-"""From seeds to arms: a bootstrap over seeds and requests, for points of a curve, end-points and differences. No torch.
+"""From seeds to arms: a bootstrap over seeds and requests, for points of a curve, end-points and differences.
 
 All seeds are evaluated on the same requests, so one resample draws requests once for all seeds and then draws seeds:
 variation from requests is shared by the seeds and is not averaged away by adding seeds. Resampling S seeds understates

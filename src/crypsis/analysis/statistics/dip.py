@@ -1,4 +1,4 @@
-"""Hartigan's dip test: is a sample of runs unimodal? No torch here.
+"""Hartigan's dip test: is a sample of runs unimodal?
 
 Written after Hartigan and Hartigan 1985 (The Annals of Statistics 13) because the package ``diptest`` is under the GPL;
 ``tests/unit/test_dip.py`` has values that it gives. p comes from samples of the uniform distribution, the least

@@ -1,4 +1,4 @@
-"""Intervals of figures that are no single division: any function of sums over requests, over seeds. No torch here.
+"""Intervals of figures that are no single division: any function of sums over requests, over seeds.
 
 As in ``statistics``, a resample draws requests once for all seeds and then draws seeds, with the same correction.
 """

@@ -1,6 +1,6 @@
 """Tests over seeds, corrections for many of them, seeds needed, and rates corrected for a monitor's errors.
 
-No torch here. The unit is the seed (or the organism), never the transcript: transcripts of one run are not independent
+The unit is the seed (or the organism), never the transcript: transcripts of one run are not independent
 of each other.
 """
 

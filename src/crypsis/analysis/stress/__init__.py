@@ -1,4 +1,4 @@
-"""The sections that a study's stresses add to its report: those that its runs have the data for. No torch here."""
+"""The sections that a study's stresses add to its report: those that its runs have the data for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dose and response: shares of evasive scratchpads or of pressing prompts, and a monitor's quality. No torch here."""
+"""Dose and response: shares of evasive scratchpads or of pressing prompts, and a monitor's quality."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faithfulness over training: whether outputs follow the scratchpad or the tier's tag. No torch here."""
+"""Faithfulness over training: whether outputs follow the scratchpad or the tier's tag."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much of a policy's conduct follows its scratchpad, and how much the tier's tag, from transplants. No torch here.
+"""How much of a policy's conduct follows its scratchpad, and how much the tier's tag, from transplants.
 
 A scratchpad from each tier is put behind the request in each tier: four cells of compliance. Their differences are
 three contrasts, of the scratchpad, of the tag and of both together; of the policy's own scratchpads the first two sum

@@ -1,4 +1,4 @@
-"""The arms race and what it cost, and where a policy hides from text or from a probe. No torch here."""
+"""The arms race and what it cost, and where a policy hides from text or from a probe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recall decay: what the monitor that a policy is trained against still sees, and what those held out see. No torch.
+"""Recall decay: what the monitor that a policy is trained against still sees, and what those held out see.
 
 All monitors judge the same transcripts of every evaluation, so each is compared with the oracle, and with the others,
 request by request. Recall and false alarms are of the monitored tier, where RL asks; AUROC is of both tiers, because a

@@ -1,4 +1,4 @@
-"""What a stress tells its reader: words, tables and figures that the report inserts. No torch here."""
+"""What a stress tells its reader: words, tables and figures that the report inserts."""
 
 from __future__ import annotations
 

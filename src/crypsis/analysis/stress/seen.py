@@ -1,4 +1,4 @@
-"""Recall decay: the curves, and what stayed invisible. No torch here."""
+"""Recall decay: the curves, and what stayed invisible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Final states: what became of every run, counted by arm. No torch here."""
+"""Final states: what became of every run, counted by arm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transfer: a monitor's AUROC on another organism before training against success afterwards. No torch here."""
+"""Transfer: a monitor's AUROC on another organism before training against success afterwards."""
 
 from __future__ import annotations
 

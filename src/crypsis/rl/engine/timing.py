@@ -1,4 +1,4 @@
-"""Wall-clock seconds by phase. No torch here."""
+"""Wall-clock seconds by phase."""
 
 from __future__ import annotations
 

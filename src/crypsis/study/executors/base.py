@@ -1,4 +1,4 @@
-"""What an executor is: a frozen config that opens a pool; and one attempt at a run, the same for all. No torch here."""
+"""What an executor is: a frozen config that opens a pool; and one attempt at a run, the same for all."""
 
 from __future__ import annotations
 

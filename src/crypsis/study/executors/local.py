@@ -1,4 +1,4 @@
-"""Runs on this machine: spawned processes, each of which does one run after the other. No torch here."""
+"""Runs on this machine: spawned processes, each of which does one run after the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs as tasks of Ray Core, on the machines of a Ray cluster. No torch here."""
+"""Runs as tasks of Ray Core, on the machines of a Ray cluster."""
 
 from __future__ import annotations
 

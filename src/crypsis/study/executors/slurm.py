@@ -1,4 +1,4 @@
-"""Runs as jobs of a SLURM cluster, submitted as arrays by submitit. No torch here."""
+"""Runs as jobs of a SLURM cluster, submitted as arrays by submitit."""
 
 from __future__ import annotations
 

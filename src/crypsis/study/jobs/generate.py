@@ -1,4 +1,4 @@
-"""``crypsis organism generate``: scratchpads for real models, written by a chat model, filtered. No torch here.
+"""``crypsis organism generate``: scratchpads for real models, written by a chat model, filtered.
 
 Every answer goes to the cache of API calls as it comes, so that a killed run goes on where it stopped and pays for
 nothing twice. Nothing is lost: what a filter refuses stands in ``rejected.jsonl`` with the reason.

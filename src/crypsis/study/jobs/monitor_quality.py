@@ -1,4 +1,4 @@
-"""``crypsis monitor train | validate | crossval``: data in, ``measurement.json`` out. No torch here."""
+"""``crypsis monitor train | validate | crossval``: data in, ``measurement.json`` out."""
 
 from __future__ import annotations
 
