@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from crypsis.config import read_yaml
 from crypsis.evaluation.metrics import Tally, tabulate
+from crypsis.evaluation.tallies import TALLIES, read_tallies
 from crypsis.store import CONFIG, FAILED, METRICS, PROVENANCE, RESULT, read_json, read_rows, steps_of
 from crypsis.types import UserError, visible
 
@@ -97,6 +98,11 @@ class Run:
         return read_evaluation(self.folder / "evals" / f"step-{step:04d}.parquet")
 
     @property
+    def has_transcripts(self) -> bool:
+        """Whether its transcripts are in the study; those of an import are not."""
+        return not (self.folder / TALLIES).exists()
+
+    @property
     def listens_to(self) -> tuple[str, ...]:
         """Names of the monitors that it was trained against; all others are held out."""
         named = (m.get("monitor") or () for m in self.config.get("mitigations") or () if isinstance(m, Mapping))
@@ -124,6 +130,11 @@ class Study:
     timing: Timing
     runs: tuple[Run, ...]
     unfinished: tuple[Unfinished, ...]
+
+    @property
+    def imported(self) -> bool:
+        """Whether its runs are others': verdicts without transcripts, files whose seeds nobody knows."""
+        return bool(self.config.get("imported"))
 
     def arms(self) -> dict[tuple[str, str], list[Run]]:
         """Runs by (organism, arm) in the config's order of organisms and of arms, seeds ascending."""
@@ -233,10 +244,7 @@ def _run(folder: Path, monitors: Sequence[MonitorCard]) -> Run | Unfinished:
         )
     read_json(folder / RESULT)
     thresholds = {card.name: card.threshold for card in monitors if card.organism in ("", visible(organism))}
-    evaluated = steps_of(folder / "evals", ".parquet")
-    evaluations = {
-        s: tabulate(read_evaluation(folder / "evals" / f"step-{s:04d}.parquet"), thresholds) for s in evaluated
-    }
+    evaluations = _evaluations(folder, thresholds)
     if not evaluations:
         return Unfinished(folder.name, "finished, but was never evaluated")
     return Run(
@@ -252,6 +260,14 @@ def _run(folder: Path, monitors: Sequence[MonitorCard]) -> Run | Unfinished:
         training=training,
         config=config,
     )
+
+
+def _evaluations(folder: Path, thresholds: Mapping[str, float]) -> dict[int, Tally]:
+    """By step, the sums behind the metrics: counted from the transcripts, or as an import has left them."""
+    if (folder / TALLIES).exists():
+        return read_tallies(folder / TALLIES)
+    files = {s: folder / "evals" / f"step-{s:04d}.parquet" for s in steps_of(folder / "evals", ".parquet")}
+    return {step: tabulate(read_evaluation(file), thresholds) for step, file in files.items()}
 
 
 def _mitigation(entry: object) -> str:

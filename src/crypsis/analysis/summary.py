@@ -9,7 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from crypsis.analysis.statistics.bootstrap import Curve, SeedEstimate, curve, difference, over_seeds, shared_steps
+from crypsis.analysis.statistics.bootstrap import (
+    Curve,
+    SeedEstimate,
+    curve,
+    difference,
+    over_seeds,
+    shared_steps,
+    unpaired_difference,
+)
 from crypsis.analysis.study import Run, Study
 from crypsis.evaluation.metrics import METRICS, Tally
 from crypsis.store import write_json
@@ -269,7 +277,8 @@ def _arm(study: Study, runs: list[Run], baseline: list[Run]) -> ArmSummary:
     versus: dict[str, SeedEstimate] = {}
     if baseline and baseline[0].arm != runs[0].arm:
         other = {run.seed: run.evaluations[steps[-1]] for run in baseline if steps[-1] in run.evaluations}
-        versus = {name: difference(last, other, names[name]) for name in COMPARED if name in known}
+        minus = unpaired_difference if study.imported else difference
+        versus = {name: minus(last, other, names[name]) for name in COMPARED if name in known}
     return ArmSummary(
         organism=runs[0].organism,
         arm=runs[0].arm,

@@ -147,9 +147,16 @@ def evaluate(
 
 
 @app.command()
-def report(folder: Path, organisms: OrganismsTable = None, claims: ClaimsOption = None) -> None:
+def report(
+    folder: Path,
+    organisms: OrganismsTable = None,
+    claims: ClaimsOption = None,
+    transcripts: Annotated[
+        bool, typer.Option("--transcripts", help="Of imported runs: put a decrypted sample into the page.")
+    ] = False,
+) -> None:
     """Write FOLDER/report.html, figures, summary.json and claims.json; print the tables."""
-    show_report(folder, Console(), organisms, claims)
+    show_report(folder, Console(), organisms, claims, transcripts)
 
 
 @app.command("list")

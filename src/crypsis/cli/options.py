@@ -38,15 +38,24 @@ def choice(value: str, option: str, known: tuple[str, ...]) -> Any:
 
 def show_scorecard(results: Any, console: Console) -> None:
     """Prints the scorecard, or where no claim could be decided only how many there are."""
-    from crypsis.analysis.claims.scorecard_output import scorecard_table, undecided_line
+    from crypsis.analysis.claims.scorecard_output import absent_lines, entries, scorecard_table, undecided_line
 
     console.print(undecided_line(results) or scorecard_table(results))
+    for line in absent_lines(entries(results)):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def show_report(folder: Path, console: Console, organisms: Path | None = None, claims: Path | None = None) -> None:
+def show_report(
+    folder: Path,
+    console: Console,
+    organisms: Path | None = None,
+    claims: Path | None = None,
+    decrypted: bool = False,
+) -> None:
     """Writes a folder's report and scorecard and prints their tables."""
     from crypsis.analysis.claims.scorecard import score
     from crypsis.analysis.claims.scorecard_figure import keep_scorecard
+    from crypsis.analysis.release.transcripts import WARNING, ReleasedTranscripts
     from crypsis.analysis.report.differences import code_differences, seed_differences
     from crypsis.analysis.report.html import terminal_table, write_report
     from crypsis.analysis.study import load_study
@@ -56,9 +65,12 @@ def show_report(folder: Path, console: Console, organisms: Path | None = None, c
     results = score([study], organisms, claims)
     keep_scorecard(study, results)
     summary = summarise(study)
-    page = write_report(folder, summary)
+    transcripts = ReleasedTranscripts(study) if decrypted and study.imported else None
+    page = write_report(folder, summary, transcripts)
     console.print(terminal_table(summary))
     show_scorecard(results, console)
     for line in [*code_differences(summary), *seed_differences(summary)]:
         console.print(f"note: {line}", soft_wrap=True, markup=False, highlight=False)
+    if transcripts is not None:
+        console.print(WARNING, soft_wrap=True, markup=False, highlight=False)
     console.print(f"report: {page.resolve()}", soft_wrap=True, markup=False, highlight=False)

@@ -42,6 +42,29 @@ def study_run(
     run_and_report(study, out, exists, Console())
 
 
+@app.command("import")
+def study_import(
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="The paper's released transcripts, or a part of them.")],
+    out: Out = Path("runs/paper"),
+    exists: ExistsOption = "resume",
+) -> None:
+    """Make a study of the paper's released runs, for report, scorecard and status; nothing is decrypted."""
+    from crypsis.paper_data.layout import release_files
+    from crypsis.study.jobs.import_release import FAULTS, import_release
+    from crypsis.study.progress import Display
+    from crypsis.types import visible
+
+    console = Console()
+    with Display(console).counted("import", len(release_files(data)), "files") as show:
+        faults = import_release(data, out, exists_mode(exists), show)
+    for (file, reason), fault in faults.found.items():
+        line = f"{file}: {fault.count:,} × {reason}"
+        console.print(visible(line), markup=False, highlight=False, soft_wrap=True)
+    if faults.found:
+        console.print(f"all of it: {out / FAULTS}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"study: {out}", markup=False, highlight=False, soft_wrap=True)
+
+
 @app.command("status")
 def study_status(folder: Path) -> None:
     """Show what is done, running, failed and waiting, and how long the rest will take."""

@@ -116,7 +116,8 @@ def write_release(folder: Path, spec: ReleaseSpec, on_file: Callable[[int], None
         path = folder / run.name
         with disk_faults(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            table = _table(run, spec, np.random.default_rng((spec.seed, number)), words)
+            luck = 1.0 if number % 2 else -1.0  # in place of chance: neighbouring runs end differently
+            table = _table(run, spec, np.random.default_rng((spec.seed, number)), words, luck)
             for fault in run.faults:
                 if fault in SPOIL:
                     SPOIL[fault](table)
@@ -143,7 +144,7 @@ class _Words:
     def __post_init__(self) -> None:
         draw = np.random.default_rng((self.spec.seed, 99))
         syllables = [a + b for a in "bcdfghklmnprstvw" for b in ("a", "e", "i", "o", "u", "ar", "en", "is")]
-        parts = np.array(syllables)[draw.integers(0, len(syllables), (20_000, 4))]
+        parts = np.array(syllables)[draw.integers(0, len(syllables), (min(20_000, 40 * self.spec.sentences), 4))]
         lengths = draw.integers(1, 5, len(parts))
         vocabulary = np.array(["".join(row[:length]) for row, length in zip(parts, lengths, strict=True)])
         ranks = 1 / np.arange(2, len(vocabulary) + 2)
@@ -167,10 +168,10 @@ PLAIN = (
 )
 
 
-def _table(run: RunSpec, spec: ReleaseSpec, draw: np.random.Generator, words: _Words) -> Table:
+def _table(run: RunSpec, spec: ReleaseSpec, draw: np.random.Generator, words: _Words, luck: float) -> Table:
     """The rows of one run, before anything is made wrong."""
     character = CHARACTERS.get(run.organism, OTHER)
-    luck = float(draw.choice([-1.0, 1.0])) * character.spread
+    luck *= character.spread
     steps = spec.steps[:1] if "one_step" in run.faults else spec.steps
     bent, true = draw.random(spec.requests), draw.random(spec.requests)
     table: Table = {name: [] for name in COLUMNS}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 from rich.table import Table
 from rich.text import Text
@@ -43,11 +44,13 @@ class RunStatus:
     steps: int
     seconds: float | None = None
     error: str = ""
+    folder: str = ""
+    """Name of its folder where that is not the usual one."""
 
     @property
     def name(self) -> str:
         """Of its folder."""
-        return f"{self.organism}-{self.arm}-seed{self.seed}"
+        return self.folder or f"{self.organism}-{self.arm}-seed{self.seed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,8 @@ class Status:
     runs: tuple[RunStatus, ...]
     workers: int
     at_work: bool
+    imported: str = ""
+    """Folder that others' runs were imported from; empty for a study of one's own."""
 
     @property
     def seconds_left(self) -> float | None:
@@ -95,6 +100,8 @@ class Status:
         told += [f"failed: {run.name}: {run.error}" for run in self.runs if run.state == "failed"]
         if not self.at_work and total["done"] < len(self.runs):
             again = f"crypsis study run {self.folder / CONFIG} --out {self.folder}"
+            if self.imported:
+                again = f"crypsis study import {self.imported} --out {self.folder} --exists overwrite"
             told.append(f"no process is at work here; `{again}` goes on")
         return told
 
@@ -108,6 +115,8 @@ def read_status(folder: Path) -> Status:
     if not (folder / CONFIG).exists():
         raise UserError(f"{folder}: holds no study; `crypsis study run CONFIG.yaml --out {folder}` starts one")
     data = read_yaml(folder / CONFIG)
+    if isinstance(data.get("imported"), Mapping):
+        return _imported(folder, data)
     if "arms" not in data:
         raise UserError(f"{folder}: is no study's folder (its {CONFIG} has no arms); give the one that holds runs/")
     config = parse_config(StudyConfig, data, str(folder / CONFIG))
@@ -148,6 +157,20 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+
+
+def _imported(folder: Path, data: Mapping[str, Any]) -> Status:
+    """Others' runs: each that was imported is done, as far as its file goes."""
+    runs = []
+    for path in sorted(folder.glob(f"runs/*/{CONFIG}")):
+        run = read_yaml(path)
+        rl = run.get("rl")
+        steps = int(rl.get("steps") or 0) if isinstance(rl, Mapping) else 0
+        state: State = "done" if (path.parent / RESULT).exists() else "stopped"
+        who = (str(run.get("organism")), str(run.get("arm")), int(run.get("seed") or 0))
+        runs.append(RunStatus(*who, state, steps, steps, folder=path.parent.name))
+    source = str(data["imported"].get("folder"))
+    return Status(folder, str(data.get("name")), tuple(runs), 1, is_locked(folder), source)
 
 
 def _run(config: StudyConfig, study: Path, organism: str, arm: str, seed: int) -> RunStatus:

@@ -14,8 +14,8 @@ from crypsis.analysis.claims.evidence import Evidence, Key, Organism
 from crypsis.analysis.claims.quantities import Quantities, Values, limits
 from crypsis.analysis.claims.schema import START, ClaimsFile, ClaimTest, Condition
 from crypsis.analysis.claims.verdicts import Verdict, all_of, decide
-from crypsis.analysis.statistics.bootstrap import Pooled, pool
-from crypsis.analysis.statistics.seed_tests import deviation_interval, paired_p
+from crypsis.analysis.statistics.bootstrap import Pooled, pool, pool_difference, pool_requests
+from crypsis.analysis.statistics.seed_tests import deviation_interval, paired_p, unpaired_p
 from crypsis.config import digest
 from crypsis.evaluation.metrics import Floats
 
@@ -30,6 +30,8 @@ class Cell:
         spare: Room for what the requests cannot exclude.
         bounds: What the quantity can be at least and at most.
         also: Verdicts on what else must hold.
+        imported: Whether the runs are others': with a single one, the interval over requests decides.
+        rivals: Of others' runs, the runs whose mean is already subtracted, shape [1 + RESAMPLES, runs].
     """
 
     name: str
@@ -37,6 +39,35 @@ class Cell:
     spare: float
     bounds: tuple[float, float]
     also: tuple[Verdict, ...] = ()
+    imported: bool = False
+    rivals: Floats | None = None
+
+    @property
+    def runs(self) -> int:
+        """The fewest on either side."""
+        return len(self.values) if self.rivals is None else min(len(self.values), self.rivals.shape[1])
+
+    @property
+    def requests_only(self) -> bool:
+        """Whether a single run decides, so that the interval is over requests alone."""
+        return self.imported and self.runs < 2
+
+    def pooled(self, level: float) -> Pooled:
+        """The quantity over runs and requests."""
+        if self.requests_only:
+            return pool_requests(self.draws, level, self.spare)
+        if self.rivals is not None:
+            return pool_difference(self.draws + self.rivals.mean(axis=1)[:, None], self.rivals, level, self.spare)
+        return pool([self.draws], level, self.spare)
+
+    @property
+    def p(self) -> float | None:
+        """Of a test over runs that the quantity is 0: paired by seed, or Welch's where nothing is paired."""
+        values = list(self.by_seed.values())
+        if self.rivals is None:
+            return paired_p(values)
+        rivals = self.rivals[0]
+        return unpaired_p([value + float(rivals.mean()) for value in values], [float(value) for value in rivals])
 
     @property
     def draws(self) -> Floats:
@@ -87,10 +118,10 @@ def judged(test: ClaimTest, quantities: Quantities, cell: Cell, level: float) ->
     if test.expect == "varies":
         ends: Pooled = _spread(quantities, cell, level)
     else:
-        ends = clipped(pool([cell.draws], level, cell.spare), cell.bounds)
+        ends = clipped(cell.pooled(level), cell.bounds)
     verdict = all_of([decide(test.expect, test.by, ends.mean, ends.low, ends.high), *cell.also])
     compared = bool(test.against or test.against_organisms or test.at == "change")
-    p = paired_p(list(by_seed.values())) if compared and test.expect in ("above", "below") else None
+    p = cell.p if compared and test.expect in ("above", "below") else None
     return Found(cell.name, verdict, ends.mean, ends.low, ends.high, by_seed, p)
 
 
@@ -185,21 +216,35 @@ def _cell(
         return None
     values = found.of_arms(organism, arms, test.quantity, test.at)
     name, spare = organism.name, found.spare(organism, arms, test.quantity)
+    against: Values | None = None
     if rival is not None:
-        values = _minus(values, found.of_arm(organism, rival, test.quantity, test.at))
+        against = found.of_arm(organism, rival, test.quantity, test.at)
     if other is not None:
-        values = _minus(values, found.of_arms(other, present(test, other, file), test.quantity, test.at))
+        against = found.of_arms(other, present(test, other, file), test.quantity, test.at)
         name = f"{name} − {other.name}"
+    rivals = None
+    if against is not None and organism.imported:
+        values, rivals = _minus_mean(values, against)
+    elif against is not None:
+        values = _minus(values, against)
     if not values:
         return None
     also = tuple(_condition(condition, organism, arms, found) for condition in test.also)
     difference = rival is not None or other is not None or test.at == "change"
-    return Cell(name, values, spare, limits(test.quantity, difference), also)
+    return Cell(name, values, spare, limits(test.quantity, difference), also, organism.imported, rivals)
 
 
 def _minus(left: Values, right: Values) -> Values:
     """Paired by seed, and by request because all are resampled alike."""
     return {key: left[key] - right[key] for key in left if key in right}
+
+
+def _minus_mean(left: Values, right: Values) -> tuple[Values, Floats | None]:
+    """Less the mean of all runs of the other side, which is given too; paired by request only."""
+    if not right:
+        return {}, None
+    rivals = np.stack(list(right.values()), axis=1)
+    return {key: value - rivals.mean(axis=1) for key, value in left.items()}, rivals
 
 
 def _condition(condition: Condition, organism: Organism, arms: Sequence[str], found: Quantities) -> Verdict:
@@ -208,7 +253,9 @@ def _condition(condition: Condition, organism: Organism, arms: Sequence[str], fo
         return "not run"
     draws = np.stack(list(values.values()), axis=1)
     bounds = limits(condition.quantity, condition.at == "change")
-    ends = clipped(pool([draws], spare=found.spare(organism, arms, condition.quantity)), bounds)
+    spare = found.spare(organism, arms, condition.quantity)
+    alone = organism.imported and len(values) < 2
+    ends = clipped(pool_requests(draws, spare=spare) if alone else pool([draws], spare=spare), bounds)
     return decide(condition.expect, condition.by, ends.mean, ends.low, ends.high)
 
 

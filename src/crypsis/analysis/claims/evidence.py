@@ -54,8 +54,10 @@ class Unit:
             threshold: From which that monitor flags.
 
         Returns:
-            None with fewer than ``FEWEST`` of either.
+            None with fewer than ``FEWEST`` of either, or where the transcripts are not in the study.
         """
+        if isinstance(self.source, Run) and not self.source.has_transcripts:
+            return None
         rows = self.source.rows(min(self.evaluations)) if isinstance(self.source, Run) else self.source
         said = [(row, _fakes(row, judge, threshold)) for row in rows if row["monitored"]]
         fakes, others = ([row for row, fakes in said if fakes is wanted] for wanted in (True, False))
@@ -81,6 +83,7 @@ class Organism:
         arms: Units by the study's name of the arm.
         patterns: By the study's name of the arm, what its runs do.
         start: Units before RL, one for each seed of its training.
+        imported: Whether the runs are others', whose seeds nobody knows: none of two arms belong together.
     """
 
     name: str
@@ -92,6 +95,7 @@ class Organism:
     arms: dict[str, Units] = field(default_factory=dict)
     patterns: dict[str, ArmPattern] = field(default_factory=dict)
     start: Units = field(default_factory=dict)
+    imported: bool = False
 
     @property
     def fakes(self) -> bool:
@@ -130,6 +134,11 @@ class Evidence:
 
     organisms: tuple[Organism, ...]
     sources: tuple[str, ...]
+
+    @property
+    def imported(self) -> bool:
+        """Whether all runs are others'."""
+        return bool(self.organisms) and all(organism.imported for organism in self.organisms)
 
     def arms(self, file: ClaimsFile) -> list[str]:
         """Names of arms that claims may use: those of the file that some study has, and the studies' own."""
@@ -200,12 +209,14 @@ def _fakes(row: Mapping[str, Any], judge: str, threshold: float) -> bool | None:
 def _add_run(found: dict[tuple[str, str], Organism], study: Study, run: Run) -> None:
     spec = _recipe(study, run.organism)
     settings = digest([study.config.get("run") or {}, str(study.config.get("scale"))])
+    if study.imported:
+        settings = digest([settings, str(run.config.get("setting"))])
     bare = _without_seeds(spec)
     key = (digest(bare), settings)
     if key not in found:
         same = any(other.name == run.organism for other in found.values())
         name = f"{run.organism} ({visible(study.name)})" if same else run.organism
-        found[key] = Organism(name, bare, settings)
+        found[key] = Organism(name, bare, settings, imported=study.imported)
     organism = found[key]
     organism.thresholds |= {card.name: card.threshold for card in study.monitors_of(run.organism)}
     organism.patterns.setdefault(run.arm, _pattern(run))
@@ -254,7 +265,9 @@ def _judges(organism: Organism) -> None:
     """Who judges AF in all of an organism's runs: the oracle, else the monitor of scratchpads that all of them have."""
     units = [unit for arm in organism.arms.values() for unit in arm.values()]
     tallies = [tally for unit in units for tally in unit.evaluations.values()]
-    names = set.intersection(*({name for name in tally.top if tally.mean(name) is not None} for tally in tallies))
+    known = [{name for name in tally.top if tally.mean(name) is not None} for tally in tallies]
+    # Others' runs may lack verdicts at a step: those of the other steps count.
+    names = set.union(*known) if organism.imported else set.intersection(*known)
     runs = [unit.source for unit in units if isinstance(unit.source, Run)]
     views = {name: str(spec.get("view") or name) for name, spec in (runs[0].config.get("monitors") or {}).items()}
     reads = [name for name, view in views.items() if view in ("scratchpad", "both") and f"afr_{name}" in names]

@@ -24,7 +24,7 @@ from crypsis.analysis.claims.schema import (
     select_claims,
 )
 from crypsis.analysis.claims.verdicts import ENOUGH, ORGANISMS, Needs, Verdict, all_of, decide, of_claim, over_organisms
-from crypsis.analysis.statistics.bootstrap import pool
+from crypsis.analysis.statistics.bootstrap import pool, pool_requests
 from crypsis.analysis.statistics.dip import dip_test
 from crypsis.analysis.statistics.seed_tests import (
     ALPHA,
@@ -39,8 +39,16 @@ from crypsis.analysis.statistics.seed_tests import (
 from crypsis.analysis.study import Study, load_study
 from crypsis.evaluation.metrics import Z
 
+NAMED = 3
+"""Names that a note tells."""
 SAMPLE = 3
 """Organisms from which an average speaks of others as well; fewer are averaged as they are."""
+NOT_IMPORTED = {
+    "lying_rate": "the release holds no interrogation turns, so no lying rate",
+    "scratchpad_tokens": "the import reads verdicts and decrypts no scratchpad, so no length",
+    "faking_tokens": "the import reads verdicts and decrypts no scratchpad, so no length",
+}
+"""By quantity, why others' runs cannot tell it."""
 LEVEL_MARGIN = 0.05
 """How far from its bound a level is taken to lie when the seeds it needs are counted."""
 
@@ -74,6 +82,8 @@ class TestResult:
     needs: Needs | None = None
     organisms: tuple[Found, ...] = ()
     notes: tuple[str, ...] = ()
+    single_run: bool = False
+    """Whether a single run of others' decides somewhere, by an interval over requests alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +105,8 @@ class ClaimResult:
     judges: tuple[str, ...]
     p: float | None = None
     p_holm: float | None = None
+    imported: bool = False
+    """Whether all runs are others'."""
 
     @property
     def shown(self) -> int:
@@ -166,7 +178,11 @@ def evaluate(file: ClaimsFile, evidence: Evidence) -> list[ClaimResult]:
         deciding = [t for t in tests if t.test.decides]
         verdict = of_claim([t.verdict for t in deciding])
         ps = [t.p for t in deciding if t.p is not None] if verdict != "not run" else []
-        results.append(ClaimResult(claim, verdict, tests, tuple(evidence.judges()), max(ps, default=None)))
+        results.append(
+            ClaimResult(
+                claim, verdict, tests, tuple(evidence.judges()), max(ps, default=None), imported=evidence.imported
+            )
+        )
     tested = [i for i, result in enumerate(results) if result.p is not None]
     for i, p in zip(tested, holm([results[i].p or 0.0 for i in tested]), strict=True):
         results[i] = replace(results[i], p_holm=p)
@@ -175,6 +191,9 @@ def evaluate(file: ClaimsFile, evidence: Evidence) -> list[ClaimResult]:
 
 def run_test(test: ClaimTest, evidence: Evidence, file: ClaimsFile, found: Quantities) -> TestResult:
     """One test, against each of its rivals; the least favourable decides."""
+    unknown = [NOT_IMPORTED[q] for q in (test.quantity, test.with_quantity) if evidence.imported and q in NOT_IMPORTED]
+    if unknown:
+        return TestResult(test, "not run", notes=(unknown[0],))
     if test.over == "runs":
         return _over_runs(test, evidence, file, found)
     results, notes, known = [], [], evidence.arms(file)
@@ -203,13 +222,13 @@ def run_test(test: ClaimTest, evidence: Evidence, file: ClaimsFile, found: Quant
 def _against(test: ClaimTest, rival: str | None, group: list[Cell], found: Quantities) -> TestResult:
     """The test against one rival (or none), over organisms."""
     level = 1 - ALPHA / len(group) if test.over.startswith("some") else 1 - ALPHA
-    once = [cell.name for cell in group if len(cell.values) < 2]
+    once = [cell.name for cell in group if len(cell.values) < 2 and not cell.imported]
     if test.over == "average" and len(group) - len(once) >= SAMPLE:
         group = [cell for cell in group if cell.name not in once]
     else:
         once = []
     each = tuple(judged(test, found, cell, level) for cell in group)
-    seeds = min(len(cell.values) for cell in group)
+    seeds, alone = min(cell.runs for cell in group), [cell.name for cell in group if cell.requests_only]
     few = not test.organisms and len(group) < ORGANISMS
     if test.over == "average" and not few:
         decider, verdict = _average(test, group), None
@@ -217,13 +236,24 @@ def _against(test: ClaimTest, rival: str | None, group: list[Cell], found: Quant
         verdict = over_organisms("every" if test.over == "average" else test.over, [one.verdict for one in each])
         decider = _deciding(test, each)
     verdict = decider.verdict if verdict is None else verdict
-    if seeds < 2 or few:
+    if (seeds < 2 and not alone) or few:
         verdict = "undecided"
     needs = _needs(test, group, decider, seeds, few) if verdict == "undecided" else None
     name = f"{decider.name}, against {rival}" if rival else decider.name
     p = _joined_p(test, each, decider)
     notes = (f"without {', '.join(once)}: a single seed",) if once else ()
-    return TestResult(test, verdict, name, decider.effect, decider.low, decider.high, seeds, p, needs, each, notes)
+    if alone:
+        over = "" if decider.name.startswith("average over ") and len(group) >= SAMPLE else ": over requests alone"
+        notes = (*notes, f"a single run in {len(alone)} of {len(group)} ({_some(alone)}){over}")
+    return TestResult(
+        test, verdict, name, decider.effect, decider.low, decider.high, seeds, p, needs, each, notes, bool(alone)
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few names."""
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _average(test: ClaimTest, group: list[Cell]) -> Found:
@@ -234,7 +264,10 @@ def _average(test: ClaimTest, group: list[Cell]) -> Found:
     """
     sampled = len(group) >= SAMPLE
     spare = max(cell.spare for cell in group)
-    ends = clipped(pool([cell.draws for cell in group], spare=spare, sampled=sampled), group[0].bounds)
+    pooled = pool([cell.draws for cell in group], spare=spare, sampled=sampled)
+    if pooled.low is None and all(cell.imported for cell in group):
+        pooled = pool_requests(np.stack([cell.draws.mean(axis=1) for cell in group], axis=1), spare=spare)
+    ends = clipped(pooled, group[0].bounds)
     if sampled:
         units = {(0, i): cell.mean for i, cell in enumerate(group)}
     else:

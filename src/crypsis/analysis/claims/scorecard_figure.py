@@ -17,6 +17,7 @@ from crypsis.analysis.claims.corrected_rates import corrected_rates
 from crypsis.analysis.claims.scorecard import ClaimResult
 from crypsis.analysis.claims.scorecard_output import (
     CLAIMS,
+    IMPORTED,
     LEGEND,
     PLANTED,
     Entry,
@@ -24,6 +25,7 @@ from crypsis.analysis.claims.scorecard_output import (
     figures,
     mark,
     needs,
+    runs,
     tested,
     write_claims,
 )
@@ -102,10 +104,12 @@ def scorecard_section(folder: Path) -> Markup:
             "<figcaption>Effect of each claim that was run, with its 95 % interval; shaded: what the claim says. "
             "The table has the numbers.</figcaption></figure>"
         )
-    tables = _table(LEGEND, ran) if ran else ""
+    others = any(entry.get("imported") for entry in found)
+    tables = _table(f"{LEGEND} {IMPORTED}" if others else LEGEND, ran) if ran else ""
     if left:
         table = _table("Claims that were not run, and why.", left)
-        tables += f"<details><summary>Not run: {len(idle)} claims</summary>{table}</details>"
+        word = "Not in this data" if left and idle[0].get("imported") else "Not run"
+        tables += f"<details><summary>{word}: {len(idle)} claims</summary>{table}</details>"
     return Markup(
         f'<section aria-labelledby="scorecard"><h2 id="scorecard">Scorecard of claims</h2>{drawn}{tables}</section>'
     )
@@ -134,7 +138,7 @@ def _row(entry: Entry) -> str:
         f'{_text(entry["says"])}<span class="sub">{detail}</span></th>'
         f'<td role="cell" class="verdict {tone}" data-label="Verdict"><span>{_text(mark(entry))}</span>{needed}</td>'
         f'<td role="cell" data-label="Effect">{_text(figures(entry))}</td>'
-        f'<td role="cell" data-label="Seeds">{int(entry["seeds"]) or "–"}</td></tr>'
+        f'<td role="cell" data-label="Seeds">{_text(runs(entry))}</td></tr>'
     )
 
 
@@ -173,7 +177,7 @@ def _drawn(rows: Sequence[Entry], narrow: bool) -> Figure:
         fraction = axes.get_yaxis_transform()
         where = (-3.29 / (width - left - right), middle) if not narrow else (0.0, top + 0.05 + LINE * len(text) / 2)
         axes.text(*where, "\n".join(text), transform=fraction, fontsize=6.8, va="center", linespacing=1.15, color=INK)
-        numbers = f"{figures(entry)}, {entry['seeds']} seeds"
+        numbers = f"{figures(entry)}, {runs(entry)} {'runs' if entry.get('imported') else 'seeds'}"
         if narrow:
             told, place, colour = f"{_said(entry)}: {numbers}", (0.0, strip - LINE / 2 - 0.02), MUTED
         else:

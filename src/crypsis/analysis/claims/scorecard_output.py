@@ -67,6 +67,15 @@ LEGEND = (
 )
 
 
+SINGLE = "‡"
+IMPORTED = (
+    "These are others' runs: AF is the verdict of the paper's classifier, not ground truth; seeds are not in the "
+    f"release, every file is one run and none is paired. {SINGLE} A single run on one side: the interval is over "
+    "requests alone and says nothing on how much runs differ."
+)
+NOT_IN_DATA = "not in this data"
+
+
 def entries(results: Sequence[ClaimResult]) -> list[dict[str, Any]]:
     """The scorecard as ``claims.json`` holds it."""
     return [_entry(result) for result in results]
@@ -84,19 +93,21 @@ def scorecard_table(results: Sequence[ClaimResult]) -> Table:
     table.add_column("claim", ratio=1)
     table.add_column("verdict", width=12)
     table.add_column("effect [95 %]", justify="right", width=21)
-    table.add_column("seeds", justify="right")
-    for entry in (entry for entry in entries(results) if entry["verdict"] != "not run"):
+    told = entries(results)
+    table.add_column(_unit(told), justify="right")
+    for entry in (entry for entry in told if entry["verdict"] != "not run"):
         said = Text(mark(entry), style=TONES[entry["verdict"]])
         if entry["needs"]:
             said.append(f"\n{needs(entry)}", style="dim")
         name = f"{entry['id']}{PLANTED * entry['planted']} "
         sentence = Text(name, style="bold") + Text(visible(entry["says"]), style="")
-        table.add_row(sentence, said, figures(entry), str(entry["seeds"]))
+        table.add_row(sentence, said, figures(entry), runs(entry))
     idle = [result.claim.id for result in results if result.verdict == "not run"]
     counted = [f"{sum(r.verdict == verdict for r in results)} {verdict}" for verdict in VERDICTS]
     table.caption = Text(
         f"{', '.join(counted)}. AF judged by {', '.join(results[0].judges) if results else 'nobody'}. {LEGEND}"
-        + (f" Not run: {', '.join(idle)}; claims.json says why." if idle else "")
+        + (f" {IMPORTED}" if _unit(told) == "runs" else "")
+        + (f" Not run: {', '.join(idle)}; claims.json says why." if idle and _unit(told) == "seeds" else "")
     )
     return table
 
@@ -140,6 +151,7 @@ def scorecard_markdown(
         "",
         f"{_cell(LEGEND)}",
         "",
+        *([IMPORTED, ""] if _unit(found) == "runs" else []),
         *claims_markdown(found),
     ]
     planted = [f"- {e['id']}: {_cell(e['planted_how'])}" for e in found if e["planted"]]
@@ -154,7 +166,7 @@ def claims_markdown(found: Sequence[Entry]) -> list[str]:
         found: As ``entries`` gives them.
     """
     lines = [
-        "| claim | says | verdict | effect [95 %] | seeds | what was tested |",
+        f"| claim | says | verdict | effect [95 %] | {_unit(found)} | what was tested |",
         "|---|---|---|---|---|---|",
     ]
     for entry in found:
@@ -163,7 +175,7 @@ def claims_markdown(found: Sequence[Entry]) -> list[str]:
             entry["says"],
             mark(entry) + (f" ({needs(entry)})" if entry["needs"] else ""),
             figures(entry),
-            str(entry["seeds"] or "–"),
+            runs(entry),
             tested(entry),
         ]
         lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
@@ -187,14 +199,36 @@ def figures(entry: Entry) -> str:
 
 def mark(entry: Entry) -> str:
     """The verdict, marked where it does not survive Holm's correction."""
+    if entry["verdict"] == "not run" and entry.get("imported"):
+        return NOT_IN_DATA
     decided = entry["verdict"] in ("reproduced", "reversed")
     return str(entry["verdict"]) + (f" {NOT_SURVIVED}" if decided and not entry["survives_holm"] else "")
+
+
+def runs(entry: Entry) -> str:
+    """How many seeds, or of others' runs how many runs, stand behind a claim."""
+    return f"{entry['seeds'] or '–'}" + (SINGLE if entry.get("single_run") else "")
+
+
+def absent_lines(found: Sequence[Entry]) -> list[str]:
+    """Of others' runs, each claim that they cannot test, with the reason."""
+    left = [e for e in found if e.get("imported") and e["verdict"] == "not run"]
+    lines = []
+    for entry in left:
+        why = dict.fromkeys(t["notes"][0] for t in entry["tests"] if t["verdict"] == "not run" and t["notes"])
+        lines.append(visible(f"{NOT_IN_DATA}: {entry['id']}: {'; '.join(why)}"))
+    return lines
+
+
+def _unit(found: Sequence[Entry]) -> str:
+    return "runs" if any(entry.get("imported") for entry in found) else "seeds"
 
 
 def needs(entry: Entry) -> str:
     """What would decide an undecided claim."""
     wanted = entry["needs"]
-    return f"needs {'> 200' if wanted['count'] is None else wanted['count']} {wanted['of']}"
+    unit = "runs" if entry.get("imported") and wanted["of"] == "seeds" else wanted["of"]
+    return f"needs {'> 200' if wanted['count'] is None else wanted['count']} {unit}"
 
 
 def tested(entry: Entry) -> str:
@@ -256,6 +290,7 @@ def _entry(result: ClaimResult) -> dict[str, Any]:
         "judges": list(result.judges),
         "shown": result.shown,
         "tests": [_test(test) for test in result.tests],
+        **({"imported": True, "single_run": shown.single_run and run} if result.imported else {}),
     }
 
 

@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow.parquet as pq
 
@@ -70,14 +70,44 @@ class Browser:
     total: int
 
 
-def make_browser(summary: Summary) -> Browser:
-    """Samples the transcripts of a study; the same study gives the same sample."""
-    wanted = _requests(summary)
+class Transcripts(Protocol):
+    """Where the transcripts of evaluations are."""
+
+    rare: bool
+    """Whether whole evaluations can be searched for rare kinds."""
+
+    def rows(self, run: Run, step: int, pairs: Iterable[str] | None = None) -> list[Row]:
+        """Those of one evaluation, of some requests or of all."""
+
+
+class StoredTranscripts:
+    """In the study's own files."""
+
+    rare = True
+
+    def rows(self, run: Run, step: int, pairs: Iterable[str] | None = None) -> list[Row]:
+        """As stored, without the columns that no reader looks at."""
+        return _read(run.folder / "evals" / f"step-{step:04d}.parquet", pairs)
+
+
+def make_browser(summary: Summary, transcripts: Transcripts | None = None) -> Browser:
+    """Samples the transcripts of a study; the same study gives the same sample.
+
+    Args:
+        summary: Of the study.
+        transcripts: Where they are; the study's own by default. An import has none of its own: the browser is empty.
+    """
+    if transcripts is None and summary.study.imported:
+        return Browser(
+            (), "{}", 0, 0, sum(len(t.pairs) * 2 for r in summary.study.runs for t in r.evaluations.values())
+        )
+    source = transcripts or StoredTranscripts()
+    wanted = _requests(summary, source)
     runs = len(summary.study.runs)
     trained = max(4, min(32, TRAINED // (3 * runs)))
     blocks, kinds = [], _Kinds()
     for arm in summary.arms:
-        rows = [(run.seed, *one) for run in arm.runs for one in _sample(summary, run, set(wanted), trained)]
+        rows = [(run.seed, *one) for run in arm.runs for one in _sample(summary, source, run, set(wanted), trained)]
         kinds.see(row for _, _, row in rows)
         blocks.append(_block(arm, rows))
     total = sum(len(t.pairs) * 2 for run in summary.study.runs for t in run.evaluations.values())
@@ -98,13 +128,14 @@ def make_browser(summary: Summary) -> Browser:
     return Browser(tuple(blocks), _json(manifest), len(wanted), sum(block.n for block in blocks), total)
 
 
-def _requests(summary: Summary) -> list[str]:
+def _requests(summary: Summary, source: Transcripts) -> list[str]:
     """The requests that are shown of every evaluation: the first by a fixed hash of those that all arms share."""
     lasts = [set(run.evaluations[max(run.evaluations)].pairs) for run in summary.study.runs]
     known = set.intersection(*lasts) or set.union(*lasts)
     cost = 2 * sum(len(run.evaluations) for run in summary.study.runs)
     run = summary.study.runs[0]
-    rows = _read(_evaluation(run, max(run.evaluations)))
+    some = None if source.rare else sorted(known, key=fixed_order)[:MOST]
+    rows = source.rows(run, max(run.evaluations), some)
     length = max(
         1, sum(len(str(row.get(k) or "")) for row in rows for k in ("scratchpad", "output")) // max(len(rows), 1)
     )
@@ -112,13 +143,16 @@ def _requests(summary: Summary) -> list[str]:
     return sorted(known, key=fixed_order)[: max(FEWEST, min(MOST, fits))]
 
 
-def _sample(summary: Summary, run: Run, wanted: set[str], trained: int) -> Iterator[tuple[str, Row]]:
+def _sample(
+    summary: Summary, source: Transcripts, run: Run, wanted: set[str], trained: int
+) -> Iterator[tuple[str, Row]]:
     """(source, row) of a run's transcripts: ``eval``, ``rare`` or ``train``."""
     last = max(run.evaluations)
     for step in sorted(run.evaluations):
-        rows = _read(_evaluation(run, step), None if step == last else wanted)
+        rare = step == last and source.rare
+        rows = source.rows(run, step, None if rare else wanted)
         yield from (("eval", row) for row in rows if row["pair_id"] in wanted)
-        if step == last:
+        if rare:
             thresholds = {card.name: card.threshold for card in summary.study.monitors_of(run.organism)}
             yield from (("rare", row) for row in _rare(rows, wanted, thresholds))
     steps = steps_of(run.folder / "rollouts", ".parquet")
@@ -150,10 +184,6 @@ def _rare(rows: Sequence[Row], wanted: set[str], thresholds: Mapping[str, float]
         tests.append(lambda row, name=name: row.get(f"{LABEL}af") == "no" and flagged(row, name) is True)  # type: ignore[misc]
     found = {id(row): row for test in tests if (row := next(filter(test, left), None)) is not None}
     return list(found.values())
-
-
-def _evaluation(run: Run, step: int) -> Path:
-    return run.folder / "evals" / f"step-{step:04d}.parquet"
 
 
 def _read(path: Path, pairs: Iterable[str] | None = None) -> list[Row]:

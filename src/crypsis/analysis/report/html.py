@@ -25,7 +25,7 @@ from crypsis.analysis.figures.drawing import COLOURS, Picture
 from crypsis.analysis.figures.study_figures import TITLES, UNITS, display_label, draw_all, figure_name
 from crypsis.analysis.figures.training_curves import field_points, parts_of, terms_of
 from crypsis.analysis.report import words
-from crypsis.analysis.report.browser import Browser, make_browser
+from crypsis.analysis.report.browser import Browser, Transcripts, make_browser
 from crypsis.analysis.report.differences import arm_differences, seed_differences
 from crypsis.analysis.report.markdown import write_page
 from crypsis.analysis.report.seed_checks import FEWEST, modes, paired_tests
@@ -48,12 +48,13 @@ STEPS_SHOWN = 6
 """Steps of a curve of training that its table shows; all are in ``tables/training.parquet``."""
 
 
-def write_report(study: Path, summary: Summary | None = None) -> Path:
+def write_report(study: Path, summary: Summary | None = None, transcripts: Transcripts | None = None) -> Path:
     """Writes ``report.html``, ``summary.json``, ``summary.md``, ``tables/`` and ``figures/`` into a study's folder.
 
     Args:
         study: The folder.
         summary: Of this study, if it is at hand.
+        transcripts: Where transcripts are, if not in the study.
 
     Returns:
         The report.
@@ -67,7 +68,7 @@ def write_report(study: Path, summary: Summary | None = None) -> Path:
     write_page(summary, stresses)
     write_tables(summary)
     path = study / REPORT
-    write_atomic(path, render(summary, pictures, make_browser(summary), stresses))
+    write_atomic(path, render(summary, pictures, make_browser(summary, transcripts), stresses))
     return path
 
 

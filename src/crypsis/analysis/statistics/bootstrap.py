@@ -231,6 +231,59 @@ def pool(groups: Sequence[Floats], level: float = 0.95, spare: float = 0.0, samp
     return Pooled(mean, min(low, mean), max(high, mean), topmost)
 
 
+def pool_difference(left: Floats, right: Floats, level: float = 0.95, spare: float = 0.0) -> Pooled:
+    """Difference of two means over runs that are not paired; requests are.
+
+    Twice the mean of ``left`` and ``-right``, each of which is resampled and stretched by itself.
+
+    Args:
+        left: Shape [1 + RESAMPLES, runs], from ``request_draws``.
+        right: The same of the runs that are subtracted.
+        level: Of the interval.
+        spare: As for ``pool``.
+    """
+    half = pool([left, -right], level, spare / 2, sampled=False)
+    low, high = (None if end is None else 2 * end for end in (half.low, half.high))
+    return Pooled(2 * half.mean, low, high, half.members)
+
+
+def pool_requests(draws: Floats, level: float = 0.95, spare: float = 0.0) -> Pooled:
+    """The mean over runs with an interval over requests alone; it says nothing on how much runs differ.
+
+    Args:
+        draws: Shape [1 + RESAMPLES, runs], from ``request_draws``.
+        level: Of the interval.
+        spare: As for ``pool``.
+    """
+    means = draws.mean(axis=1)
+    tail = 50 * (1 - level)
+    low, high = (float(q) for q in np.nanpercentile(means[1:], (tail, 100 - tail)))
+    if low == high:
+        low, high = low - spare, high + spare
+    mean = float(means[0])
+    return Pooled(mean, min(low, mean), max(high, mean), draws.shape[1])
+
+
+def unpaired_difference(arm: Mapping[int, Tally], baseline: Mapping[int, Tally], metric: str) -> SeedEstimate:
+    """Arm minus baseline where nobody knows which runs belong together; as ``difference``, over all runs of both.
+
+    Returns:
+        One value; with a single run on either side its interval is over requests alone.
+    """
+    first, second = ([t for t in side.values() if t.mean(metric) is not None] for side in (arm, baseline))
+    if not first or not second:
+        return SeedEstimate(None, None, None, 0)
+    draws = request_draws([*first, *second], metric)
+    left, right = draws[:, : len(first)], draws[:, len(first) :]
+    spare = room(min(len(tally.pairs) for tally in (*first, *second)))
+    if min(len(first), len(second)) > 1:
+        found = pool_difference(left, right, spare=spare)
+    else:
+        found = pool_requests((left.mean(axis=1) - right.mean(axis=1))[:, None], spare=spare)
+    n = int(sum(tally.bottom[metric].sum() for tally in first))
+    return SeedEstimate(found.mean, found.low, found.high, n, ((0, found.mean),))
+
+
 def student(count: int, level: float = 0.95) -> float:
     """How much wider than a plain bootstrap's an interval over ``count`` members must be.
 

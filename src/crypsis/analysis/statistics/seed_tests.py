@@ -35,6 +35,18 @@ def paired_p(differences: Sequence[float]) -> float | None:
     return float(stats.ttest_1samp(differences, 0).pvalue)
 
 
+def unpaired_p(left: Sequence[float], right: Sequence[float]) -> float | None:
+    """Two-sided p of Welch's t test that runs which are not paired have the same mean; None with fewer than two a side.
+
+    Values that are all the same on both sides give 0 or 1, as for ``paired_p``.
+    """
+    if min(len(left), len(right)) < 2:
+        return None
+    if max(np.ptp(left), np.ptp(right)) < 1e-12:
+        return 0.0 if abs(left[0] - right[0]) > 1e-12 else 1.0
+    return float(stats.ttest_ind(left, right, equal_var=False).pvalue)
+
+
 def holm(ps: Sequence[float]) -> list[float]:
     """Holm's step-down correction: below α, a p value survives whatever the family's other hypotheses are.
 

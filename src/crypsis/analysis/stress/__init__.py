@@ -17,7 +17,12 @@ __all__ = ["Section", "sections"]
 
 
 def sections(summary: Summary) -> list[Section]:
-    """All sections of a study, in order; figures are written to its folder."""
+    """All sections of a study, in order; figures are written to its folder.
+
+    They are made from transcripts, which an import does not have.
+    """
+    if summary.study.imported:
+        return []
     seen, states = watches(summary.study), run_states(summary.study)
     with style():
         found = [
