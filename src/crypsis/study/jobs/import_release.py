@@ -244,7 +244,7 @@ def _of_task(file: ReleaseFile, batch: Batch, faults: Faults) -> NDArray[np.bool
     codes, values = batch.codes("task_id")
     if len(set(values)) < 2 or TASK not in values:
         return np.ones(len(batch), np.bool_)
-    other = codes != values.index(TASK)
+    other: NDArray[np.bool_] = codes != values.index(TASK)
     faults.add(file.name, f"left out: of another task than {TASK}", batch.start + np.flatnonzero(other))
     return ~other
 
@@ -280,7 +280,7 @@ def tallies(
         bottom: dict[str, Floats] = {}
         for metric, share in shares.items():
             known = ~np.isnan(share[rows])
-            top[metric] = np.bincount(where[known], weights=share[rows][known], minlength=len(here))
+            top[metric] = np.bincount(where[known], weights=share[rows][known], minlength=len(here)).astype(np.float64)
             bottom[metric] = np.bincount(where[known], minlength=len(here)).astype(np.float64)
         add_gap(top, bottom)
         found[int(moment)] = Tally(tuple(pairs[order[i]] for i in here), top, bottom)
