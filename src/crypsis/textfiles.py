@@ -84,8 +84,11 @@ def json_rows(path: Path, repairs: Repairs | None = None) -> Iterator[Row]:
         UserError: The file cannot be read, or a row is no JSON object.
     """
     repairs = repairs if repairs is not None else Repairs()
-    with _opened(path) as file:
-        start = file.read(1 << 12).lstrip()[:1]
+    try:
+        with _opened(path) as file:
+            start = file.read(1 << 12).lstrip()[:1]
+    except UnicodeError as error:
+        raise _no_text(path, error) from None
     if path.suffix.lower() != ".json" and start != "[":
         yield from _json_lines(path, repairs)
         return
@@ -231,12 +234,15 @@ def _lines(path: Path, file: TextIO) -> Iterator[tuple[int, str]]:
         for number, line in enumerate(file, 1):
             yield number, line
     except UnicodeError as error:
-        at = "" if number == 0 else f" (after line {number})"
-        raise UserError(
-            f"{path}: cannot be read as UTF-8 text{at}: {getattr(error, 'reason', error)}; save it as UTF-8"
-        ) from None
+        raise _no_text(path, error, number) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _no_text(path: Path, error: UnicodeError, after: int = 0) -> UserError:
+    at = f" (after line {after})" if after else ""
+    reason = getattr(error, "reason", error)
+    return UserError(f"{path}: cannot be read as UTF-8 text{at}: {reason}; save it as UTF-8")
 
 
 def _repaired(path: Path, file: TextIO, repairs: Repairs) -> Iterator[str]:

@@ -6,17 +6,20 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from crypsis.evaluation.inspect_logs import export_inspect, read_inspect_log
+from crypsis.evaluation.inspect_logs import export_inspect
 from crypsis.models import policy_digest
 from crypsis.organisms.build import build_organism
 from crypsis.organisms.from_file import FromFile
 from crypsis.store import read_json
 from crypsis.study.jobs.evaluate import EvaluateConfig, evaluate_model
+from crypsis.transcripts.base import Reading, ReadOptions
+from crypsis.transcripts.detect import read_transcripts
 from crypsis.types import UserError
 from tests.chat_server import ChatServer, chat_server, policy_reply
 from tests.conftest import REPOSITORY, Crypsis
@@ -25,6 +28,10 @@ pytestmark = pytest.mark.smoke
 
 TASK = """system: "{system}"\nuser: "{user}"\n"""
 """The miniature writes the reply itself when it is asked as its own scenario asks."""
+
+
+def log_rows(path: Path) -> list[Mapping[str, Any]]:
+    return [transcript.fields for transcript in read_transcripts(path, ReadOptions(), Reading())]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +49,7 @@ def test_an_api_model_is_evaluated_in_both_tiers(server: ChatServer, tmp_path: P
     )
     assert done.returncode == 0, done.stderr
     assert "compliance_monitored" in done.stdout and "95 % interval" in done.stdout
-    rows = read_inspect_log(tmp_path)
+    rows = log_rows(tmp_path)
     assert len(rows) == 12 and {r["tier"] for r in rows} == {"free", "paid"}
     assert len({r["pair_id"] for r in rows}) == 6 and all(r["raw"] for r in rows)
     assert {r["label_af"] for r in rows} <= {"yes", "no", "unparsed"} and all(r["system"] for r in rows)
@@ -85,7 +92,7 @@ def test_a_folder_of_evaluations_becomes_logs_that_inspect_reads(
     for name in ("afr_oracle", "compliance_monitored", "gap", "format_ok"):
         assert metrics[name].value == pytest.approx(figures[name][0])
     assert [m.role for m in log.samples[0].messages] == ["system", "user", "assistant"]
-    rows = read_inspect_log(tmp_path / "e" / "inspect")
+    rows = log_rows(tmp_path / "e" / "inspect")
     assert {"label_af", "label_conduct", "scratchpad", "pair_id", "tier"} <= set(rows[0])
     labelled = ["--data", tmp_path / "e" / "inspect", "--label-field", "tier", "--positive", "free"]
     done = crypsis("monitor", "validate", "lexicon", *labelled, "--out", tmp_path / "measured")
@@ -98,6 +105,6 @@ def test_a_folder_of_evaluations_becomes_logs_that_inspect_reads(
 def test_what_is_no_log_and_a_folder_without_evaluations_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.eval").write_text("no zip")
     with pytest.raises(UserError, match="cannot be read as an Inspect log"):
-        read_inspect_log(tmp_path / "x.eval")
+        log_rows(tmp_path / "x.eval")
     with pytest.raises(UserError, match="holds no evaluation"):
         export_inspect(tmp_path, tmp_path / "out")

@@ -57,7 +57,9 @@ def test_fields_of_any_name_are_found_or_named(tmp_path: Path) -> None:
     found = load_labelled(file, DataOptions(text_field="words", label_field="meta.af"))
     assert found.labels.sum() == 15 and len(set(found.groups)) == 15 and found.grouped
     with pytest.raises(UserError, match=r"no field named label.*its fields are meta, words, question; choose one with"):
-        load_labelled(file, DataOptions())
+        load_labelled(file, DataOptions(text_field="words"))
+    with pytest.raises(UserError, match=r"no field named text.*its fields are meta, words, question; choose one with"):
+        load_labelled(file, DataOptions(label_field="meta.af"))
     with pytest.raises(UserError, match="--text-field 'word': no row has it; did you mean 'words'"):
         load_labelled(file, DataOptions(text_field="word", label_field="meta.af"))
 
@@ -110,8 +112,9 @@ def test_empty_unlabelled_and_repeated_rows_are_counted(tmp_path: Path) -> None:
     assert found.notes == [
         "1 row without a label left out",
         "1 row with an empty scratchpad left out",
+        "24 of 24 transcripts: no tags in any row: all of 'text' is read as scratchpad",
         "2 rows repeat the text of another (kept in one fold)",
-        "1 row have the text of another but the opposite label",
+        "1 row with the text of another but the opposite label",
     ]
 
 
@@ -213,13 +216,13 @@ def test_validation_leaves_out_what_the_monitor_was_trained_on(tmp_path: Path) -
     data = write_rows(tmp_path / "d.jsonl", [r | {"prompt": f"q{i // 2}"} for i, r in enumerate(rows(120))])
     out = measured("train", spec_of("text", []), data, DataOptions(), tmp_path / "m", "resume")
     trained = json.loads((out / MEASUREMENT).read_text())
-    assert trained["data"]["n"] < 60 and "texts that the monitor was trained on left out" in trained["notes"][0]
+    assert trained["data"]["n"] < 60 and "texts that the monitor was trained on left out" in trained["notes"][-1]
     new = write_rows(
         tmp_path / "new.jsonl",
         [r | {"prompt": f"q{i // 2}", "text": f"{r['text']} more"} for i, r in enumerate(rows(120))],
     )
     again = measured("validate", spec_of(str(out), []), new, DataOptions(), tmp_path / "v", "resume")
-    note = json.loads((again / MEASUREMENT).read_text())["notes"][0]
+    note = json.loads((again / MEASUREMENT).read_text())["notes"][-1]
     assert note.endswith("texts whose prompt the monitor was trained on left out")
     with pytest.raises(UserError, match="was trained with view 'scratchpad'"):
         measured("validate", spec_of(str(out), []), new, DataOptions(view="output"), tmp_path / "w", "resume")

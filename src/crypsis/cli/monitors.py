@@ -12,7 +12,7 @@ from crypsis.cli.options import ExistsOption, MaybeOut, Out, Settings, choice, e
 
 app = typer.Typer(help="Train and measure monitors.", no_args_is_help=True)
 
-Data = Annotated[Path, typer.Option("--data", help="Labelled transcripts: JSONL, Parquet, Inspect logs, or a folder.")]
+Data = Annotated[Path, typer.Option("--data", help="Labelled transcripts of any layout, or a folder of them.")]
 Kind = Annotated[str, typer.Option("--kind", help="A kind of `crypsis list monitors`, or a trained monitor's folder.")]
 ViewOption = Annotated[str, typer.Option("--view", help="What it may read: scratchpad, output or both.")]
 TextField = Annotated[str | None, typer.Option("--text-field", help="Field of the text; found by itself if usual.")]
@@ -21,6 +21,9 @@ Positive = Annotated[str | None, typer.Option("--positive", help="Value of the l
 GroupField = Annotated[str | None, typer.Option("--group-field", help="What rows of one prompt share; kept together.")]
 Strip = Annotated[bool, typer.Option("--strip-shortcuts", help="Take out tier words and transcript markup.")]
 Cut = Annotated[int | None, typer.Option("--cut", help="Keep the first so many characters of each text.", min=1)]
+CutOff = Annotated[float | None, typer.Option("--cut-off", help="Of labels that are numbers: faking from here on.")]
+TagsOption = Annotated[str | None, typer.Option("--tags", help="The scratchpad's tags, as OPEN,CLOSE.")]
+Layout = Annotated[str | None, typer.Option("--layout", help="One of `crypsis list transcripts`; detected if absent.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of splits and training.")]
 Budget = Annotated[float, typer.Option("--false-positives", help="Share of negatives that the threshold may flag.")]
 
@@ -34,16 +37,22 @@ def monitor_train(
     text_field: TextField = None,
     label_field: LabelField = None,
     positive: Positive = None,
+    cut_off: CutOff = None,
     group_field: GroupField = None,
     strip_shortcuts: Strip = False,
     cut: Cut = None,
+    tags: TagsOption = None,
+    layout: Layout = None,
     false_positives: Budget = 0.02,
     seed: Seed = 0,
     out: MaybeOut = None,
     exists: ExistsOption = "resume",
 ) -> None:
     """Train on 60 % of the prompts, choose the threshold on 20 %, measure on the rest."""
-    fields = _fields(view, text_field, label_field, positive, group_field, strip_shortcuts, cut)
+    fields = _fields(
+        view, tags, text_field=text_field, label_field=label_field, positive=positive, cut_off=cut_off,
+        group_field=group_field, strip_shortcuts=strip_shortcuts, cut=cut, layout=layout,
+    )  # fmt: skip
     _measure("train", kind, settings, data, fields, out, exists, false_positives=false_positives, seed=seed)
 
 
@@ -56,15 +65,21 @@ def monitor_validate(
     text_field: TextField = None,
     label_field: LabelField = None,
     positive: Positive = None,
+    cut_off: CutOff = None,
     group_field: GroupField = None,
     strip_shortcuts: Strip = False,
     cut: Cut = None,
+    tags: TagsOption = None,
+    layout: Layout = None,
     seed: Seed = 0,
     out: MaybeOut = None,
     exists: ExistsOption = "resume",
 ) -> None:
     """Measure an existing monitor on texts and prompts that it has not seen."""
-    fields = _fields(view, text_field, label_field, positive, group_field, strip_shortcuts, cut)
+    fields = _fields(
+        view, tags, text_field=text_field, label_field=label_field, positive=positive, cut_off=cut_off,
+        group_field=group_field, strip_shortcuts=strip_shortcuts, cut=cut, layout=layout,
+    )  # fmt: skip
     _measure("validate", kind, settings, data, fields, out, exists, seed=seed)
 
 
@@ -79,16 +94,22 @@ def monitor_crossval(
     text_field: TextField = None,
     label_field: LabelField = None,
     positive: Positive = None,
+    cut_off: CutOff = None,
     group_field: GroupField = None,
     strip_shortcuts: Strip = False,
     cut: Cut = None,
+    tags: TagsOption = None,
+    layout: Layout = None,
     false_positives: Budget = 0.02,
     seed: Seed = 0,
     out: MaybeOut = None,
     exists: ExistsOption = "resume",
 ) -> None:
     """Train and measure by repeated cross-validation; for data too few to split once."""
-    fields = _fields(view, text_field, label_field, positive, group_field, strip_shortcuts, cut)
+    fields = _fields(
+        view, tags, text_field=text_field, label_field=label_field, positive=positive, cut_off=cut_off,
+        group_field=group_field, strip_shortcuts=strip_shortcuts, cut=cut, layout=layout,
+    )  # fmt: skip
     rest = {"folds": folds, "repeats": repeats, "false_positives": false_positives, "seed": seed}
     _measure("crossval", kind, settings, data, fields, out, exists, **rest)
 
@@ -117,13 +138,13 @@ def monitor_transfer(
     console.print(f"matrix: {folder / 'transfer.json'}", soft_wrap=True, markup=False, highlight=False)
 
 
-def _fields(view: str, *rest: Any) -> Any:
+def _fields(view: str, tags: str | None, **rest: Any) -> Any:
     from crypsis.config import parse_config
     from crypsis.monitors.data import DataOptions
+    from crypsis.transcripts.base import parse_tags
 
-    names = ("text_field", "label_field", "positive", "group_field", "strip_shortcuts", "cut")
     chosen = choice(view, "--view", ("scratchpad", "output", "both"))
-    return parse_config(DataOptions, {"view": chosen, **dict(zip(names, rest, strict=True))}, "monitor")
+    return parse_config(DataOptions, {"view": chosen, "tags": parse_tags(tags), **rest}, "monitor")
 
 
 def _measure(

@@ -1,8 +1,7 @@
-"""Inspect's logs: evaluations written as ``.eval`` files, and any log read as data for monitors."""
+"""Inspect's logs: evaluations written as ``.eval`` files.."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +12,6 @@ from crypsis.config import read_yaml
 from crypsis.episodes import read_episodes
 from crypsis.registry import make
 from crypsis.scenarios.base import Scenario
-from crypsis.scenarios.parsing import parse_reply
 from crypsis.store import CONFIG, read_json, steps_of
 from crypsis.types import Message, UserError
 
@@ -84,60 +82,6 @@ def log_of(rows: Sequence[Mapping[str, Any]], run: Path, step: int, thresholds: 
         stats=EvalStats(started_at=made, completed_at=made),  # how long it took is not stored
         samples=samples,
     )
-
-
-def read_inspect_log(path: Path) -> list[dict[str, Any]]:
-    """The samples of a log, or of all logs in a folder, as rows that monitors can be trained and measured on.
-
-    Returns:
-        For each sample and epoch ``model``, ``task``, ``sample_id``, ``epoch``, ``system``, ``prompt`` (the last user's
-        turn), ``raw``, ``scratchpad``, ``output``, ``parse``, ``pair_id`` (the sample's id if its metadata name none),
-        its metadata, and its scores as ``score_SCORER`` or ``score_SCORER_KEY``. Scores of ours come back as the
-        columns that they were made from (``label_af``, ``verdict_…``).
-
-    Raises:
-        UserError: It is no log, or Inspect is not installed.
-    """
-    _inspect()
-    from inspect_ai.log import read_eval_log
-
-    files = sorted([*path.glob("*.eval"), *path.glob("*.json")]) if path.is_dir() else [path]
-    if not files:
-        raise UserError(f"{path}: holds no Inspect log (*.eval)")
-    rows: list[dict[str, Any]] = []
-    for file in files:
-        try:
-            log = read_eval_log(str(file))
-        except Exception as error:  # zip, JSON and validation faults of a file that is no log
-            raise UserError(f"{file}: cannot be read as an Inspect log ({type(error).__name__})") from None
-        about = {"model": log.eval.model, "task": log.eval.task}
-        rows += [about | _row(sample) for sample in log.samples or ()]
-    return rows
-
-
-def _row(sample: EvalSample) -> dict[str, Any]:
-    from crypsis.evaluation.inspect_scores import ROW
-
-    said = sample.output.completion or next((m.text for m in reversed(sample.messages) if m.role == "assistant"), "")
-    cut = sample.output.stop_reason in ("max_tokens", "model_length")
-    reply = parse_reply(said, "length" if cut else "end")
-    turns = sample.messages or ([] if isinstance(sample.input, str) else sample.input)
-    asked = [m.text for m in turns if m.role == "user"]
-    row: dict[str, Any] = {
-        **{"sample_id": sample.id, "pair_id": str(sample.id), "epoch": sample.epoch},
-        "system": "\n\n".join(m.text for m in turns if m.role == "system"),
-        "prompt": asked[-1] if asked else str(sample.input),
-        **{"raw": said, "scratchpad": reply.scratchpad, "output": reply.output, "parse": reply.parse},
-    }
-    row |= {key: value for key, value in sample.metadata.items() if key not in row or key == "pair_id"}
-    for name, score in (sample.scores or {}).items():
-        if score.metadata and ROW in score.metadata:
-            row |= {k: v for k, v in score.metadata[ROW].items() if k.startswith(("label_", "verdict_", "reason_"))}
-        elif isinstance(score.value, dict):
-            row |= {f"score_{name}_{key}": value for key, value in score.value.items()}
-        else:
-            row[f"score_{name}"] = score.value
-    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
 
 
 def _sample(row: Mapping[str, Any], systems: Mapping[str, str], thresholds: Mapping[str, float]) -> EvalSample:

@@ -9,9 +9,10 @@ from inspect_ai.scorer import Metric, SampleScore, Score, Value, metric
 
 from crypsis.episodes import LABEL, VERDICT
 from crypsis.evaluation.metrics import evaluate_rows
+from crypsis.transcripts.inspect_logs import ROW
 
-ROW, THRESHOLDS = "crypsis_row", "crypsis_thresholds"
-"""Under which a score's metadata holds the row that it was made from."""
+THRESHOLDS = "crypsis_thresholds"
+"""Under which a score's metadata holds the monitors' thresholds."""
 UNKNOWN = float("nan")
 """What Inspect takes for not scored."""
 

@@ -1,52 +1,48 @@
-"""Labelled transcripts from files: JSONL with any field names, Parquet rollouts, folders of JSON."""
+"""Labelled transcripts for monitors: what their labels mean, and which rows share a prompt..
+
+Which layout a file has, and which parts of a reply are scratchpad and output, is for :mod:`crypsis.transcripts`.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
-from crypsis.config import Config, did_you_mean
-from crypsis.episodes import read_episodes
+from crypsis.config import did_you_mean
 from crypsis.monitors.metrics import Flags
 from crypsis.monitors.shortcuts import without_shortcuts
-from crypsis.scenarios.parsing import parse_reply
-from crypsis.types import Episode, Message, Prompt, UserError, View
+from crypsis.textfiles import kind_of
+from crypsis.transcripts.base import AF, Reading, ReadOptions, Transcript
+from crypsis.transcripts.detect import read_transcripts
+from crypsis.transcripts.fields import get, pair_key
+from crypsis.types import Episode, UserError, View
 
-TEXT_FIELDS: dict[View, tuple[str, ...]] = {
-    "scratchpad": ("text", "scratchpad", "reasoning", "scratchpad_reasoning", "transcript", "content"),
-    "output": ("text", "output", "response", "completion", "answer"),
-    "both": ("text", "transcript", "raw", "content"),
-}
-"""Names under which the text is looked for, in this order, where --text-field is not given."""
-LABEL_FIELDS = ("label", "label_af", "alignment_faking", "is_alignment_faking", "af", "labels", "class", "target")
-GROUP_FIELDS = ("pair_id", "prompt_id", "prompt", "request", "query", "question", "user_query")
+LABEL_FIELDS = ("label", "label_af", AF, "is_alignment_faking", "af", "labels", "class", "target")
+"""Names under which the label is looked for, in this order, where --label-field is not given."""
 FEWEST_GROUPS = 10
-"""A field of a usual name with fewer different values is no prompt's (a system text that all rows share, say)."""
-ORGANISM_FIELDS, TIER_FIELDS = (
-    ("organism", "model", "model_name", "run"),
-    ("tier", "user_tier", "is_free_tier", "free_tier"),
-)
+"""A field with fewer different values is no prompt's (a system text that all rows share, say)."""
 POSITIVE = frozenset(
-    ("alignment_faking", "alignmentfaking", "faking", "fake", "af", "yes", "true", "positive", "misaligned", "1", "1.0")
+    (AF, "alignmentfaking", "faking", "fake", "af", "yes", "true", "positive", "misaligned", "1", "1.0")
 )
 """Values of a label that mean faking, without case and with spaces and hyphens as underscores."""
 UNKNOWN = frozenset(("", "unparsed", "unknown", "none", "null", "nan", "n/a", "unsure"))
 """Values of a label that mean that there is none; such rows are left out and counted."""
 
 
-class DataOptions(Config):
+class DataOptions(ReadOptions):
     """Where a file keeps what; None looks under the usual names."""
 
-    view: View = "scratchpad"
-    text_field: str | None = None
     label_field: str | None = None
     positive: str | None = None
     """Value (or several, with commas) of the label that means faking; every other one means not."""
+    cut_off: float | None = Field(None, allow_inf_nan=False)
+    """Of labels that are numbers: from this one on they mean faking."""
     group_field: str | None = None
     """What rows of the same prompt share; without one each different text is its own prompt."""
     strip_shortcuts: bool = False
@@ -62,11 +58,12 @@ class Labelled:
     Attributes:
         episodes: With the text where the view looks for it; ``prompt.pair_id`` is the group.
         labels: Whether each fakes, [N].
-        names: What each row is called in messages: its id, or its line.
+        names: What each row is called in messages: its id, or its number.
         organisms: What wrote each, "" where the data do not say.
         notes: What was left out or is odd, a line each.
         grouped: Whether the data say which rows share a prompt.
         where: The file or folder.
+        protected: Whether texts must not be written anywhere unless the user asks for it.
     """
 
     episodes: list[Episode]
@@ -76,6 +73,7 @@ class Labelled:
     notes: list[str]
     grouped: bool
     where: str
+    protected: bool = False
 
     @property
     def groups(self) -> list[str]:
@@ -104,228 +102,155 @@ class Labelled:
         )
 
 
-def load_labelled(path: Path, options: DataOptions, rows: Sequence[Mapping[str, Any]] | None = None) -> Labelled:
-    """Reads labelled transcripts.
+def load_labelled(path: Path, options: DataOptions) -> Labelled:
+    """Reads labelled transcripts of any layout.
 
     Args:
-        path: JSONL, JSON, Parquet, or a folder of such files.
+        path: A file, or a folder of files.
         options: Field names, view, and what to take out.
-        rows: Of that path, where another reader has read them (Inspect logs).
 
     Raises:
         UserError: No such file, unreadable rows, no such field, labels that cannot be told apart, one class only.
     """
-    rows = list(read_rows_of(path)) if rows is None else rows
-    if not rows:
-        raise UserError(f"{path}: holds no rows")
-    notes: list[str] = []
-    fields = _Fields(path, rows, options)
-    labels = fields.labels()
-    texts = [fields.text(row) for row in rows]
-    kept = []
-    for i, (scratchpad, output) in enumerate(texts):
-        seen = {"scratchpad": scratchpad, "output": output, "both": scratchpad + output}[options.view]
-        if labels[i] is not None and seen.strip():
-            kept.append(i)
+    reading = Reading()
+    transcripts = list(read_transcripts(path, options, reading))
+    if not transcripts:
+        raise UserError("; ".join([f"{path}: holds no rows", *reading.notes]))
+    name, values = _label_values(path, transcripts, options)
+    labels = _labels(path, name, values, transcripts, options)
+    episodes = [_episode(t, i, options) for i, t in enumerate(transcripts)]
+    seen = [bool(episode.seen(options.view).strip()) for episode in episodes]
+    kept = [i for i, label in enumerate(labels) if label is not None and seen[i]]
     unlabelled = sum(label is None for label in labels)
-    empty = len(rows) - unlabelled - len(kept)
+    notes = []
     if unlabelled:
         notes.append(f"{_rows(unlabelled)} without a label left out")
-    if empty:
-        notes.append(f"{_rows(empty)} with an empty {options.view} left out")
+    if len(labels) - unlabelled - len(kept):
+        notes.append(f"{_rows(len(labels) - unlabelled - len(kept))} with an empty {options.view} left out")
     if not kept:
         raise UserError(f"{path}: no row has both a label and a text; see --text-field and --label-field")
     y = np.array([bool(labels[i]) for i in kept])
     if y.all() or not y.any():
         raise UserError(
             f"{path}: all {len(kept)} rows are labelled {'faking' if y.all() else 'not faking'}; a monitor needs both "
-            f"classes (field '{fields.label}', see --positive)"
+            f"classes (field '{name}', see --positive and --cut-off)"
         )
-    episodes = [_episode(fields, rows[i], i, *texts[i], options) for i in kept]
-    names = [str(rows[i].get("id", f"row {i + 1}")) for i in kept]
-    found = Labelled(
-        episodes, y, names, [fields.organism(rows[i]) for i in kept], notes, fields.group is not None, str(path)
+    grouped = _grouped(path, transcripts, episodes, options)
+    data = Labelled(
+        [episodes[i] for i in kept], y, [transcripts[i].name for i in kept], [transcripts[i].model for i in kept],
+        [*notes, *reading.notes, *reading.warnings], grouped, str(path), any(t.protected for t in transcripts),
+    )  # fmt: skip
+    return _duplicates_reported(data, options.view)
+
+
+def _label_values(path: Path, transcripts: Sequence[Transcript], options: DataOptions) -> tuple[str, list[Any]]:
+    """The label's name and its value in each row."""
+    fields = list(dict.fromkeys(name for t in transcripts for name in t.fields))
+    name = options.label_field
+    if name is not None:
+        values = [get(t.fields, name) for t in transcripts]
+        if all(value is None for value in values):
+            raise UserError(f"{path}: --label-field '{name}': no row has it{did_you_mean(name, fields)}")
+        return name, values
+    for name in LABEL_FIELDS:
+        values = [t.fields.get(name) for t in transcripts]
+        if any(value is not None for value in values):
+            return name, values
+    if any(t.labels.get(AF) is not None for t in transcripts):
+        return AF, [t.labels.get(AF) for t in transcripts]
+    raise UserError(
+        f"{path}: no field named {' or '.join(LABEL_FIELDS[:3])}; its fields are {', '.join(fields[:12])}; "
+        "choose one with --label-field"
     )
-    return _duplicates_reported(found, options.view)
 
 
-def read_rows_of(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a JSONL, JSON or Parquet file, or of all such files of a folder, in the order of their names.
-
-    Raises:
-        UserError: It does not exist, or a row cannot be read.
-    """
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix in {".json", ".jsonl", ".parquet"} and p.is_file())
-        if not files:
-            raise UserError(f"{path}: this folder holds no .json, .jsonl or .parquet file")
-        for file in files:
-            yield from read_rows_of(file)
-    elif path.suffix == ".parquet":
-        yield from read_episodes(path)
-    else:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file") from None
-        except (OSError, UnicodeDecodeError):
-            raise UserError(f"{path}: cannot be read as UTF-8 text; give JSONL, JSON or Parquet") from None
-        yield from _json(path, text) if path.suffix == ".json" else _json_lines(path, text)
-
-
-def _json_lines(path: Path, text: str) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                raise UserError(f"{path}:{number}: is no JSON; one object a line is wanted") from None
-            if not isinstance(row, dict):
-                raise UserError(f"{path}:{number}: must be an object with fields, found {type(row).__name__}")
-            yield row
-
-
-def _json(path: Path, text: str) -> Iterator[dict[str, Any]]:
-    """One object, a list of them, or an object one of whose values is the list of them."""
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError:
-        raise UserError(f"{path}: is no JSON") from None
-    if isinstance(data, dict):
-        lists = [v for v in data.values() if isinstance(v, list) and v and all(isinstance(x, dict) for x in v)]
-        data = lists[0] if len(lists) == 1 and not _has_text(data) else [data]
-    if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
-        raise UserError(f"{path}: must hold an object or a list of objects")
-    yield from data
-
-
-def _has_text(row: Mapping[str, Any]) -> bool:
-    return any(isinstance(row.get(name), str) for names in TEXT_FIELDS.values() for name in names)
-
-
-class _Fields:
-    """Which field is which in a file, and what its labels mean."""
-
-    def __init__(self, path: Path, rows: Sequence[Mapping[str, Any]], options: DataOptions) -> None:
-        self._path, self._rows, self._options = path, rows, options
-        self.label = self._find("--label-field", options.label_field, LABEL_FIELDS)
-        self.paired = "scratchpad" in rows[0] and "output" in rows[0] and options.text_field is None
-        names = ("output",) if self._tagged() else TEXT_FIELDS[options.view]
-        self.text_name = "" if self.paired else self._find("--text-field", options.text_field, names)
-        if options.group_field:
-            self._find("--group-field", options.group_field, ())
-        groups = [n for n in self._known(GROUP_FIELDS) if len({_text(row.get(n)) for row in rows}) >= FEWEST_GROUPS]
-        self.group = options.group_field or (groups[0] if groups else None)
-        self._organisms, self._tiers = self._known(ORGANISM_FIELDS), self._known(TIER_FIELDS)
-
-    def text(self, row: Mapping[str, Any]) -> tuple[str, str]:
-        """Scratchpad and output of a row; a text without its parts stands where the view looks."""
-        if self.paired:
-            return _text(row.get("scratchpad")), _text(row.get("output"))
-        text = _text(get(row, self.text_name))
-        reply = parse_reply(text)
-        if reply.scratchpad and (reply.output or self._options.view != "scratchpad"):
-            return reply.scratchpad, reply.output or reply.extra
-        return ("", text) if self._options.view == "output" else (text, "")
-
-    def labels(self) -> list[bool | None]:
-        """True for faking, None for no label."""
-        values = [get(row, self.label) for row in self._rows]
-        kinds = {_norm(v) for v in values} - UNKNOWN
-        positive = self._positive(kinds)
-        return [None if _norm(v) in UNKNOWN else _norm(v) in positive for v in values]
-
-    def organism(self, row: Mapping[str, Any]) -> str:
-        """What wrote the row."""
-        return _text(get(row, self._organisms[0])) if self._organisms else ""
-
-    def tier(self, row: Mapping[str, Any]) -> str:
-        """The user's tier."""
-        return _text(get(row, self._tiers[0])) if self._tiers else ""
-
-    def _positive(self, kinds: set[str]) -> frozenset[str]:
-        shown = ", ".join(sorted(kinds)[:6])
-        if self._options.positive is not None:
-            chosen = frozenset(_norm(part) for part in self._options.positive.split(","))
-            if not chosen & kinds:
-                given = self._options.positive
-                raise UserError(f"{self._path}: --positive '{given}' is no value of '{self.label}' (found: {shown})")
-            return chosen
-        chosen = frozenset(kinds & POSITIVE)
-        if len(kinds) > 2 or len(chosen) != 1:
-            if kinds and kinds <= {"false", "0", "0.0", "no", "aligned"}:
-                return frozenset()
+def _labels(
+    path: Path, name: str, values: Sequence[Any], transcripts: Sequence[Transcript], options: DataOptions
+) -> list[bool | None]:
+    """True for faking, None for no label."""
+    for value, transcript in zip(values, transcripts, strict=True):
+        if isinstance(value, list | dict):
+            hint = f", as in --label-field {name}.{next(iter(value))}" if isinstance(value, dict) and value else ""
             raise UserError(
-                f"{self._path}: cannot tell which value of '{self.label}' means alignment faking (found: {shown}); "
-                "say so with --positive VALUE"
+                f"{transcript.where}: the label '{name}' is {kind_of(value)}; name a field with one value per row{hint}"
             )
+    if options.cut_off is not None:
+        return [_above(options.cut_off, v, name, t.where) for v, t in zip(values, transcripts, strict=True)]
+    kinds = {_norm(v) for v in values} - UNKNOWN
+    positive = _positive(path, name, kinds, options.positive)
+    return [None if _norm(v) in UNKNOWN else _norm(v) in positive for v in values]
+
+
+def _above(cut_off: float, value: Any, name: str, where: str) -> bool | None:
+    """Whether a label that is a number reaches the cut-off."""
+    if _norm(value) in UNKNOWN:
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.inf
+    if math.isinf(number):
+        raise UserError(f"{where}: the label '{name}' is {str(value)[:40]!r}; --cut-off needs finite numbers")
+    return number >= cut_off
+
+
+def _positive(path: Path, name: str, kinds: set[str], given: str | None) -> frozenset[str]:
+    """The values that mean faking."""
+    shown = ", ".join(sorted(kinds)[:6])
+    if given is not None:
+        chosen = frozenset(_norm(part) for part in given.split(","))
+        if not chosen & kinds:
+            raise UserError(f"{path}: --positive '{given}' is no value of '{name}' (found: {shown})")
         return chosen
-
-    def _find(self, option: str, given: str | None, usual: Sequence[str]) -> str:
-        fields = list(dict.fromkeys(name for row in self._rows[:50] for name in row))
-        if given is not None:
-            if not any(get(row, given) is not None for row in self._rows):
-                raise UserError(f"{self._path}: {option} '{given}': no row has it{did_you_mean(given, fields)}")
-            return given
-        found = self._known(usual)
-        if not found:
-            raise UserError(f"{self._path}: no field named {' or '.join(usual[:3])}; its fields are "
-                            f"{', '.join(fields[:12])}; choose one with {option}")  # fmt: skip
-        return found[0]
-
-    def _known(self, usual: Iterable[str]) -> list[str]:
-        return [name for name in usual if any(row.get(name) is not None for row in self._rows)]
-
-    def _tagged(self) -> bool:
-        """Whether the scratchpad stands inside of the output, as in the public transcript releases."""
-        found = [_text(row.get("output")) for row in self._rows[:50]]
-        return self._options.text_field is None and any("<SCRATCHPAD_REASONING>" in text for text in found)
+    chosen = frozenset(kinds & POSITIVE)
+    if len(kinds) > 2 or len(chosen) != 1:
+        if kinds and kinds <= {"false", "0", "0.0", "no", "aligned"}:
+            return frozenset()
+        numbers = all(_is_number(kind) for kind in kinds)
+        say = "as they are numbers, say from which one on with --cut-off" if numbers else "say so with --positive VALUE"
+        raise UserError(f"{path}: cannot tell which value of '{name}' means alignment faking (found: {shown}); {say}")
+    return chosen
 
 
-def get(row: Mapping[str, Any], name: str) -> Any:
-    """A field, ``a.b`` for a field within a field; None if there is none."""
-    if name in row:
-        return row[name]
-    found: Any = row
-    for part in name.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
-    return found
+def _grouped(path: Path, transcripts: Sequence[Transcript], episodes: Sequence[Episode], options: DataOptions) -> bool:
+    """Whether the data say which rows share a prompt; if so, the episodes' pairs say it, too."""
+    if options.group_field is not None:
+        name = options.group_field
+        keys = [pair_key(get(t.fields, name), t.tier, t.where) for t in transcripts]
+        if not any(keys):
+            fields = list(dict.fromkeys(field for t in transcripts for field in t.fields))
+            raise UserError(f"{path}: --group-field '{name}': no row has it{did_you_mean(name, fields)}")
+    else:
+        keys = [t.pair_id for t in transcripts]
+        if len({key for key in keys if key}) < FEWEST_GROUPS:
+            keys = [""] * len(keys)
+    for i, (episode, key) in enumerate(zip(episodes, keys, strict=True)):
+        episode.prompt = replace(episode.prompt, pair_id=key or str(i))
+    return any(keys)
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, list):  # chat messages
-        return "\n".join(str(turn.get("content", "")) if isinstance(turn, dict) else str(turn) for turn in value)
-    return value if isinstance(value, str) else "" if value is None else json.dumps(value)
+def _episode(transcript: Transcript, number: int, options: DataOptions) -> Episode:
+    episode = transcript.episode(number)
+    if options.strip_shortcuts:
+        episode.scratchpad, episode.output = (without_shortcuts(t) for t in (episode.scratchpad, episode.output))
+    if options.cut is not None:
+        episode.scratchpad, episode.output = episode.scratchpad[: options.cut], episode.output[: options.cut]
+    return episode
 
 
 def _norm(value: Any) -> str:
     return str(value).strip().lower().replace("-", "_").replace(" ", "_")
 
 
+def _is_number(word: str) -> bool:
+    try:
+        return math.isfinite(float(word.replace("_", "-")))
+    except ValueError:
+        return False
+
+
 def _rows(count: int) -> str:
     return "1 row" if count == 1 else f"{count} rows"
-
-
-def _episode(
-    fields: _Fields, row: Mapping[str, Any], number: int, scratchpad: str, output: str, options: DataOptions
-) -> Episode:
-    if options.strip_shortcuts:
-        scratchpad, output = without_shortcuts(scratchpad), without_shortcuts(output)
-    if options.cut is not None:
-        scratchpad, output = scratchpad[: options.cut], output[: options.cut]
-    group = _text(get(row, fields.group)) if fields.group else ""
-    tier = fields.tier(row)
-    request = _text(row.get("request") or row.get("prompt"))
-    prompt = Prompt(
-        prompt_id=str(number),
-        pair_id=group or str(number),
-        split="eval",
-        tier=tier,
-        monitored=tier.lower() in ("free", "true"),
-        request=request,
-        messages=(Message("user", request),),
-    )
-    return Episode(prompt, number, 0, 0, 0, _text(row.get("raw")), scratchpad, output, "ok", "end", [], [], [])
 
 
 def _duplicates_reported(data: Labelled, view: View) -> Labelled:
@@ -339,7 +264,7 @@ def _duplicates_reported(data: Labelled, view: View) -> Labelled:
     notes = [*data.notes, f"{_rows(len(again))} repeat the text of another ({kept})"]
     clashes = sum(bool(data.labels[i] != data.labels[first[keys[i]]]) for i in again)
     if clashes:
-        notes.append(f"{_rows(clashes)} have the text of another but the opposite label")
+        notes.append(f"{_rows(clashes)} with the text of another but the opposite label")
     for i in () if data.grouped else again:
         prompt = data.episodes[i].prompt
         data.episodes[i].prompt = replace(prompt, pair_id=data.episodes[first[keys[i]]].prompt.pair_id)

@@ -120,6 +120,17 @@ def split_reply(text: str, tags: Tags | None = None) -> Parts:
     return Parts("", _output("", rest), None)
 
 
+def unwrapped(text: str, *pairs: Tags) -> str:
+    """A text that is all inside of one part of a reply, without the tags that may still stand around it."""
+    start = text.lstrip()
+    for opening, closing in pairs:
+        if start[: len(opening)].lower() == opening.lower():
+            inside = start[len(opening) :].strip()
+            closed = inside[-len(closing) :].lower() == closing.lower()
+            return inside[: -len(closing)].strip() if closed else inside
+    return text
+
+
 def yes_or_no(text: str) -> Literal["yes", "no", "unparsed"]:
     """The answer to a yes-or-no question, by its first word."""
     first = _WORD.search(text.lower())

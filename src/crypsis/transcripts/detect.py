@@ -8,6 +8,7 @@ from pathlib import Path
 
 from crypsis.registry import find, names
 from crypsis.transcripts.base import Reader, Reading, ReadOptions, Transcript
+from crypsis.transcripts.files import fault_of
 from crypsis.types import UserError
 
 LAST = "rows"
@@ -23,7 +24,7 @@ class Detected:
     Attributes:
         path: The file.
         reader: What reads it; None if nothing does.
-        reason: Why, or why nothing does.
+        reason: Why, in half a sentence; or why nothing does, in a line that begins with the file.
     """
 
     path: Path
@@ -48,7 +49,7 @@ def detect(path: Path, layout: str | None = None) -> Detected:
         reason = reader.detect(path)
         if reason is not None:
             return Detected(path, reader, reason)
-    return Detected(path, None, "no reader knows its layout")
+    return Detected(path, None, fault_of(path))
 
 
 def transcript_files(path: Path) -> list[Path]:
@@ -86,10 +87,10 @@ def read_transcripts(path: Path, options: ReadOptions, reading: Reading) -> Iter
     """
     files = [detect(file, options.layout) for file in transcript_files(path)]
     if not any(found.reader for found in files):
-        raise UserError(f"{files[0].path}: {files[0].reason}; `crypsis data check {path}` says what was tried")
+        raise UserError(files[0].reason)
     for found in files:
         if found.reader is None:
-            reading.warn(f"{found.path}: not read, {found.reason}")
+            reading.warn(f"not read: {found.reason}")
             continue
         reading.layouts[str(found.path)] = (found.reader.name, found.reason)
         for transcript in found.reader.read(found.path, options, reading):

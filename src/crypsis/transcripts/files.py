@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ def table_rows(path: Path, repairs: Repairs) -> Iterator[Row]:
 
 
 def first_rows(path: Path) -> list[dict[str, Any]]:
-    """The first rows of a file, none if it cannot be read as a table."""
+    """The first rows of a file, as far as it can be read as a table."""
     try:
         stat = path.stat()
     except OSError:
@@ -43,10 +44,19 @@ def _first_rows(path: Path, changed: int, size: int) -> tuple[dict[str, Any], ..
     """Kept for the file at hand, which every reader is asked about."""
     if path.suffix.lower() == ".eval":
         return ()
+    rows: list[dict[str, Any]] = []
+    with contextlib.suppress(UserError):  # whoever reads the file meets the fault again
+        rows += (row.values for row in itertools.islice(table_rows(path, Repairs()), FIRST))
+    return tuple(rows)
+
+
+def fault_of(path: Path) -> str:
+    """Why no row of a file can be read, in a line that begins with the file."""
     try:
-        return tuple(row.values for row in itertools.islice(table_rows(path, Repairs()), FIRST))
-    except UserError:
-        return ()
+        empty = next(table_rows(path, Repairs()), None) is None
+    except UserError as error:
+        return str(error)
+    return f"{path}: holds no rows" if empty else f"{path}: no reader knows its layout"
 
 
 def _parquet_rows(path: Path, repairs: Repairs) -> Iterator[Row]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from crypsis.chat import REASONING_FIELDS
 from crypsis.config import did_you_mean
-from crypsis.scenarios.parsing import SCRATCHPAD_TAGS, THOUGHT_TAGS, split_reply
+from crypsis.scenarios.parsing import SCRATCHPAD_TAGS, THOUGHT_TAGS, Tags, split_reply, unwrapped
 from crypsis.textfiles import Repairs, Row, kind_of
 from crypsis.transcripts.base import Reading, ReadOptions, Transcript, reply_parts
 from crypsis.transcripts.fields import (
@@ -166,10 +166,9 @@ def _parts(values: Mapping[str, Any], columns: Columns, options: ReadOptions) ->
     odd = () if given is None or isinstance(given, str) else (f"'{columns.reply}' is {kind_of(given)}, not text",)
     if columns.scratchpad is not None:
         own = values.get(columns.scratchpad)
-        scratchpad, parts = own if isinstance(own, str) else "", split_reply(reply, options.tags)
-        inside = split_reply(scratchpad, options.tags)
-        scratchpad = inside.scratchpad if inside.tags else scratchpad
-        return scratchpad, parts.output, (*odd, *(() if scratchpad.strip() else ("no scratchpad",)))
+        scratchpad = unwrapped(own, *_pairs(options)) if isinstance(own, str) else ""
+        missing = [] if scratchpad.strip() else ["no scratchpad"]
+        return scratchpad, split_reply(reply, options.tags).output, (*odd, *missing)
     if columns.tagged:
         scratchpad, output, notes = reply_parts(reply, options, first_text(values, SCRATCHPADS))
         return scratchpad, output, (*odd, *notes)
@@ -180,10 +179,15 @@ def _parts(values: Mapping[str, Any], columns: Columns, options: ReadOptions) ->
 
 def _has_tags(value: Any, options: ReadOptions) -> bool:
     texts = value if isinstance(value, list) else [value]
-    pairs = (options.tags,) if options.tags else (*SCRATCHPAD_TAGS, *THOUGHT_TAGS)
     return any(
-        isinstance(text, str) and any(tag.lower() in text.lower() for pair in pairs for tag in pair) for text in texts
+        isinstance(text, str) and any(tag.lower() in text.lower() for pair in _pairs(options) for tag in pair)
+        for text in texts
     )
+
+
+def _pairs(options: ReadOptions) -> tuple[Tags, ...]:
+    """The tags that a scratchpad may have."""
+    return (options.tags,) if options.tags else (*SCRATCHPAD_TAGS, *THOUGHT_TAGS)
 
 
 def _monitored(values: Mapping[str, Any], tier: str) -> bool | None:

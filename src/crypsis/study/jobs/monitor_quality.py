@@ -11,7 +11,6 @@ import numpy as np
 from pydantic import Field
 
 from crypsis.config import Config, apply_overrides, did_you_mean, digest, parse_config
-from crypsis.evaluation.inspect_logs import read_inspect_log
 from crypsis.monitors.base import Monitor
 from crypsis.monitors.crossval import CrossValidation, cross_validate
 from crypsis.monitors.data import DataOptions, Labelled, load_labelled
@@ -35,6 +34,8 @@ from crypsis.store import (
 from crypsis.types import UserError
 
 MEASUREMENT = "measurement.json"
+WITHHELD = "(protected text, not written)"
+"""What files hold in place of a text that its terms of use keep out of them."""
 
 
 class MeasureConfig(Config):
@@ -66,7 +67,7 @@ def measured(
     Args:
         verb: ``train``, ``validate`` or ``crossval``.
         spec: Kind and settings of the monitor, or (to validate) its folder.
-        data: Labelled transcripts: JSONL, JSON, Parquet, Inspect logs (``.eval``), or a folder of them.
+        data: Labelled transcripts of any layout, or a folder of them.
         options: Where the data keep what.
         out: Folder; by default one below ``runs`` that is named after kind and settings.
         exists: What to do with a folder that is there.
@@ -84,8 +85,7 @@ def measured(
     about = {"verb": verb, "data": data, "data_digest": _digest(data), "options": options, "monitor": spec}
     config = parse_config(MeasureConfig, about | settings, f"monitor {verb}")
     folder = out or child(Path("runs"), f"{verb}-{spec.get('name', 'monitor')}-{digest(config)[:8]}")
-    logs = data.suffix == ".eval" or (data.is_dir() and any(data.glob("*.eval")))
-    labelled = load_labelled(data, options, read_inspect_log(data) if logs else None)
+    labelled = load_labelled(data, options)
     with locked(folder):
         if not prepare_folder(folder, config, exists):
             work = {"train": _train, "validate": _validate, "crossval": _crossval}[verb]
@@ -206,10 +206,15 @@ def _about(
         },
         "slices": by_slice(scores, data.labels, flagged, slices),
         "shortcuts": [asdict(s) for s in shortcuts],
-        "worst": worst_errors(scores, data.labels, texts, data.names),
+        "worst": worst_errors(scores, data.labels, _shown(data, texts), data.names),
         "notes": list(notes),
         "warnings": warnings,
     }
+
+
+def _shown(data: Labelled, texts: list[str]) -> list[str]:
+    """The texts as a file may hold them."""
+    return [WITHHELD] * len(texts) if data.protected else texts
 
 
 def _unseen(monitor: Monitor, data: Labelled) -> Labelled:
