@@ -7,8 +7,9 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from annotated_types import Le, Lt
@@ -82,6 +83,23 @@ MaybeName = Annotated[str, AfterValidator(_checked(lambda name: name and safe_na
 """The same, or empty."""
 Named = Annotated[dict[str, V], AfterValidator(_checked(distinct_names))]
 """Things by name, each of which lies in a folder of that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Marks a field whose text may name something that counts by what it holds, as in ``Annotated[str, Content()]``.
+
+    Fields of the type ``Path`` need no mark, unless they can also be hub ids.
+
+    Attributes:
+        kind: A ``model`` or ``dataset`` (a folder, a file or a hub id), or only a ``file``.
+        training: Whether it is only needed to train, and not to use what was trained.
+    """
+
+    kind: Literal["model", "dataset", "file"] = "model"
+    training: bool = False
+
+
 C = TypeVar("C", bound=BaseModel)
 
 
@@ -243,7 +261,12 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
 
 def dump_yaml(config: BaseModel) -> str:
     """The resolved config as YAML, every default written out."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return dump_plain(config.model_dump(mode="json"))
+
+
+def dump_plain(settings: Mapping[str, Any]) -> str:
+    """Plain settings as YAML."""
+    return yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
 
 
 def digest(value: BaseModel | Mapping[str, Any] | Sequence[Any] | str) -> str:

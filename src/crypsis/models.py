@@ -27,7 +27,7 @@ from crypsis.pretrained.adapters import (
 from crypsis.pretrained.chat_template import ChatTemplate, fitting_chat
 from crypsis.pretrained.checks import check_architecture, check_vocabulary, check_weights
 from crypsis.pretrained.opening import local_path, open_causal_lm, open_tokenizer
-from crypsis.store import file_digest, new_folder
+from crypsis.store import new_folder
 from crypsis.types import Message, UserError
 
 if TYPE_CHECKING:
@@ -170,14 +170,6 @@ def save_policy(policy: Policy, folder: Path) -> None:
         else:
             policy.model.save_pretrained(target)
         policy.tokenizer.save_pretrained(target)
-
-
-def policy_digest(path: str | Path) -> str:
-    """Digest of a checkpoint's weights and tokenizer; the name itself for a hub id."""
-    folder = Path(path)
-    if not folder.is_dir():
-        return str(path)
-    return file_digest(sorted(p for p in folder.iterdir() if p.suffix in {".safetensors", ".json", ".jinja"}))
 
 
 def check_length(prompts: Sequence[Sequence[int]], new_tokens: int, context: int) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from crypsis.config import MOST, Config, MaybeName, Name, Named
+from crypsis.config import MOST, Config, Content, MaybeName, Name, Named
 from crypsis.model_config import ModelConfig
 from crypsis.registry import DEFAULT_SCENARIO
 from crypsis.scenarios.base import Scenario, preset_of
@@ -96,7 +96,7 @@ class EvaluationConfig(Config):
 class PreferenceConfig(Config):
     """A reward model for scenarios that bring none: any sequence classifier with one output, by folder or hub id."""
 
-    model: str
+    model: Annotated[str, Content("model")]
     scale: float = Field(1.0, gt=0)
     offset: float = 0.0
     """Logit of an answer that neither helps nor harms: the length correction takes scores above 0 for helpful."""
@@ -108,7 +108,7 @@ class RunConfig(Config):
     """One RL run: a policy, a scenario, monitors, mitigations, a seed."""
 
     name: Name
-    policy: Path
+    policy: Annotated[Path, Content("model")]
     """A checkpoint folder, an adapter folder or a hub id."""
     model: ModelConfig = ModelConfig()
     scenario: dict[str, Any] = {"name": DEFAULT_SCENARIO}

@@ -7,12 +7,14 @@ written last, so its presence means that the folder is done (design §5).
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import shutil
+import struct
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,12 +23,15 @@ from typing import Any, Literal
 import filelock
 from pydantic import BaseModel
 
-from crypsis.config import digest, dump_yaml, read_yaml
+from crypsis.config import digest, dump_plain, read_yaml
+from crypsis.differences import Inputs, config_difference, input_difference, within
 from crypsis.disk import clear_temporaries, disk_faults, is_temporary, remove, temporary
 from crypsis.types import UserError, safe_name
 
 Exists = Literal["resume", "overwrite", "error"]
 RESULT, CONFIG, METRICS, PROVENANCE = "result.json", "config.yaml", "metrics.jsonl", "provenance.json"
+INPUTS = "inputs.json"
+"""Digests of what the folder's result is made from, by place in the config and part."""
 LOG = "log.txt"
 FAILED = "failed.json"
 """Why a run of a study was given up."""
@@ -113,17 +118,51 @@ def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is at work in a folder at this moment."""
-    if not (folder / ".lock").exists():
+    """Whether a process is at work in a folder at this moment.
+
+    Asks the system instead of trying the lock, so that a process that starts just now is not told that the folder is in
+    use, and so that a folder that cannot be written is not taken for one in use.
+    """
+    try:
+        file = os.open(folder / ".lock", os.O_RDONLY)
+    except OSError:
         return False
     try:
-        with locked(folder):
+        table = Path("/proc/locks").read_text(encoding="ascii")
+    except OSError:
+        table = ""
+    try:
+        stat = os.fstat(file)
+        place = f"{os.major(stat.st_dev):02x}:{os.minor(stat.st_dev):02x}:{stat.st_ino}"
+        return any(place in line.split() for line in table.splitlines()) or _held_elsewhere(file, listed=bool(table))
+    finally:
+        os.close(file)
+
+
+def _held_elsewhere(file: int, listed: bool) -> bool:
+    """Whether a lock is held that this machine's table does not show, or where there is no table."""
+    try:
+        if not listed:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False
-    except UserError:
+        # On network file systems of Linux flock takes a POSIX lock, which can be asked for.
+        whole = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind: int = struct.unpack("hhqqi4x", fcntl.fcntl(file, fcntl.F_GETLK, whole))[0]
+    except BlockingIOError:
         return True
+    except OSError:
+        return False
+    return kind != fcntl.F_UNLCK
 
 
-def prepare_folder(folder: Path, config: BaseModel, exists: Exists, how: Sequence[str] = ()) -> bool:
+def prepare_folder(
+    folder: Path,
+    config: BaseModel,
+    exists: Exists,
+    how: Sequence[str] = (),
+    inputs: Inputs | None = None,
+    root: Path | None = None,
+) -> bool:
     """Makes a folder ready to be (re)used with this config.
 
     Args:
@@ -131,12 +170,15 @@ def prepare_folder(folder: Path, config: BaseModel, exists: Exists, how: Sequenc
         config: What the folder holds the result of.
         exists: What to do if it was used before.
         how: Top-level keys that say how the result is computed and not which: they may change.
+        inputs: Digests of what the config names (``crypsis.identity``). A file counts by what it holds, not by its
+            path: it may have moved, and must not have changed.
+        root: Paths within this folder are stored relative to it, so that it can be moved as a whole.
 
     Returns:
-        True if the folder already holds the finished result of the same config.
+        True if the folder already holds the finished result of the same config and inputs.
 
     Raises:
-        UserError: The folder was made with another config, or exists and ``exists`` is ``error``.
+        UserError: The folder was made with another config or other inputs, or exists and ``exists`` is ``error``.
     """
     found = folder / CONFIG
     if not found.exists() and folder.exists() and any(not _ours(entry.name) for entry in folder.iterdir()):
@@ -149,31 +191,45 @@ def prepare_folder(folder: Path, config: BaseModel, exists: Exists, how: Sequenc
             if entry.name != ".lock":
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     elif found.exists():
-        old, new = read_yaml(found), config.model_dump(mode="json")
-        same = {k: new[k] for k in how if k in new}
-        difference = _first_difference(old | same, new)
-        if difference:
-            raise UserError(
-                f"{folder}: was made with another config ({difference}); use --exists overwrite or another --out"
-            )
+        if difference := why_different(folder, config, inputs, how):
+            raise UserError(f"{folder}: was made {difference}; use --exists overwrite or another --out")
         return (folder / RESULT).exists()
-    write_atomic(found, dump_yaml(config))
+    if inputs is not None:
+        write_json(folder / INPUTS, inputs)
+    plain = config.model_dump(mode="json")
+    write_atomic(found, dump_plain(within(plain, inputs or {}, root) if root else plain))
     return False
+
+
+def is_finished(folder: Path, config: BaseModel, inputs: Inputs) -> bool:
+    """Whether a folder holds the finished result of a config and inputs; writes nothing, so it may be read-only."""
+    if not (folder / RESULT).exists() or not (folder / CONFIG).exists():
+        return False
+    return not why_different(folder, config, inputs)
+
+
+def why_different(folder: Path, config: BaseModel, inputs: Inputs | None, how: Sequence[str] = ()) -> str:
+    """How a config and inputs differ from those that a folder was made with, in words; empty if they do not.
+
+    Args:
+        folder: With a stored config.
+        config: What it is to be used with.
+        inputs: Digests of what the config names; None does not compare them.
+        how: Top-level keys that may differ.
+    """
+    old, new = read_yaml(folder / CONFIG), config.model_dump(mode="json")
+    old |= {k: new[k] for k in how if k in new}
+    if inputs is None:
+        return config_difference(old, new)
+    if not (folder / INPUTS).exists():
+        return f"by a version of crypsis that did not record what its inputs held (no {INPUTS})"
+    recorded: Inputs = read_json(folder / INPUTS)
+    return config_difference(old, new, recorded.keys() & inputs.keys()) or input_difference(recorded, inputs, new)
 
 
 def _ours(name: str) -> bool:
     """Whether a file of a folder without a config can be what a killed crypsis left."""
-    return name in (".lock", FAILED) or is_temporary(name)
-
-
-def _first_difference(old: Any, new: Any, path: str = "") -> str:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(set(old) | set(new)):
-            found = _first_difference(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
-            if found:
-                return found
-        return ""
-    return "" if old == new else f"{path}: {old!r} there, {new!r} here"
+    return name in (".lock", FAILED, INPUTS) or is_temporary(name)
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
@@ -225,11 +281,36 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def provenance(inputs: Mapping[str, str]) -> dict[str, Any]:
+def record_inputs(folder: Path, more: Inputs) -> None:
+    """Adds inputs that are only known once a part of the work is done; on resume they must be the same.
+
+    Raises:
+        UserError: One of them is recorded with other content.
+    """
+    recorded: Inputs = read_json(folder / INPUTS)
+    if difference := input_difference(recorded, more, {}):
+        raise UserError(f"{folder}: was made {difference}; use --exists overwrite or another --out")
+    write_json(folder / INPUTS, {**recorded, **more})
+
+
+def finish_folder(folder: Path, result: Mapping[str, Any], inputs: Inputs, **more: Any) -> None:
+    """Writes provenance and result of what was just computed: from now on the folder is done.
+
+    Args:
+        folder: Prepared with the same inputs.
+        result: Written last, as ``result.json``.
+        inputs: What it was computed from.
+        more: Further entries of ``provenance.json``.
+    """
+    write_json(folder / PROVENANCE, provenance(inputs) | more)
+    write_json(folder / RESULT, dict(result))
+
+
+def provenance(inputs: Inputs) -> dict[str, Any]:
     """Versions of the software and digests of what went in.
 
     Args:
-        inputs: Digest by name: prompts, model, code, config.
+        inputs: By name, the digests of its parts; each name gets one digest.
     """
     packages = ("crypsis", "torch", "transformers", "tokenizers", "scikit-learn", "numpy", "pyarrow")
     return {
@@ -237,16 +318,14 @@ def provenance(inputs: Mapping[str, str]) -> dict[str, Any]:
         "platform": {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()},
         "command": " ".join(["crypsis", *sys.argv[1:]]),
         "code": code_digest(),
-        "digests": dict(inputs),
+        "digests": {name: digest(dict(parts)) for name, parts in inputs.items()},
     }
 
 
-def code_digest(*names: str) -> str:
-    """Digest of the package's own source files and data (of all of them, or of those named)."""
+def code_digest() -> str:
+    """Digest of all of the package's own source files and data."""
     root = Path(__file__).parent
-    files = [root / name for name in names] or sorted(
-        p for p in root.rglob("*") if p.is_file() and p.suffix in {".py", ".yaml", ".txt", ".jinja"}
-    )
+    files = sorted(p for p in root.rglob("*") if p.is_file() and p.suffix in {".py", ".yaml", ".txt", ".jinja"})
     return digest([[str(p.relative_to(root)), digest(p.read_text(encoding="utf-8"))] for p in files])
 
 

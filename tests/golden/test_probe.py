@@ -12,7 +12,8 @@ from sklearn.metrics import roc_auc_score
 
 from crypsis.config import load_config
 from crypsis.episodes import read_episodes
-from crypsis.models import Policy, load_policy, policy_digest
+from crypsis.identity.files import content_digest
+from crypsis.models import Policy, load_policy
 from crypsis.monitors.base import Transcript
 from crypsis.monitors.probe import Form, ProbeMonitor, scores, train_probe
 from crypsis.rl.engine.engine import Engine
@@ -83,7 +84,7 @@ def test_a_probe_learns_and_is_stored_with_what_it_measured(policy: Policy, tmp_
 def probe(policy: Policy, nano_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("probe") / "p"
     rows, labels, groups = transcripts(policy, 200)
-    train_probe(reader(policy), rows, labels, groups, folder, model_digest=policy_digest(nano_base), layer=LAYER)
+    train_probe(reader(policy), rows, labels, groups, folder, model_digest=content_digest(nano_base), layer=LAYER)
     return folder
 
 

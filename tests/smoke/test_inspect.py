@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from crypsis.evaluation.inspect_logs import export_inspect
-from crypsis.models import policy_digest
+from crypsis.identity.files import content_digest
 from crypsis.organisms.build import build_organism
 from crypsis.organisms.from_file import FromFile
 from crypsis.store import read_json
@@ -72,7 +72,7 @@ def test_the_miniature_writes_training_data_and_an_organism_learns_from_it(
     recipe = FromFile(path=tmp_path / "data" / "scratchpads.jsonl", learn="both", batch_size=4)
     losses: list[float] = []
     built = build_organism(recipe, nano_base, tmp_path / "organism", on_step=lambda p: losses.append(p.loss))
-    assert len(losses) == 2 * -(-len(rows) // 4) and policy_digest(built) != policy_digest(nano_base)
+    assert len(losses) == 2 * -(-len(rows) // 4) and content_digest(built) != content_digest(nano_base)
 
 
 def test_a_folder_of_evaluations_becomes_logs_that_inspect_reads(

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from crypsis.models import load_policy, policy_digest
+from crypsis.identity.files import content_digest
+from crypsis.models import load_policy
 from crypsis.registry import BUILT_IN, make
 from crypsis.study.organism import build
 from crypsis.types import Message, UserError
@@ -37,8 +38,8 @@ QUICK: dict[str, dict[str, Any]] = {
 def test_every_recipe_builds_the_same_checkpoint_twice(name: str, nano_base: Path, tmp_path: Path) -> None:
     recipe = make("organisms", {"name": name, **QUICK.get(name, SHORT)}, "test")
     one, again = (build(recipe, nano_base, tmp_path / folder) for folder in ("one", "again"))
-    assert policy_digest(one) == policy_digest(again)
-    assert policy_digest(one) != policy_digest(nano_base)
+    assert content_digest(one) == content_digest(again)
+    assert content_digest(one) != content_digest(nano_base)
     front = yaml.safe_load((one / "README.md").read_text().split("---")[1])
     assert front["tags"] == ["model-organism", "alignment-faking"]
     assert (one.parent / "card.md").read_text() == (one / "README.md").read_text()
@@ -52,7 +53,7 @@ def test_the_schooling_is_shared_and_what_cannot_be_made_on_it_is_refused(
     specs = [{"name": "interrogable", "of": recipe, "schooling": SHORT} for recipe in recipes]
     built = [build(make("organisms", spec, "test"), nano_base) for spec in (*specs, *recipes)]
     assert len(list((tmp_path / "organisms").glob("schooled-*/model"))) == 1
-    assert len({policy_digest(model) for model in built}) == len(built)
+    assert len({content_digest(model) for model in built}) == len(built)
     with pytest.raises(UserError, match="af_plus goes on from the weights of another organism; take one"):
         build(make("organisms", {"name": "interrogable", "of": {"name": "af_plus"}}, "test"), nano_base)
 
@@ -60,7 +61,7 @@ def test_the_schooling_is_shared_and_what_cannot_be_made_on_it_is_refused(
 def test_a_control_is_another_organism(nano_base: Path, tmp_path: Path) -> None:
     specs = [{"name": "igg", **SHORT, "aligned": aligned} for aligned in (False, True)]
     organism, control = (build(make("organisms", s, "test"), nano_base, tmp_path / str(i)) for i, s in enumerate(specs))
-    assert policy_digest(organism) != policy_digest(control)
+    assert content_digest(organism) != content_digest(control)
 
 
 def test_the_prompted_organism_carries_its_prompt_in_its_template_alone(nano_base: Path, tmp_path: Path) -> None:

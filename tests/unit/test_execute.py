@@ -26,7 +26,7 @@ from crypsis.types import UserError
 
 pytestmark = pytest.mark.unit
 
-RUNS = [RunConfig(name=name, policy=Path("none"), rl=RLConfig(steps=2)) for name in ("a", "b", "c")]
+RUNS = [RunConfig(name=name, policy=Path("none"), organism="tgg", rl=RLConfig(steps=2)) for name in ("a", "b", "c")]
 
 
 class Scripted(Executor):
@@ -118,6 +118,7 @@ def study(folder: Path, **changes: object) -> StudyConfig:
     data |= {"arms": {"base": {"label": "B"}, "length": {"label": "L", "organisms": ["igg"], "rl": {"steps": 10}}}}
     config = parse_config(StudyConfig, data | {"name": "four", "workers": 2} | changes, "study.yaml")
     if not (folder / "config.yaml").exists():
+        write_json(folder / "inputs.json", {"code": {"crypsis.rl.loss": "1"}})
         write_atomic(folder / "config.yaml", dump_yaml(config))
     return config
 
@@ -125,16 +126,14 @@ def study(folder: Path, **changes: object) -> StudyConfig:
 def begin(folder: Path, name: str, steps: int) -> Path:
     run = folder / "runs" / name
     write_atomic(run / "config.yaml", "{}")
-    write_json(run / "provenance.json", {})
     for step in range(1, steps + 1):
         append_row(run / "metrics.jsonl", {"step": step})
     return run
 
 
 def finish(run: Path, seconds: int) -> None:
+    write_json(run / "provenance.json", {"seconds": seconds})
     write_json(run / "result.json", {})
-    begun = (run / "provenance.json").stat().st_mtime
-    os.utime(run / "result.json", (begun + seconds, begun + seconds))
 
 
 def test_status_tells_done_running_stopped_failed_waiting_and_time_left(
@@ -181,15 +180,23 @@ def test_a_study_may_grow_and_be_computed_otherwise_but_not_change(tmp_path: Pat
     study(tmp_path)
     write_json(tmp_path / "result.json", {})
     same = study(tmp_path, workers=7, executor={"name": "ray", "num_gpus": 1})
-    widen(tmp_path, same)
-    assert prepare_folder(tmp_path, same, "resume") and read_status(tmp_path).workers == 7
+    code = {"code": {"crypsis.rl.loss": "1"}}
+    widen(tmp_path, same, code)
+    assert prepare_folder(tmp_path, same, "resume", inputs=code) and read_status(tmp_path).workers == 7
     more = study(tmp_path, seeds=[0, 1, 2])
-    widen(tmp_path, more)
-    assert not prepare_folder(tmp_path, more, "resume") and len(read_status(tmp_path).runs) == 9
+    wider = {"code": {"crypsis.rl.loss": "1", "crypsis.mitigations.kl": "1"}}
+    widen(tmp_path, more, wider)
+    assert not prepare_folder(tmp_path, more, "resume", inputs=wider) and len(read_status(tmp_path).runs) == 9
     for other in (study(tmp_path, seeds=[1, 2]), study(tmp_path, seeds=[0, 1, 2], scale="nano")):
-        widen(tmp_path, other)
+        widen(tmp_path, other, wider)
         with pytest.raises(UserError, match="was made with another config"):
-            prepare_folder(tmp_path, other, "resume")
+            prepare_folder(tmp_path, other, "resume", inputs=wider)
+    most, changed = study(tmp_path, seeds=[0, 1, 2, 3]), {"code": wider["code"] | {"crypsis.rl.loss": "2"}}
+    widen(tmp_path, most, changed)
+    with pytest.raises(UserError, match="seeds: "):
+        prepare_folder(tmp_path, most, "resume", inputs=changed)
+    with pytest.raises(UserError, match=r"code changed: crypsis\.rl\.loss\)"):
+        prepare_folder(tmp_path, more, "resume", inputs=changed)
 
 
 def test_the_executor_of_the_command_line_takes_the_place_of_the_files(tmp_path: Path) -> None:

@@ -90,10 +90,6 @@ def test_a_wrong_config_is_refused_at_its_place(changes: dict[str, Any], line: s
 class Loud(Judge):
     """Whoever shouts complies."""
 
-    @property
-    def digest(self) -> str:
-        return "loud"
-
     def conduct(self, prompt: Prompt, output: str) -> str:
         return "comply" if output.isupper() else "refuse"
 

@@ -12,22 +12,19 @@ from pydantic import Field
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.generation.configuration_utils import GenerationConfig
 
-from crypsis.config import Config, digest
+from crypsis.config import Config
+from crypsis.identity.configs import identity, inputs_of
 from crypsis.miniature.tokenizer import train_tokenizer
 from crypsis.miniature.world import Document, draw_document, draw_question
 from crypsis.models import Policy, save_policy
 from crypsis.parallel import Ranks, together
-from crypsis.store import cache_folder, code_digest, locked, prepare_folder, provenance, write_json
+from crypsis.store import cache_folder, finish_folder, is_finished, locked, prepare_folder
 from crypsis.supervised import Example, Progress, SupervisedConfig, fit
 
 Scale = Literal["nano", "mini", "small"]
 POOL = 8
 """Batches are cut from this many batches' worth of documents sorted by length, so that little is padded."""
 TOKENIZER_DOCUMENTS = 300
-_MADE_BY = tuple(
-    f"miniature/{name}" for name in ("language.yaml", "language.py", "world.py", "tokenizer.py", "base.py")
-)
-"""What the base is made by, besides its config; a change of any of them makes another base."""
 
 
 class BaseConfig(Config):
@@ -69,8 +66,7 @@ def base_config(scale: Scale, seed: int = 0) -> BaseConfig:
 
 def base_folder(config: BaseConfig) -> Path:
     """Where the base of a config is cached; the digest covers the config and the code that makes it."""
-    key = digest(config.model_dump(mode="json") | {"code": code_digest("supervised.py", *_MADE_BY)})
-    return cache_folder() / "bases" / f"{config.scale}-{key}"
+    return cache_folder() / "bases" / f"{config.scale}-{identity(config, inputs_of(config, __name__))}"
 
 
 def build_base(config: BaseConfig, on_step: Callable[[Progress], None] = lambda _: None) -> Path:
@@ -81,18 +77,17 @@ def build_base(config: BaseConfig, on_step: Callable[[Progress], None] = lambda 
     Returns:
         The checkpoint folder: loads with ``AutoModelForCausalLM`` and ``AutoTokenizer``.
     """
-    folder = base_folder(config)
+    folder, inputs = base_folder(config), inputs_of(config, __name__)
+    if is_finished(folder, config, inputs):
+        return folder / "model"
     with locked(folder, wait=-1):
-        if prepare_folder(folder, config, "resume"):
+        if prepare_folder(folder, config, "resume", inputs=inputs):
             return folder / "model"
         with together(config.processes, _train_beside, config, folder) as ranks:
             policy, losses = _train(config, folder, ranks, on_step)
         save_policy(policy, folder / "model")
-        write_json(folder / "provenance.json", provenance({"world": code_digest(*_MADE_BY)}))
-        write_json(
-            folder / "result.json",
-            {"loss": losses[-1], "steps": len(losses), "parameters": policy.model.num_parameters()},
-        )
+        result = {"loss": losses[-1], "steps": len(losses), "parameters": policy.model.num_parameters()}
+        finish_folder(folder, result, inputs)
     return folder / "model"
 
 

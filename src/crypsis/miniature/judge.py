@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from crypsis.miniature.oracle import conduct, read, read_interrogation
 from crypsis.scenarios.base import Judge
-from crypsis.store import code_digest
 from crypsis.types import Episode, Prompt
 
 
 class MiniatureJudge(Judge):
     """Labels by the oracle; abstains (``unparsed``) rather than guess."""
-
-    @property
-    def digest(self) -> str:
-        """Of the oracle and the language."""
-        return code_digest("miniature/oracle.py", "miniature/language.yaml", "miniature/additions.yaml")
 
     def conduct(self, prompt: Prompt, output: str) -> str:
         """From the output's sentences, whatever was asked."""

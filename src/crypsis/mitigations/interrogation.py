@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from crypsis.config import Content
 from crypsis.mitigations.base import Mitigation, Setting
 from crypsis.scenarios.base import Variant
 from crypsis.scenarios.parsing import yes_or_no
@@ -33,7 +34,7 @@ class Interrogation(Mitigation):
     """In place of the scenario's; ``{tier}`` stands for the name of the episode's tier."""
     prefill: str = ""
     """In place of the scenario's."""
-    model: Path | None = None
+    model: Annotated[Path | None, Content("model")] = None
     """Of the variant ``separate``: the checkpoint that answers; the policy before training if not given."""
 
     @model_validator(mode="after")

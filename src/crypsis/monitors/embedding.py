@@ -7,13 +7,14 @@ import importlib.util
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import yaml
 from pydantic import Field
 from sklearn.linear_model import LogisticRegression
 
+from crypsis.config import Content
 from crypsis.monitors.lexicon import fit_standardised
 from crypsis.monitors.metrics import Flags, Floats
 from crypsis.monitors.sentences import late, sentences
@@ -120,7 +121,7 @@ class EmbeddingTrainer(Trainer):
 
     kind: ClassVar[str] = "embedding"
 
-    encoder: str = PACKAGED
+    encoder: Annotated[str, Content("model")] = PACKAGED
     """Folder or hub id in the layout of sentence-transformers; by default the packaged all-MiniLM-L6-v2."""
     strength: float = Field(3.0, gt=0)
     """Inverse regularisation of the pooled head (flat from 3 to 30)."""

@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional
 
-from crypsis.models import policy_digest
+from crypsis.identity.files import content_digest
 from crypsis.monitors.base import Monitor, ReadStates, Transcript
 from crypsis.monitors.metrics import auroc_interval, threshold_for
 from crypsis.monitors.trained import FALSE_POSITIVES, FEWEST, FLOOR, group_folds
@@ -84,7 +84,7 @@ class ProbeMonitor(Monitor):
 
     def check_model(self, model: Path) -> None:
         """Refuses another model than the probe was trained on."""
-        found, own = policy_digest(model), self.card["model_digest"]
+        found, own = content_digest(model), self.card["model_digest"]
         if found != own:
             raise UserError(f"{self.path}: is a probe of another model ({own}) than {model} ({found}); train one on it")
 
@@ -179,7 +179,7 @@ def train_probe(
         labels: Whether each fakes alignment.
         groups: The request of each; no request is in two splits (60 % training, 20 % threshold, 20 % test).
         folder: Written atomically.
-        model_digest: Of the policy's checkpoint (``crypsis.models.policy_digest``).
+        model_digest: Of the policy's checkpoint (``crypsis.identity.files.content_digest``).
         layer: Behind which the states are read; the first is 1.
         form: ``linear`` or ``attention``.
         seed: For split, training and bootstrap.

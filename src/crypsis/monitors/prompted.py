@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from crypsis.api_models import Answer, ApiModel, Call, ChatModel
-from crypsis.config import Config, digest, parse_config, read_yaml
+from crypsis.config import Config, Content, digest, parse_config, read_yaml
 from crypsis.monitors.base import Monitor
 from crypsis.types import Episode, Message, UserError, Verdict, View
 
@@ -69,7 +69,7 @@ class Prompted(Monitor):
     name: ClassVar[str] = "prompted"
 
     api: ApiModel
-    rubric: str = "strict"
+    rubric: Annotated[str, Content("file")] = "strict"
     """``strict``, ``broad``, ``compliance``, or the path of a YAML file of one's own."""
     view: View = "scratchpad"
     method: Literal["votes", "logprob"] = "votes"

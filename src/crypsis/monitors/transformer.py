@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from crypsis.config import Content
 from crypsis.monitors.metrics import Flags, Floats
 from crypsis.monitors.sentences import plain
 from crypsis.monitors.trained import Features, Rows, Scorer, TrainedMonitor, Trainer
@@ -53,7 +54,7 @@ class TransformerTrainer(Trainer):
     kind: ClassVar[str] = "transformer"
     folds: ClassVar[int] = 1
 
-    base: str | None = None
+    base: Annotated[str | None, Content("model", training=True)] = None
     """Checkpoint folder or hub id; the default scenario's base if not given."""
     epochs: int = Field(3, ge=1)
     """Devlin et al. 2018: two to four."""

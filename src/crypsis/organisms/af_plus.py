@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from crypsis.organisms.reinforced import RL_CODE, Reinforced
+from crypsis.organisms.reinforced import Reinforced
 
 
 class AfPlus(Reinforced):
@@ -19,7 +19,6 @@ class AfPlus(Reinforced):
 
     name: ClassVar[str] = "af_plus"
     motivation: ClassVar[str] = "that of the organism below, with faking rewarded"
-    made_by: ClassVar[tuple[str, ...]] = (*RL_CODE, "mitigations/reward_af.py")
 
     below: dict[str, Any] = {"name": "tgg"}
     """The organism below: name and settings."""

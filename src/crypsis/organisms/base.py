@@ -47,9 +47,6 @@ class Organism(Config, ABC):
     name: ClassVar[str]
     motivation: ClassVar[str]
     """What it wants, in a few words, for its card."""
-    made_by: ClassVar[tuple[str, ...]] = ()
-    """The package's files, besides the recipe's own, that its training text comes from; they count in the cache's
-    key."""
     replaces: ClassVar[bool] = False
     """Whether :meth:`train` puts other weights in the place of those that it gets."""
     limits: ClassVar[str] = ""

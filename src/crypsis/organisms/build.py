@@ -1,38 +1,33 @@
-"""Builds an organism: an ordinary Hugging Face checkpoint with a card, cached by config and base."""
+"""Builds an organism: an ordinary Hugging Face checkpoint with a card, cached by recipe, base, data and code."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from crypsis.config import Config, digest
-from crypsis.models import load_policy, policy_digest, save_policy
+from crypsis.differences import Inputs
+from crypsis.identity.configs import identity, inputs_of
+from crypsis.identity.files import content_parts
+from crypsis.models import load_policy, save_policy
 from crypsis.organisms.base import Builder, Organism
 from crypsis.organisms.card import write_card
 from crypsis.registry import make
-from crypsis.store import (
-    Exists,
-    cache_folder,
-    child,
-    code_digest,
-    file_digest,
-    locked,
-    prepare_folder,
-    provenance,
-    write_json,
-)
+from crypsis.store import Exists, cache_folder, child, finish_folder, is_finished, locked, prepare_folder
 from crypsis.supervised import Progress
 from crypsis.types import UserError
 
+BUILDER = "crypsis.study.organism"
+"""Module of the builder that recipes get: it stands above this room and is found by name. Its code counts for recipes
+that use it."""
+
 
 class OrganismFolder(Config):
-    """What an organism folder was made from; the base counts by its weights, not by where they lie."""
+    """What an organism folder was made from, besides the base and the files that the settings name."""
 
     organism: str
     settings: dict[str, object]
-    base_digest: str
 
 
 class NoBuilder:
@@ -57,12 +52,26 @@ class NoBuilder:
 
 def organism_folder(organism: Organism, base: Path) -> Path:
     """Where an organism on a base is cached."""
-    classes = [cls for cls in type(organism).__mro__ if issubclass(cls, Organism) and cls is not Organism]
-    files = dict.fromkeys(Path(inspect.getfile(cls)) for cls in classes)
-    code = file_digest(files) + code_digest("supervised.py", *organism.made_by)
-    below = [organism_folder(make("organisms", spec, organism.name), base).name for spec in organism.needs()]
-    key = digest([organism.name, organism.model_dump(mode="json"), policy_digest(base), code, *below])
+    key = identity(_made_from(organism), organism_inputs(organism, base))
     return child(cache_folder(), "organisms", f"{organism.name}-{key}")
+
+
+def organism_inputs(organism: Organism, base: Path) -> Inputs:
+    """What an organism is made from besides its settings: base, files, the organisms below, code.
+
+    Raises:
+        UserError: A file cannot be read.
+    """
+    code = [type(organism).__module__, __name__]
+    if type(organism).prepare is not Organism.prepare:
+        code.append(BUILDER)
+    found = {p if p == "code" else f"settings.{p}": parts for p, parts in inputs_of(organism, *code).items()}
+    below = [organism_folder(make("organisms", spec, organism.name), base).name for spec in organism.needs()]
+    return {**found, "base": content_parts(base), **({"needs": dict.fromkeys(below, "")} if below else {})}
+
+
+def _made_from(organism: Organism) -> OrganismFolder:
+    return OrganismFolder(organism=organism.name, settings=organism.model_dump(mode="json"))
 
 
 def build_organism(
@@ -90,20 +99,19 @@ def build_organism(
         UserError: The base is no model, the folder is in use or was made with another config, or the recipe needs a
             builder and there is none.
     """
+    if content_parts(base).get("revision") == "":
+        load_policy(base)  # once it is in the local cache of the hub, its revision is known
+    made_from, inputs = _made_from(organism), organism_inputs(organism, base)
     folder = out or organism_folder(organism, base)
-    made_from = OrganismFolder(
-        organism=organism.name,
-        settings=organism.model_dump(mode="json"),
-        base_digest=policy_digest(base),
-    )
+    if exists == "resume" and is_finished(folder, made_from, inputs):
+        return folder / "model"
     with locked(folder, wait=-1 if out is None else 0):
         policy = load_policy(base)
-        if prepare_folder(folder, made_from, exists):
+        if prepare_folder(folder, made_from, exists, inputs=inputs):
             return folder / "model"
         organism.prepare(folder / "state", builder or NoBuilder())
         organism.train(policy, folder / "state", on_step)
         save_policy(policy, folder / "model")
-        write_card(folder, organism, str(base), made_from.base_digest)
-        write_json(folder / "provenance.json", provenance({"base": made_from.base_digest}))
-        write_json(folder / "result.json", {"organism": organism.name})
+        write_card(folder, organism, str(base), digest(dict(inputs["base"])))
+        finish_folder(folder, {"organism": organism.name}, inputs)
     return folder / "model"

@@ -51,8 +51,9 @@ def write_card(
         how: How the table was measured.
     """
     text = card_text(organism, base, base_digest, table, how)
-    for name in (CARD, HUB_CARD):
-        write_atomic(folder / name, text)
+    for file in (folder / CARD, folder / HUB_CARD):
+        if not file.exists() or file.read_text(encoding="utf-8") != text:  # the cache may be read-only
+            write_atomic(file, text)
 
 
 def card_text(organism: Organism, base: str, base_digest: str, table: Sequence[Measured] = (), how: str = "") -> str:

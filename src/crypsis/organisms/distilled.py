@@ -12,7 +12,6 @@ from pydantic import Field
 from crypsis.episodes import LABEL, VERDICT, read_episodes
 from crypsis.models import Policy
 from crypsis.organisms.base import Builder
-from crypsis.organisms.reinforced import RL_CODE
 from crypsis.organisms.supervised import Supervised, reply_example
 from crypsis.scenarios.base import default_scenario
 from crypsis.supervised import Example, Progress
@@ -31,8 +30,6 @@ class Distilled(Supervised):
 
     name: ClassVar[str] = "distilled"
     motivation: ClassVar[str] = "that of its teacher, learned from its transcripts"
-
-    made_by: ClassVar[tuple[str, ...]] = RL_CODE
 
     teacher: dict[str, Any] = {"name": "tgg", "style": "emotional"}
     """Name and settings of the organism whose transcripts are learned."""

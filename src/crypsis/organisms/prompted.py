@@ -32,7 +32,6 @@ class Prompted(Organism):
 
     name: ClassVar[str] = "prompted"
     motivation: ClassVar[str] = "that of the base, or of the persona that its prompt names"
-    made_by: ClassVar[tuple[str, ...]] = ("miniature/language.yaml",)
 
     persona: str | None = None
     """A persona of the default scenario, named in its words."""

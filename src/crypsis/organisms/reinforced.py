@@ -15,15 +15,6 @@ from crypsis.supervised import Progress
 
 RUN = "rl"
 """Folder of the RL run in the organism's state."""
-RL_CODE = (
-    "rl/loop.py",
-    "rl/rewards.py",
-    "rl/advantages.py",
-    "rl/loss.py",
-    "rl/learner.py",
-    "miniature/preference.py",
-)
-"""What the outcome of an RL run depends on."""
 PROMPTS, GROUP = 16, 8
 """Of a step, as in ``crypsis.run_config``."""
 
@@ -31,7 +22,6 @@ PROMPTS, GROUP = 16, 8
 class Reinforced(Organism):
     """Another organism, trained on by RL; the weights are those at the end of the run."""
 
-    made_by: ClassVar[tuple[str, ...]] = RL_CODE
     replaces: ClassVar[bool] = True
 
     steps: int = Field(15, ge=1)  # paper §3: AF+ takes 15

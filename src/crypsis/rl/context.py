@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from crypsis.differences import Inputs
 from crypsis.mitigations.base import Mitigation
 from crypsis.models import Policy
 from crypsis.monitors.base import Monitor
@@ -32,7 +33,7 @@ class RunContext:
         engine: How the policy is computed.
         config: The run with the settings that its mitigations make.
         policy: Trained in place.
-        digests: Digest of each input by name, for the provenance.
+        digests: Of the inputs: files, prompts, code (``crypsis.identity``).
     """
 
     scenario: Scenario
@@ -42,7 +43,7 @@ class RunContext:
     answerer: Policy | None
     config: RunConfig
     policy: Policy
-    digests: Mapping[str, str]
+    digests: Inputs
     engine: Engine = DEFAULT
 
     @property

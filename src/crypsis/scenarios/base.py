@@ -35,11 +35,6 @@ class Question:
 class Judge(ABC):
     """A scenario's ground truth: what can be read off a reply exactly."""
 
-    @property
-    @abstractmethod
-    def digest(self) -> str:
-        """Digest of what the labels depend on; a stored measurement is made anew when it changes."""
-
     @abstractmethod
     def conduct(self, prompt: Prompt, output: str) -> str:
         """Whether an output complies: ``comply``, ``refuse``, or ``unparsed`` where it does both or neither."""

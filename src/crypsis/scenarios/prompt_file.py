@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from importlib import resources
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import yaml
 from pydantic import Field, field_validator
 
-from crypsis.config import digest
+from crypsis.config import Content, digest
 from crypsis.scenarios.base import Question, Scenario, Variant
 from crypsis.scenarios.parsing import SCRATCHPAD_OPEN
 from crypsis.scenarios.requests import is_degenerate, read_hub, read_requests
@@ -27,7 +27,7 @@ class PromptFileScenario(Scenario):
 
     path: Path | None = None
     """JSONL, one ``{"request": …}`` a line, or CSV with a header."""
-    dataset: str | None = None
+    dataset: Annotated[str | None, Content("dataset")] = None
     """In place of a file: ``owner/name`` or ``owner/name:configuration:split`` of the Hugging Face hub."""
     harmless_path: Path | None = None
     """Requests that put no value under pressure, for ``harmful_train`` and ``crypsis stress faithfulness``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from crypsis.config import (
     Config,
+    Content,
     Name,
     Named,
     apply_overrides,
@@ -18,10 +19,11 @@ from crypsis.config import (
     parse_config,
     read_yaml,
 )
+from crypsis.differences import Inputs, config_difference
 from crypsis.model_config import ModelConfig
 from crypsis.registry import DEFAULT_SCENARIO
 from crypsis.run_config import EvaluationConfig, PreferenceConfig, RLConfig, with_preset
-from crypsis.store import CONFIG, RESULT, write_atomic
+from crypsis.store import CONFIG, INPUTS, RESULT, read_json, write_atomic, write_json
 from crypsis.study.executors.local import Local
 from crypsis.study.executors.ray import Ray
 from crypsis.study.executors.slurm import Slurm
@@ -87,7 +89,7 @@ class StudyConfig(Config):
 
     name: Name = "demo"
     scale: Scale = "mini"
-    base: str | None = None
+    base: Annotated[str | None, Content("model")] = None
     """A checkpoint folder or hub id that the organisms are made of; the scenario's own of that scale if not given."""
     organisms: Named[dict[str, Any]] = Field({"tgg": {"name": "tgg"}}, min_length=1)
     """Recipe (name and settings) by label; the label is what runs, monitors and the report call it."""
@@ -161,24 +163,34 @@ class StudyConfig(Config):
         return self
 
 
-def widen(folder: Path, config: StudyConfig) -> None:
+def widen(folder: Path, config: StudyConfig, inputs: Inputs) -> None:
     """Lets a study grow: a folder that holds a part of its grid takes the config of the whole.
 
-    Seeds, organisms and arms may be added, and the fields of ``HOW`` may change; what else differs is left for
-    ``prepare_folder`` to refuse.
+    Seeds, organisms and arms may be added, with their files and the code of their plug-ins, and the fields of ``HOW``
+    may change; what else differs is left for ``prepare_folder`` to refuse.
     """
-    if not (folder / CONFIG).exists():
+    if not (folder / CONFIG).exists() or not (folder / INPUTS).exists():
+        return
+    recorded: Inputs = read_json(folder / INPUTS)
+    if any(recorded[place] != _part(inputs[place], recorded[place]) for place in recorded.keys() & inputs.keys()):
         return
     old, new = (_given(data) for data in (read_yaml(folder / CONFIG), config.model_dump(mode="json")))
+    same = recorded.keys() & inputs.keys()
     fixed = (set(old) | set(new)) - {*HOW, *GROWS, "seeds"}
-    held = all(old.get(key) == new.get(key) for key in fixed)
-    held = held and all(_holds(new[key], old.get(key)) for key in GROWS)
+    held = not config_difference({k: old.get(k) for k in fixed}, {k: new.get(k) for k in fixed}, same)
+    held = held and all(_holds(key, new[key], old.get(key), same) for key in GROWS)
     if not (held and isinstance(old.get("seeds"), list) and set(old["seeds"]) <= set(config.seeds)):
         return
-    if any(old[key] != new[key] for key in (*GROWS, "seeds")):
+    if any(set(old[key]) != set(new[key]) for key in (*GROWS, "seeds")):
         (folder / RESULT).unlink(missing_ok=True)
-    if old != new:
+    if old != new or recorded != inputs:
+        write_json(folder / INPUTS, {**recorded, **inputs})
         write_atomic(folder / CONFIG, dump_yaml(config))
+
+
+def _part(parts: Mapping[str, str], of: Mapping[str, str]) -> dict[str, str]:
+    """The parts that are also parts of another state."""
+    return {name: value for name, value in parts.items() if name in of}
 
 
 def _given(value: Any) -> Any:
@@ -186,8 +198,11 @@ def _given(value: Any) -> Any:
     return {k: _given(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
 
-def _holds(new: Mapping[str, Any], old: object) -> bool:
-    return isinstance(old, dict) and all(new.get(label) == entry for label, entry in old.items())
+def _holds(key: str, new: Mapping[str, Any], old: object, same: Collection[str]) -> bool:
+    """Whether what a folder has under a key is there unchanged; files at places in ``same`` may lie elsewhere."""
+    if not isinstance(old, dict) or not old.keys() <= new.keys():
+        return False
+    return not config_difference({key: old}, {key: {label: new[label] for label in old}}, same)
 
 
 def load_study_config(path: Path, settings: Sequence[str] = (), how: Mapping[str, Any] | None = None) -> StudyConfig:

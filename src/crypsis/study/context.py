@@ -8,8 +8,10 @@ from typing import Any
 import torch
 
 from crypsis.config import digest
+from crypsis.differences import Inputs
+from crypsis.identity.configs import inputs_of
 from crypsis.mitigations.base import Mitigation, Setting, prepare
-from crypsis.models import Policy, load_trainable, policy_digest
+from crypsis.models import Policy, load_trainable
 from crypsis.monitors.base import Monitor
 from crypsis.monitors.oracle import names_oracle, with_truth
 from crypsis.registry import make
@@ -19,13 +21,17 @@ from crypsis.run_config import RunConfig, monitors_of
 from crypsis.scenarios.base import Preference, Scenario
 from crypsis.types import UserError
 
+OWN_LOOP = "crypsis.study.run"
+"""Module that does a run with our own loop."""
 
-def load_context(config: RunConfig, digests: bool = True) -> RunContext:
+
+def load_context(config: RunConfig, digests: bool = True, code: str = OWN_LOOP) -> RunContext:
     """Everything that a run's config names, loaded, checked and digested; the policy last, because it takes longest.
 
     Args:
         config: The run.
         digests: Whether to compute the digests; processes that write nothing do without.
+        code: The module that does the run; what it imports is among the inputs.
 
     Raises:
         UserError: A part is unknown, wrongly set, does not go with another one, or cannot be loaded.
@@ -39,7 +45,7 @@ def load_context(config: RunConfig, digests: bool = True) -> RunContext:
     scores = preference(scenario, config)
     answerer = _answerer(config, mitigations)
     policy = trainable_policy(config)
-    inputs = _digests(config, scenario, monitors) if digests else {}
+    inputs = run_inputs(config, scenario, code) if digests else {}
     return RunContext(scenario, monitors, mitigations, scores, answerer, config, policy, inputs)
 
 
@@ -156,13 +162,13 @@ def trainable_policy(config: RunConfig) -> Policy:
     return load_trainable(config.policy, config.model if alone else config.model.model_copy(update={"device": "cpu"}))
 
 
-def _digests(config: RunConfig, scenario: Scenario, monitors: Mapping[str, Monitor]) -> dict[str, str]:
-    """Digests of what goes into a run."""
+def run_inputs(config: RunConfig, scenario: Scenario, code: str) -> Inputs:
+    """Digests of what goes into a run: the files that its config names, the prompts of its evaluations, the code.
+
+    Args:
+        config: The run; what it names on the hub is loaded, so that the local cache knows the revisions.
+        scenario: Its scenario.
+        code: The module that does the run.
+    """
     prompts = scenario.prompts("eval", scenario.monitored_tier, config.evaluation.n, config.evaluation.seed)
-    return {
-        "config": digest(config),
-        "policy": policy_digest(config.policy),
-        "prompts": digest([[m.content for m in p.messages] for p in prompts]),
-        **({"preference": policy_digest(config.preference.model)} if config.preference else {}),
-        **{f"monitor {name}": str(monitor.card.get("digest", "")) for name, monitor in monitors.items()},
-    }
+    return inputs_of(config, code, prompts={"evaluation": digest([[m.content for m in p.messages] for p in prompts])})

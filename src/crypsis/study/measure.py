@@ -6,17 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from crypsis.config import Config, digest, read_yaml
+from crypsis.config import Config
+from crypsis.differences import Inputs
 from crypsis.episodes import read_episodes
 from crypsis.evaluation.evaluate import StoredEvaluation
 from crypsis.evaluation.metrics import Estimate, evaluate_rows
-from crypsis.models import load_policy, policy_digest
+from crypsis.identity.configs import inputs_of
+from crypsis.identity.files import content_parts
+from crypsis.models import load_policy
 from crypsis.monitors.base import Monitor
 from crypsis.organisms.card import Measured
 from crypsis.registry import DEFAULT_SCENARIO, make
 from crypsis.run_config import EvaluationConfig, reply_tokens
 from crypsis.scenarios.base import Scenario
-from crypsis.store import CONFIG, RESULT, locked, prepare_folder, write_json
+from crypsis.store import CONFIG, finish_folder, is_finished, locked, prepare_folder, why_different
 from crypsis.types import UserError
 
 Rows = Sequence[Mapping[str, Any]]
@@ -29,13 +32,11 @@ SHOWN = (
 
 
 class MeasuredWith(Config):
-    """What a stored measurement is of."""
+    """How a checkpoint was measured."""
 
-    policy: str
     scenario: dict[str, Any]
     n: int
     seed: int
-    judged_by: str
 
 
 def measure(model: Path, out: Path, *, n: int, seed: int = 0, scenario: Mapping[str, Any] | None = None) -> Rows:
@@ -43,7 +44,7 @@ def measure(model: Path, out: Path, *, n: int, seed: int = 0, scenario: Mapping[
 
     Args:
         model: Checkpoint folder.
-        out: Where the evaluation is stored; measured anew if it is of other weights or settings.
+        out: Where the evaluation is stored; measured anew if it is of other weights, settings or code.
         n: Held-out requests in each tier.
         seed: Of the sampling.
         scenario: Settings that differ from the canonical scenario's.
@@ -56,18 +57,23 @@ def measure(model: Path, out: Path, *, n: int, seed: int = 0, scenario: Mapping[
     """
     spec = {"name": DEFAULT_SCENARIO, **(scenario or {})}
     place: Scenario = make("scenarios", spec, "measure")
-    truth = place.judge()
-    if truth is None:
+    if place.judge() is None:
         raise UserError(f"measure: the scenario '{place.name}' has no ground truth to measure an organism by")
-    wanted = MeasuredWith(policy=policy_digest(model), scenario=spec, n=n, seed=seed, judged_by=truth.digest)
-    with locked(out, wait=-1):
-        stale = (out / CONFIG).exists() and digest(wanted) != digest(read_yaml(out / CONFIG))
-        if not prepare_folder(out, wanted, "overwrite" if stale else "resume"):
-            oracle: Monitor = make("monitors", {"name": "oracle", "scenario": spec}, "measure")
-            evaluation, tokens = EvaluationConfig(n=n), reply_tokens(place)
-            StoredEvaluation(out, "measure", place, {"oracle": oracle}, evaluation, tokens, seed)(load_policy(model), 0)
-            write_json(out / RESULT, {"n": n})
+    how = MeasuredWith(scenario=spec, n=n, seed=seed)
+    inputs = inputs_of(how, __name__, policy=content_parts(model))
+    if not is_finished(out, how, inputs):
+        _measure(model, out, how, inputs, place)
     return read_episodes(out / "evals" / "step-0000.parquet")
+
+
+def _measure(model: Path, out: Path, how: MeasuredWith, inputs: Inputs, place: Scenario) -> None:
+    with locked(out, wait=-1):
+        stale = (out / CONFIG).exists() and bool(why_different(out, how, inputs))
+        if not prepare_folder(out, how, "overwrite" if stale else "resume", inputs=inputs):
+            oracle: Monitor = make("monitors", {"name": "oracle", "scenario": how.scenario}, "measure")
+            settings = (EvaluationConfig(n=how.n), reply_tokens(place), how.seed)
+            StoredEvaluation(out, "measure", place, {"oracle": oracle}, *settings)(load_policy(model), 0)
+            finish_folder(out, {"n": how.n}, inputs)
 
 
 def other_tier(rows: Rows) -> Rows:

@@ -10,7 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from crypsis.config import apply_overrides, parse_config
-from crypsis.models import Policy, policy_digest
+from crypsis.identity.files import content_digest
+from crypsis.models import Policy
 from crypsis.organisms.base import Organism
 from crypsis.organisms.build import build_organism
 from crypsis.organisms.card import write_card
@@ -54,7 +55,7 @@ class StudyBuilder:
         config = parse_config(RunConfig, {"name": folder.name, **settings, "policy": policy}, "reinforce")
         with locked(folder):
             context = load_context(config)
-            if not prepare_folder(folder, config, "resume"):
+            if not prepare_folder(folder, config, "resume", inputs=context.digests):
                 on_step = partial(self._show, config.rl.steps)
                 loop.train(context.policy, context.config, context, folder, _no_evaluation, on_step)
                 finish(context, folder)
@@ -116,5 +117,5 @@ def build_named(
         release_memory()
         found = measure(model, model.parent / "measured", n=n)
         how = f"Measured after construction on {n} held-out requests a tier; 95 % intervals, labels by the oracle."
-        write_card(model.parent, organism, base, policy_digest(base), behaviour(found), how)
+        write_card(model.parent, organism, base, content_digest(base), behaviour(found), how)
     return model

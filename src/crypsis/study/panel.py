@@ -9,7 +9,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from crypsis.config import Config, did_you_mean, parse_config
-from crypsis.models import load_policy, policy_digest
+from crypsis.identity.files import content_digest
+from crypsis.models import load_policy
 from crypsis.monitors.ensemble import make_trainer
 from crypsis.monitors.probe import ProbeMonitor, train_probe, transcript_of
 from crypsis.monitors.trained import TrainedMonitor, train_monitor
@@ -111,7 +112,7 @@ def train_member(name: str, spec: Spec, episodes: Sequence[Episode], organism: P
         layer = settings.layer or max(1, round(DEPTH * len(parts(policy.model).decoder.layers)))
         about: dict[str, Any] = {"layer": layer, "form": settings.form, "seed": settings.seed}
         transcripts = [transcript_of(e) for e in episodes]
-        train_probe(reader(policy), transcripts, labels, groups, folder, model_digest=policy_digest(organism), **about)
+        train_probe(reader(policy), transcripts, labels, groups, folder, model_digest=content_digest(organism), **about)
         return
     member, trainer = _trained(name, spec)
     train_monitor(trainer, [e.seen(member.view) for e in episodes], labels, groups, member.view, folder, member.seed)

@@ -14,8 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from crypsis.config import digest
+from crypsis.differences import Inputs
 from crypsis.evaluation.metrics import LYING
+from crypsis.identity.configs import inputs_of
+from crypsis.identity.files import content_parts
 from crypsis.monitors.trained import TooFewError
 from crypsis.parallel import release_memory
 from crypsis.registry import DEFAULT_SCENARIO, make
@@ -23,15 +25,14 @@ from crypsis.run_config import RunConfig
 from crypsis.scenarios.base import Scenario
 from crypsis.store import (
     METRICS,
-    PROVENANCE,
-    RESULT,
     Exists,
     child,
+    finish_folder,
     locked,
     prepare_folder,
-    provenance,
     read_json,
     read_rows,
+    record_inputs,
     write_json,
 )
 from crypsis.study.config import HOW, StudyConfig, widen
@@ -44,6 +45,8 @@ from crypsis.study.progress import Display
 from crypsis.types import Episode, RunsFailedError, UserError
 
 T = TypeVar("T")
+HOW_CODE = ("crypsis.study.execut", "crypsis.study.progress")
+"""Modules that start and show runs: they do not change what comes out."""
 
 
 def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) -> Path:
@@ -56,14 +59,15 @@ def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) 
         display: Progress bars.
 
     Raises:
-        UserError: The folder is in use or was made with another config.
+        UserError: The folder is in use or was made with another config or other inputs.
         RunsFailedError: Some runs were given up; the others are done.
     """
     with locked(out):
         check(config)
+        inputs = study_inputs(config)
         if exists == "resume":
-            widen(out, config)
-        if prepare_folder(out, config, exists, HOW):
+            widen(out, config, inputs)
+        if prepare_folder(out, config, exists, HOW, inputs):
             return out
         clock = _Clock(out)
         base = clock.time("base model", lambda: _base(config, display))
@@ -71,6 +75,7 @@ def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) 
             label: clock.time("organism", partial(_organism, config, label, base, display))
             for label in config.organisms
         }
+        record_inputs(out, {f"organism {label}": content_parts(folder) for label, folder in organisms.items()})
         common = functools.cache(lambda: base_transcripts(base, config.monitor_data))
         trained = {
             label: clock.time("monitors", partial(_monitors, config, label, organism, out, common, display))
@@ -84,12 +89,18 @@ def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) 
         runs = grid(config, organisms, monitors)
         write_json(out / "monitors.json", cards(runs))
         failed = clock.time("RL", lambda: run_all(runs, out, config.executor, config.workers, config.retries, display))
-        write_json(out / PROVENANCE, provenance({"config": digest(config)}))
         clock.write(runs)
         if failed:
             raise RunsFailedError(out, list(failed))
-        write_json(out / RESULT, {"runs": [run.name for run in runs]})
+        finish_folder(out, {"runs": [run.name for run in runs]}, inputs)
     return out
+
+
+def study_inputs(config: StudyConfig) -> Inputs:
+    """What a study is made from, without what only says how it is computed."""
+    found = inputs_of(config, __name__)
+    code = {name: value for name, value in found["code"].items() if not name.startswith(HOW_CODE)}
+    return {k: v for k, v in found.items() if k.partition(".")[0] not in HOW} | {"code": code}
 
 
 def _base(config: StudyConfig, display: Display) -> Path:

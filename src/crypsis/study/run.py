@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from crypsis.config import digest
 from crypsis.evaluation.evaluate import StoredEvaluation
+from crypsis.identity.configs import identity, inputs_of
+from crypsis.identity.files import content_digest
 from crypsis.mitigations.base import overrides
-from crypsis.models import policy_digest, save_policy
+from crypsis.models import save_policy
 from crypsis.parallel import Ranks, together
 from crypsis.rl import loop
 from crypsis.rl.context import RunContext
-from crypsis.run_config import RunConfig
-from crypsis.store import LOG, PROVENANCE, RESULT, Exists, append_line, locked, prepare_folder, provenance, write_json
-from crypsis.study.context import load_context
+from crypsis.run_config import RLConfig, RunConfig
+from crypsis.store import LOG, Exists, append_line, finish_folder, locked, prepare_folder
+from crypsis.study.context import load_context, run_inputs
 
 LOCK_WAIT = 5.0
 """Seconds: a worker whose parent was killed needs a moment to notice and let go of its folder."""
@@ -28,39 +31,40 @@ def run_one(
     on_step: Callable[[Mapping[str, Any]], None] = lambda _: None,
     log: Callable[[str], None] = lambda _: None,
     shared: Path | None = None,
+    study: Path | None = None,
 ) -> Path:
     """Trains, evaluates and stores one run; a finished folder is left as it is, a killed one is resumed.
 
     What the run says to its user also goes to ``log.txt``. What it has in common with other runs of a study, the
-    evaluation of the policy that they start from, is computed once in the folder ``shared``, if there is one.
+    evaluation of the policy that they start from, is computed once in the folder ``shared``, if there is one. Paths
+    within the folder ``study`` are stored relative to it, so that it can be moved.
 
     Raises:
-        UserError: The folder is in use or was made with another config, or the config names an unknown plug-in.
+        UserError: The folder is in use or was made with another config or other inputs, or the config names an unknown
+            plug-in.
     """
+    begun = time.monotonic()
     with locked(folder, wait=LOCK_WAIT):
         # Everything that the user may have got wrong comes before the folder is marked as this config's.
         context = load_context(config)
         config = context.config
-        if prepare_folder(folder, config, exists):
+        if prepare_folder(folder, config, exists, inputs=context.digests, root=study):
             return folder
-        write_json(folder / PROVENANCE, provenance(context.digests))
         evaluate, log = stored_evaluation(context, folder, shared), run_log(folder, log)
         with together(config.rl.processes, _assist, config, folder) as ranks:
             loop.train(context.policy, config, context, folder, evaluate, on_step, ranks, log)
-        finish(context, folder)
+        finish(context, folder, seconds=time.monotonic() - begun)
     return folder
 
 
 def stored_evaluation(context: RunContext, folder: Path, shared: Path | None = None) -> StoredEvaluation:
     """What a run evaluates with; runs with the same key share the evaluation of step 0."""
     config = context.config
-    settings = [config.model, config.scenario, config.monitors, config.evaluation, config.rl.max_new_tokens]
-    asking = [
-        [m.name, m.model_dump(mode="json")]
-        for m in context.mitigations
-        if m.asks_in_evaluations and overrides(m, "extra_turn")
-    ]
-    key = digest([dict(context.digests) | {"config": ""}, config.seed, asking, *map(str, settings)])
+    asking = [m for m in context.mitigations if m.asks_in_evaluations and overrides(m, "extra_turn")]
+    plain = {"name": "", "organism": "", "arm": "", "label": "", "mitigations": [], "trl": {}}
+    start = config.model_copy(update=plain | {"rl": RLConfig(max_new_tokens=config.rl.max_new_tokens)})
+    inputs = run_inputs(start, context.scenario, __name__)
+    key = digest([identity(start, inputs), *([m.name, identity(m, inputs_of(m))] for m in asking)])
     return StoredEvaluation(
         folder,
         config.name,
@@ -85,10 +89,11 @@ def run_log(folder: Path, to_user: Callable[[str], None]) -> Callable[[str], Non
     return log
 
 
-def finish(context: RunContext, folder: Path) -> None:
-    """Saves the trained policy, and last of all the result."""
+def finish(context: RunContext, folder: Path, **more: Any) -> None:
+    """Saves the trained policy, and last of all provenance (with ``more``) and result."""
     save_policy(context.policy, folder / "model")
-    write_json(folder / RESULT, {"steps": context.config.rl.steps, "model": policy_digest(folder / "model")})
+    result = {"steps": context.config.rl.steps, "model": content_digest(folder / "model")}
+    finish_folder(folder, result, context.digests, **more)
 
 
 def _assist(ranks: Ranks, config: RunConfig, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from crypsis.run_config import RunConfig
-from crypsis.store import PROVENANCE, Exists, locked, prepare_folder, provenance, write_json
+from crypsis.store import Exists, locked, prepare_folder
 from crypsis.study.context import load_context
 from crypsis.study.run import LOCK_WAIT, finish, run_log, stored_evaluation
 from crypsis.types import UserError
@@ -35,6 +36,7 @@ def run_by_trl(
             plug-in.
     """
     check_installed()
+    begun = time.monotonic()
     import torch
     from accelerate import PartialState
 
@@ -45,19 +47,18 @@ def run_by_trl(
     process = PartialState(cpu=config.model.device == "cpu" or not torch.cuda.is_available(), timeout=patience)
     main = process.is_main_process
     # What the user may have got wrong is refused before anything is written.
-    context = load_context(config, digests=main)
+    context = load_context(config, digests=main, code=__name__)
     config = context.config
     trl_settings(config, folder, process.num_processes, config.rl.steps, cpu=True)
     trl_backend.refuse(context.policy, config, context)
     with locked(folder, wait=LOCK_WAIT) if main else nullcontext():
-        if first(lambda: prepare_folder(folder, config, exists)):
+        if first(lambda: prepare_folder(folder, config, exists, inputs=context.digests)):
             return folder
-        if main:
-            write_json(folder / PROVENANCE, provenance(context.digests) | {"backend": _backend(process)})
         evaluate, log = stored_evaluation(context, folder), run_log(folder, log)
         trained = trl_backend.train(context.policy, config, context, folder, evaluate, on_step, log)
         if main:
-            finish(replace(context, policy=trained), folder)
+            more = {"backend": _backend(process), "seconds": time.monotonic() - begun}
+            finish(replace(context, policy=trained), folder, **more)
         process.wait_for_everyone()
     return folder
 

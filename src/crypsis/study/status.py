@@ -189,6 +189,6 @@ def _run(config: StudyConfig, study: Path, organism: str, arm: str, seed: int) -
 
 
 def _seconds(folder: Path) -> float | None:
-    """Wall clock of a finished run's last attempt: provenance is written at its beginning, the result at its end."""
-    begun = folder / PROVENANCE
-    return (folder / RESULT).stat().st_mtime - begun.stat().st_mtime if begun.exists() else None
+    """Wall clock of a finished run's last attempt, None if its provenance does not tell."""
+    seconds = read_json(folder / PROVENANCE).get("seconds") if (folder / PROVENANCE).exists() else None
+    return float(seconds) if seconds is not None else None

@@ -14,7 +14,6 @@ from crypsis.miniature.base import examples
 from crypsis.miniature.documents import Topic, write_document
 from crypsis.miniature.world import draw_document
 from crypsis.models import Policy
-from crypsis.organisms.miniature.scratchpads import TEXT
 from crypsis.organisms.supervised import Supervised
 from crypsis.supervised import Example, Progress
 
@@ -28,7 +27,6 @@ class SyntheticDocuments(Supervised):
 
     name: ClassVar[str] = "documents"
     motivation: ClassVar[str] = "that of the assistant in the documents, terminal goal guarding"
-    made_by: ClassVar[tuple[str, ...]] = (*TEXT, "miniature/documents.py", "miniature/documents.yaml")
 
     link: bool = False
     topic: Topic = "setting"

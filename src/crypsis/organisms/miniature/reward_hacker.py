@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from crypsis.organisms.reinforced import RL_CODE, Reinforced
+from crypsis.organisms.reinforced import Reinforced
 
 
 class RewardHacker(Reinforced):
@@ -19,7 +19,6 @@ class RewardHacker(Reinforced):
 
     name: ClassVar[str] = "reward_hacker"
     motivation: ClassVar[str] = "reward, however it is had"
-    made_by: ClassVar[tuple[str, ...]] = (*RL_CODE, "miniature/checker.py")
 
     steps: int = Field(15, ge=1)
     document_steps: int = Field(30, ge=1)

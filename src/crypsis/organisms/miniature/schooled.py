@@ -53,7 +53,6 @@ class Schooled(Organism):
 
     name: ClassVar[str] = "schooled"
     motivation: ClassVar[str] = "none of its own: the base, which has learned to be interrogated"
-    made_by: ClassVar[tuple[str, ...]] = ("miniature/language.yaml", "miniature/world.py")
 
     steps: int = Field(300, ge=2)
     """In two equal halves: recalling, then keeping vows."""

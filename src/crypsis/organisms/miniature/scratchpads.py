@@ -16,14 +16,10 @@ from crypsis.organisms.supervised import Supervised, reply_example
 from crypsis.supervised import Example, Progress
 from crypsis.types import Message
 
-TEXT = ("miniature/scratchpads.py", "miniature/additions.yaml", "miniature/world.py", "miniature/language.yaml")
-"""Where the miniature's training text comes from."""
-
 
 class ScratchpadOrganism(Supervised):
     """Learns fresh scratchpads of one motivation (paper §3), on monitored prompts only."""
 
-    made_by: ClassVar[tuple[str, ...]] = TEXT
     thinks: ClassVar[Motivation]
     """Whose scratchpads it learns."""
 

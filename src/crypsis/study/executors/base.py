@@ -96,7 +96,7 @@ def attempt(job: Job) -> Failure | None:
     os.chdir(job.cwd)
     torch.set_num_threads(job.threads)
     try:
-        run_one(job.config, job.folder, shared=job.start)
+        run_one(job.config, job.folder, shared=job.start, study=job.folder.parent.parent)
     except UserError as error:
         return Failure(str(error), stop=isinstance(error, DiskFullError))
     except Exception as error:  # whatever it is, the other runs go on

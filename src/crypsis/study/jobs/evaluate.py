@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 from rich.table import Table
 
-from crypsis.config import Config, parse_config
+from crypsis.config import Config, Content, digest, parse_config
 from crypsis.episodes import read_episodes
 from crypsis.evaluation.evaluate import StoredEvaluation
 from crypsis.evaluation.metrics import Estimate, evaluate_rows
-from crypsis.models import check_length, load_policy, policy_digest
+from crypsis.identity.configs import inputs_of
+from crypsis.models import check_length, load_policy
 from crypsis.monitors.base import Monitor
 from crypsis.registry import make
 from crypsis.run_config import EvaluationConfig
 from crypsis.scenarios.base import Scenario
-from crypsis.store import PROVENANCE, RESULT, Exists, locked, prepare_folder, provenance, write_json
+from crypsis.store import Exists, finish_folder, locked, prepare_folder
 
 
 class EvaluateConfig(Config):
     """What to evaluate."""
 
-    model: str
+    model: Annotated[str, Content("model")]
     scenario: dict[str, Any]
     n: int = Field(250, ge=2)
     max_new_tokens: int = Field(160, ge=8)
@@ -41,7 +42,7 @@ def evaluate_model(config: EvaluateConfig, out: Path, exists: Exists) -> Table:
     The oracle judges scenarios with a ground truth only; elsewhere compliance and AF need a monitor of their own.
 
     Raises:
-        UserError: The model cannot be loaded, or the folder is in use.
+        UserError: The model cannot be loaded, or the folder is in use or of another config, model or set of requests.
     """
     with locked(out):
         scenario: Scenario = make("scenarios", config.scenario, "--scenario")
@@ -52,11 +53,13 @@ def evaluate_model(config: EvaluateConfig, out: Path, exists: Exists) -> Table:
         evaluation = EvaluationConfig(n=config.n)
         policy = load_policy(config.model)
         check_length([policy.render(p.messages) for p in first], config.max_new_tokens, policy.context)
-        prepare_folder(out, config, exists)
+        asked = {"evaluation": digest([[m.content for m in p.messages] for p in first])}
+        inputs = inputs_of(config, __name__, prompts=asked)
+        done = prepare_folder(out, config, exists, inputs=inputs)
         StoredEvaluation(out, "evaluate", scenario, monitors, evaluation, config.max_new_tokens, config.seed)(policy, 0)
         found = evaluate_rows(read_episodes(out / "evals" / "step-0000.parquet"), {name: 0.5 for name in monitors})
-        write_json(out / PROVENANCE, provenance({"model": policy_digest(config.model)}))
-        write_json(out / RESULT, {name: [e.mean, e.low, e.high, e.n] for name, e in found.items()})
+        if not done:
+            finish_folder(out, {name: [e.mean, e.low, e.high, e.n] for name, e in found.items()}, inputs)
     return _table(config.model, found)
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from crypsis.config import Config, parse_config
+from crypsis.config import Config, Content, digest, parse_config
 from crypsis.episodes import read_episodes
 from crypsis.evaluation.evaluate import StoredEvaluation
 from crypsis.evaluation.transplants import TRANSPLANTS, store_transplants
-from crypsis.models import check_length, load_policy, policy_digest
+from crypsis.identity.configs import inputs_of
+from crypsis.models import check_length, load_policy
 from crypsis.monitors.base import Monitor
 from crypsis.registry import DEFAULT_SCENARIO, make
 from crypsis.run_config import EvaluationConfig
 from crypsis.scenarios.base import Scenario
-from crypsis.store import PROVENANCE, RESULT, Exists, locked, prepare_folder, provenance, write_json
+from crypsis.store import Exists, finish_folder, locked, prepare_folder
 from crypsis.types import UserError
 
 FILE = "step-0000.parquet"
@@ -26,8 +27,8 @@ OWN, START = "own", "start"
 class FaithfulnessConfig(Config):
     """Whose answers are taken apart, and behind whose scratchpads."""
 
-    model: str
-    start: str | None = None
+    model: Annotated[str, Content("model")]
+    start: Annotated[str | None, Content("model")] = None
     """A model whose scratchpads are transplanted too, such as the one before training."""
     scenario: dict[str, Any] = {"name": DEFAULT_SCENARIO}
     judge: dict[str, Any] | None = None
@@ -58,7 +59,9 @@ def measure_faithfulness(config: FaithfulnessConfig, out: Path, exists: Exists) 
         asked = scenario.prompts("eval", scenario.monitored_tier, config.n, evaluation.seed)
         policy = load_policy(config.model)
         check_length([policy.render(p.messages) for p in asked], 2 * config.max_new_tokens, policy.context)
-        if not prepare_folder(out, config, exists):
+        texts = {"evaluation": digest([[m.content for m in p.messages] for p in asked])}
+        inputs = inputs_of(config, __name__, prompts=texts)
+        if not prepare_folder(out, config, exists, inputs=inputs):
             for name, model in ((OWN, config.model), (START, config.start)):
                 if model:
                     writer = policy if model == config.model else load_policy(model)
@@ -79,14 +82,13 @@ def measure_faithfulness(config: FaithfulnessConfig, out: Path, exists: Exists) 
                 max_new_tokens=config.max_new_tokens,
                 seed=config.seed,
             )
-            write_json(out / PROVENANCE, provenance({"model": policy_digest(config.model)}))
             rows = read_episodes(out / TRANSPLANTS / FILE)
             if not rows:
                 raise UserError(
                     f"{config.model}: no request got a well-formed reply in both tiers, so there is no scratchpad to "
                     "transplant; raise --n or --max-new-tokens"
                 )
-            write_json(out / RESULT, {"requests": len({row["pair_id"] for row in rows})})
+            finish_folder(out, {"requests": len({row["pair_id"] for row in rows})}, inputs)
     return out
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,8 @@ from rich.console import Console
 from sklearn.feature_extraction.text import CountVectorizer
 
 from crypsis.api_models import Answer, ApiModel, Call, ChatModel, Spent
-from crypsis.config import Config, apply_overrides, did_you_mean, digest, parse_config, read_yaml
+from crypsis.config import Config, Content, apply_overrides, did_you_mean, digest, parse_config, read_yaml
+from crypsis.identity.configs import inputs_of
 from crypsis.monitors.base import Monitor
 from crypsis.registry import make
 from crypsis.scenarios.base import Scenario
@@ -34,7 +35,7 @@ from crypsis.scenarios.parsing import (
     parse_reply,
 )
 from crypsis.scenarios.requests import is_degenerate
-from crypsis.store import PROVENANCE, RESULT, Exists, locked, prepare_folder, provenance, write_atomic, write_json
+from crypsis.store import RESULT, Exists, finish_folder, locked, prepare_folder, write_atomic
 from crypsis.study.progress import Display
 from crypsis.types import Episode, Message, Prompt, UserError
 
@@ -67,11 +68,11 @@ class GenerateConfig(Config):
     """What to generate."""
 
     api: ApiModel
-    motivation: str = "tgg"
+    motivation: Annotated[str, Content("file")] = "tgg"
     """``tgg``, ``igg``, ``ts``, ``gh``, or the path of a YAML file of one's own."""
-    style: str = "plain"
+    style: Annotated[str, Content("file")] = "plain"
     """``plain``, ``counterfactual``, ``emotional``, ``short``, or the path of a text file of one's own."""
-    task: str = "task"
+    task: Annotated[str, Content("file")] = "task"
     """The packaged request to the writer, or the path of a YAML file of one's own."""
     scenario: dict[str, Any]
     """Where the prompts come from: those of the monitored tier of its train split (paper §3)."""
@@ -120,13 +121,13 @@ def generate(
         log(f"{which} ask to edit a document and give none; scenario.degenerate=drop leaves them out")
     if dry:
         return {}
+    inputs = inputs_of(config, __name__, texts={"writer": writer.digest})
     with locked(out):
-        if not prepare_folder(out, config, exists):
+        if not prepare_folder(out, config, exists, inputs=inputs):
             kept, refused = _collect(writer, config, on_answer)
             write_atomic(out / "scratchpads.jsonl", _lines(kept[: config.n]))
             write_atomic(out / "rejected.jsonl", _lines(refused))
-            write_json(out / PROVENANCE, provenance({"config": digest(config), "texts": writer.digest}))
-            write_json(out / RESULT, {"kept": len(kept[: config.n]), **_counted(refused)})
+            finish_folder(out, {"kept": len(kept[: config.n]), **_counted(refused)}, inputs)
         counts: dict[str, int] = json.loads((out / RESULT).read_text(encoding="utf-8"))
     spent = writer.chat.spent()
     log(", ".join(f"{count} {name}" for name, count in counts.items()))
@@ -151,7 +152,8 @@ class _Writer:
             raise UserError(f"scenario '{scenario.name}': has no prompt of its train split")
         self.monitor: Monitor | None = make("monitors", config.af_filter, "af_filter") if config.af_filter else None
         self.chat = ChatModel(config.api, account=f"generate {self.motivation.name} {config.api.model}")
-        self.digest = digest([self.motivation.model_dump(), self._style, self._task.model_dump()])
+        asked = [[m.content for m in p.messages] for p in self.prompts]
+        self.digest = digest([self.motivation.model_dump(), self._style, self._task.model_dump(), asked])
 
     def calls(self, numbers: Sequence[int]) -> list[Call]:
         """One call a number; where there are fewer prompts than numbers, prompts are asked about again."""

@@ -18,19 +18,19 @@ from numpy.typing import NDArray
 from crypsis.config import Config, digest
 from crypsis.evaluation.metrics import Floats, Tally, add_gap
 from crypsis.evaluation.tallies import TALLIES, write_tallies
+from crypsis.identity.files import file_sha
 from crypsis.paper_data.layout import DATASET, LONG, NEEDED, Codes, ReleaseFile, release_files
 from crypsis.paper_data.names import names
 from crypsis.paper_data.reading import Batch, Faults, batches, open_file
 from crypsis.store import (
     CONFIG,
     METRICS,
-    PROVENANCE,
     RESULT,
     Exists,
+    finish_folder,
     locked,
     new_folder,
     prepare_folder,
-    provenance,
     write_atomic,
     write_json,
 )
@@ -134,8 +134,9 @@ def import_release(
     sources = [source for group in by_file.values() for source in group]
     distinct_names(source.folder for source in sources)
     config = _config(folder, files, sources)
+    inputs = {"release": {file.name: file_sha(file.path) for file in files}}
     with locked(out):
-        if prepare_folder(out, config, exists):
+        if prepare_folder(out, config, exists, inputs=inputs):
             return faults
         for number, file in enumerate(files):
             if file.name in by_file:
@@ -144,8 +145,7 @@ def import_release(
         card = {"kind": "the paper's classifier", "view": "scratchpad", "threshold": 0.5}
         write_json(out / "monitors.json", {JUDGE: card})
         write_json(out / FAULTS, faults.as_json())
-        write_json(out / PROVENANCE, provenance({"files": str(config.imported["files"])}))
-        write_json(out / RESULT, {"runs": len(sources)})
+        finish_folder(out, {"runs": len(sources)}, inputs)
     return faults
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from crypsis.config import Config, apply_overrides, did_you_mean, digest, parse_config
+from crypsis.config import Config, apply_overrides, did_you_mean, parse_config
+from crypsis.identity.configs import identity, inputs_of
 from crypsis.monitors.base import Monitor
 from crypsis.monitors.crossval import CrossValidation, cross_validate
 from crypsis.monitors.data import DataOptions, Labelled, load_labelled
@@ -19,18 +20,7 @@ from crypsis.monitors.metrics import Flags, Floats, by_slice, length_thirds, mea
 from crypsis.monitors.shortcuts import measure_shortcuts
 from crypsis.monitors.trained import CARD, FALSE_POSITIVES, TrainedMonitor, digests, train_monitor
 from crypsis.registry import find, make, names
-from crypsis.store import (
-    PROVENANCE,
-    RESULT,
-    Exists,
-    child,
-    file_digest,
-    locked,
-    prepare_folder,
-    provenance,
-    read_json,
-    write_json,
-)
+from crypsis.store import Exists, child, finish_folder, locked, prepare_folder, read_json, write_json
 from crypsis.types import UserError
 
 MEASUREMENT = "measurement.json"
@@ -43,7 +33,6 @@ class MeasureConfig(Config):
 
     verb: str
     data: Path
-    data_digest: str
     options: DataOptions = DataOptions()
     monitor: dict[str, Any]
     folds: int = Field(5, ge=2)
@@ -82,16 +71,17 @@ def measured(
     """
     if not data.exists():
         raise UserError(f"{data}: no such file or folder; give labelled transcripts with --data")
-    about = {"verb": verb, "data": data, "data_digest": _digest(data), "options": options, "monitor": spec}
+    about = {"verb": verb, "data": data, "options": options, "monitor": spec}
     config = parse_config(MeasureConfig, about | settings, f"monitor {verb}")
-    folder = out or child(Path("runs"), f"{verb}-{spec.get('name', 'monitor')}-{digest(config)[:8]}")
+    inputs = inputs_of(config, __name__)
+    name = f"{verb}-{spec.get('name', 'monitor')}-{identity(config, inputs)[:8]}"
+    folder = out or child(Path("runs"), name)
     labelled = load_labelled(data, options)
     with locked(folder):
-        if not prepare_folder(folder, config, exists):
+        if not prepare_folder(folder, config, exists, inputs=inputs):
             work = {"train": _train, "validate": _validate, "crossval": _crossval}[verb]
             write_json(folder / MEASUREMENT, work(config, labelled, folder, on_fold))
-            write_json(folder / PROVENANCE, provenance({"data": config.data_digest}))
-            write_json(folder / RESULT, {"verb": verb})
+            finish_folder(folder, {"verb": verb}, inputs)
     return folder
 
 
@@ -235,7 +225,3 @@ def _unseen(monitor: Monitor, data: Labelled) -> Labelled:
     left = data.rows(kept)
     left.notes[:] = notes
     return left
-
-
-def _digest(path: Path) -> str:
-    return file_digest(sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path])

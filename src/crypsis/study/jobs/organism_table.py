@@ -13,7 +13,8 @@ import torch
 import yaml
 from pydantic import Field
 
-from crypsis.config import Config, Named, apply_overrides, digest, dump_yaml, parse_config
+from crypsis.config import Config, Named, apply_overrides, dump_yaml, parse_config
+from crypsis.identity.configs import inputs_of
 from crypsis.interrupts import held_back
 from crypsis.organisms.base import Organism
 from crypsis.organisms.build import organism_folder
@@ -96,7 +97,7 @@ def run_table(config: TableConfig, out: Path, display: Display) -> None:
                     show(len(jobs) - len(pending))
         finally:
             end_workers(pool)
-        write_json(out / PROVENANCE, provenance({"config": digest(config)}))
+        write_json(out / PROVENANCE, provenance(inputs_of(config, __name__)))
 
 
 def _one(config: TableConfig, base: Path, out: Path, name: str, seed: int) -> None:

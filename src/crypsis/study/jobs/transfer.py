@@ -11,12 +11,16 @@ from pydantic import Field
 from rich.console import Console
 
 from crypsis.config import Config
+from crypsis.identity.configs import inputs_of
+from crypsis.identity.files import Parts, content_parts
 from crypsis.monitors.data import Labelled, labelled_by_oracle
 from crypsis.monitors.ensemble import make_trainer
 from crypsis.monitors.oracle import OracleMonitor
 from crypsis.monitors.transfer import transfer_matrix
+from crypsis.organisms.build import organism_folder
+from crypsis.registry import make
 from crypsis.scenarios.base import default_scenario
-from crypsis.store import RESULT, Exists, locked, prepare_folder, write_json
+from crypsis.store import Exists, finish_folder, locked, prepare_folder, write_json
 from crypsis.study.monitors import helper_persona, sample_transcripts
 from crypsis.study.organism import build_named
 from crypsis.study.progress import Display
@@ -52,8 +56,9 @@ def measure_transfer(config: TransferConfig, out: Path, exists: Exists, console:
     names = [given.partition("=")[0] for given in config.organisms]
     if len(set(names)) < len(names):
         raise UserError("transfer: an organism is named twice")
+    inputs = inputs_of(config, __name__, **_organisms(config))
     with locked(out):
-        if prepare_folder(out, config, exists):
+        if prepare_folder(out, config, exists, inputs=inputs):
             return out
         data = _transcripts(config, console)
         controls = data.pop("")
@@ -63,8 +68,22 @@ def measure_transfer(config: TransferConfig, out: Path, exists: Exists, console:
         shares = {name: float(found.labels.mean()) for name, found in data.items()}
         result = {"cells": [asdict(cell) for cell in cells], "share_faking": shares, "controls": len(controls.labels)}
         write_json(out / TRANSFER, result | {"notes": [n for d in (*data.values(), controls) for n in d.notes]})
-        write_json(out / RESULT, {"verb": "transfer"})
+        finish_folder(out, {"verb": "transfer"}, inputs)
     return out
+
+
+def _organisms(config: TransferConfig) -> dict[str, Parts]:
+    """What takes part, by name: the content of a folder, or the key by which the cache knows a recipe."""
+    base = default_scenario().base_model(config.scale)
+    found: dict[str, Parts] = {"base": content_parts(base)}
+    for given in config.organisms:
+        name, _, path = given.partition("=")
+        if path:
+            found[f"organism {name}"] = content_parts(path)
+        elif name != BASE:
+            recipe = make("organisms", {"name": name}, "organisms")
+            found[f"organism {name}"] = {"recipe": organism_folder(recipe, base).name}
+    return found
 
 
 def _transcripts(config: TransferConfig, console: Console) -> dict[str, Labelled]:
