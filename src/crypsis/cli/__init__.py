@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from crypsis.cli import data, export, monitors, organisms, scorecards, stress, studies
+from crypsis.cli import data, export, models, monitors, organisms, scorecards, stress, studies
 from crypsis.cli.options import (
     ClaimsOption,
     ExistsOption,
@@ -34,6 +34,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(organisms.app, name="organism")
+app.add_typer(models.app, name="model")
 app.add_typer(monitors.app, name="monitor")
 app.add_typer(studies.app, name="study")
 app.add_typer(data.app, name="data")
