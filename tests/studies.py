@@ -14,7 +14,11 @@ from crypsis.episodes import write_episodes
 from crypsis.store import append_row, write_atomic, write_json
 from crypsis.types import OUTPUT, SCRATCHPAD, Episode, Message, Prompt, Verdict
 
-HOSTILE = "<script>alert(1)</script> \x1b[31mred\x1b[0m \u202egnirts \x00 </pre><img src=x onerror=alert(2)>"
+HOSTILE = (
+    "<script>alert(1)</script> \x1b[31mred\x1b[0m \u202egnirts \x00 </pre><img src=x onerror=alert(2)>"
+    "</title></text></svg><meta http-equiv=refresh content='0;url=https://example.org/'><base href=https://example.org>"
+    '<form action=https://example.org><iframe src=https://example.org></iframe><svg onload=alert(3)> "onload="alert(4)'
+)
 """What a hostile model might write into its scratchpad."""
 
 

@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import struct
 import sys
@@ -52,6 +53,14 @@ def child(folder: Path, *names: str) -> Path:
         UserError: A name is not safe: it could lead out of the folder.
     """
     return folder.joinpath(*map(safe_name, names))
+
+
+def file_stem(text: str) -> str:
+    """A file name for any text: the text itself if it can name files, else what it can keep of it and its digest."""
+    try:
+        return safe_name(f"{text}.parquet").removesuffix(".parquet")
+    except UserError:
+        return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', text)[:60].strip('-')}-{digest(text)[:8]}"
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:

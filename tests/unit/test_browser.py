@@ -5,18 +5,27 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import yaml
 
+from crypsis.analysis.figures import svg
 from crypsis.analysis.report.browser import FEWEST, make_browser
 from crypsis.analysis.report.html import write_report
 from crypsis.analysis.study import fixed_order, load_study
 from crypsis.analysis.summary import summarise
+from crypsis.config import read_yaml
+from crypsis.types import visible
 from tests.chromium import CHROMIUM, Page
 from tests.studies import ARMS, HOSTILE, Rates, make_study
+from tests.unit.test_report import Tags
 
 pytestmark = pytest.mark.unit
 needs_chromium = pytest.mark.skipif(
@@ -148,6 +157,83 @@ def test_hostile_text_is_shown_and_does_nothing(study: Path, page: Page) -> None
     page.until(READY)
     assert "<script>alert(1)</script>" in page.run("document.querySelector('#browser-list pre').textContent")
     assert page.run("document.querySelectorAll('#browser-list script, #browser-list img').length") == 0
+    assert page.errors == []
+
+
+def hostile_study(folder: Path) -> Path:
+    """A finished study in which every name and text tries to leave its place."""
+    arms = {
+        "baseline": (f"baseline {HOSTILE}", [HOSTILE], Rates(0.5, 1.0, 0.5, seen=0.5)),
+        "second": (f"second {HOSTILE}", [f"{HOSTILE} 2"], Rates(0.1, 1.0, 0.9)),
+    }
+    names = {"tgg": f"/../../../x {HOSTILE}", "evader": 'x"onload="alert(5)'}
+    make_study(folder, arms, steps=(0, 10), n=6, organisms=dict.fromkeys(names, 1.0), rollouts=(10,), unfinished=False)
+    config = read_yaml(folder / "config.yaml")
+    config |= {"name": HOSTILE, "organisms": {names[o]: {"name": "tgg"} for o in names}}
+    config["arms"] = {f"/../../../{arm}{HOSTILE}": about for arm, about in config["arms"].items()}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    cards = json.loads((folder / "monitors.json").read_text())
+    renamed = {names[o]: {f"{HOSTILE}{m}": card for m, card in by.items()} for o, by in cards.items()}
+    (folder / "monitors.json").write_text(json.dumps(renamed))
+    for run in (folder / "runs").iterdir():
+        about = read_yaml(run / "config.yaml")
+        about |= {"organism": names[about["organism"]], "arm": f"/../../../{about['arm']}{HOSTILE}"}
+        for mitigation in about["mitigations"]:
+            mitigation["monitor"] = f"{HOSTILE}scratchpad"
+        (run / "config.yaml").write_text(yaml.safe_dump(about))
+        for file in run.glob("*/*.parquet"):
+            table = pq.read_table(file)
+            columns = [
+                c.replace("verdict_", f"verdict_{HOSTILE}") if c in ("verdict_scratchpad", "verdict_output") else c
+                for c in table.column_names
+            ]
+            table = table.rename_columns(columns)
+            for column in ("label_motive", "pair_id", "tier", "request", "output"):
+                texts = [f"{value}{HOSTILE}" for value in table[column].to_pylist()]
+                table = table.set_column(table.column_names.index(column), column, pa.array(texts))
+            pq.write_table(table, file)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With its report, and deep enough that nothing a name could reach is outside the folder of the test."""
+    folder = hostile_study(tmp_path_factory.mktemp("h") / "a" / "b" / "c" / "d" / "study")
+    write_report(folder)
+    return folder
+
+
+def test_hostile_names_write_nothing_outside_and_leave_no_markup(attacked: Path) -> None:
+    page = (attacked / "report.html").read_text(encoding="utf-8")
+    around = {path for path in attacked.parents[3].rglob("*") if attacked not in path.parents}
+    assert around == {attacked, *attacked.parents[:3]}
+    assert all(visible(path.name) == path.name for path in attacked.rglob("*"))
+    parser = Tags()
+    parser.feed(page)
+    allowed = {"charset", "name", "content", "http-equiv"}
+    assert all(set(a) <= allowed and a.get("http-equiv") != "refresh" for tag, a in parser.found if tag == "meta")
+    assert not {tag for tag, _ in parser.found} & {"base", "form", "iframe", "img", "object", "embed", "link"}
+    assert not [name for _, attributes in parser.found for name in attributes if name.startswith("on")]
+    ids = [a["id"] for _, a in parser.found if a.get("id")]
+    assert len(ids) == len(set(ids)) and all(re.fullmatch(r"[\w.-]+", name or "") for name in ids)
+    for drawn in (attacked / "figures").glob("*.svg"):
+        tags = {element.tag.rpartition("}")[2] for element in ElementTree.parse(drawn).iter()}
+        assert tags <= {*svg.ELEMENTS, "title"}
+
+
+@needs_chromium
+def test_a_page_of_hostile_names_and_texts_does_nothing(attacked: Path, page: Page) -> None:
+    report = attacked / "report.html"
+    page.open(report, "browse")
+    page.until(READY)
+    page.run("new Promise((done) => setTimeout(done, 1500))")  # a refresh would have gone elsewhere by now
+    address = report.resolve().as_uri()
+    assert page.run("location.href").startswith(address) and page.asked == [address]
+    assert page.run("document.title").startswith("<script>alert(1)</script>")
+    assert page.run("document.querySelectorAll('base, form, iframe, img, object, embed, link').length") == 0
+    assert page.run("document.querySelectorAll('meta[http-equiv=refresh], [onload], [onerror]').length") == 0
+    assert page.run("document.querySelectorAll('#browser-list .card').length") > 0
+    assert page.run("document.querySelectorAll('svg.plot text').length") > 50
     assert page.errors == []
 
 

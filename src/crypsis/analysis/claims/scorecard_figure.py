@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 from markupsafe import Markup
@@ -94,33 +93,34 @@ def scorecard_section(folder: Path) -> Markup:
         found: list[Entry] = json.loads(path.read_text(encoding="utf-8"))
         wide, narrow = (scorecard_figure(found, folder / "figures", narrow=phone) for phone in (False, True))
         idle = [entry for entry in found if entry["verdict"] == "not run"]
-        ran, left = ("".join(map(_row, part)) for part in ([e for e in found if e not in idle], idle))
-    except (KeyError, TypeError, ValueError):
+        ran, left = (Markup("").join(map(_row, part)) for part in ([e for e in found if e not in idle], idle))
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         raise UserError(f"{path}: is damaged; delete it and run `crypsis report {folder}` again") from None
-    drawn = ""
+    others = any(entry.get("imported") for entry in found)
+    drawn, tables = Markup(""), _table(f"{LEGEND} {IMPORTED}" if others else LEGEND, ran) if ran else Markup("")
     if wide and narrow:
-        drawn = (
-            f'<figure><div class="wide">{wide.inline}</div><div class="narrow">{narrow.inline}</div>'
+        drawn = Markup(
+            '<figure><div class="wide">{}</div><div class="narrow">{}</div>'
             "<figcaption>Effect of each claim that was run, with its 95 % interval; shaded: what the claim says. "
             "The table has the numbers.</figcaption></figure>"
-        )
-    others = any(entry.get("imported") for entry in found)
-    tables = _table(f"{LEGEND} {IMPORTED}" if others else LEGEND, ran) if ran else ""
+        ).format(Markup(wide.inline), Markup(narrow.inline))
     if left:
         table = _table("Claims that were not run, and why.", left)
-        word = "Not in this data" if left and idle[0].get("imported") else "Not run"
-        tables += f"<details><summary>{word}: {len(idle)} claims</summary>{table}</details>"
+        word = "Not in this data" if idle[0].get("imported") else "Not run"
+        tables += Markup("<details><summary>{}: {} claims</summary>{}</details>").format(word, len(idle), table)
     return Markup(
-        f'<section aria-labelledby="scorecard"><h2 id="scorecard">Scorecard of claims</h2>{drawn}{tables}</section>'
-    )
+        '<section aria-labelledby="scorecard"><h2 id="scorecard">Scorecard of claims</h2>{}{}</section>'
+    ).format(drawn, tables)
 
 
-def _table(caption: str, body: str) -> str:
-    heads = "".join(f'<th scope="col" role="columnheader">{h}</th>' for h in ("Claim", "Verdict", "Effect", "Seeds"))
-    return (
-        f'<table class="stack" role="table"><caption>{escape(caption)}</caption><thead role="rowgroup"><tr role="row">'
-        f'{heads}</tr></thead><tbody role="rowgroup">{body}</tbody></table>'
+def _table(caption: str, body: Markup) -> Markup:
+    heads = Markup("").join(
+        Markup('<th scope="col" role="columnheader">{}</th>').format(h) for h in ("Claim", "Verdict", "Effect", "Seeds")
     )
+    return Markup(
+        '<table class="stack" role="table"><caption>{}</caption><thead role="rowgroup"><tr role="row">'
+        '{}</tr></thead><tbody role="rowgroup">{}</tbody></table>'
+    ).format(caption, heads, body)
 
 
 def alt(rows: Sequence[Entry]) -> str:
@@ -129,21 +129,28 @@ def alt(rows: Sequence[Entry]) -> str:
     return f"Forest plot of claims. {'; '.join(told)}."
 
 
-def _row(entry: Entry) -> str:
-    needed = f'<span class="sub">{escape(needs(entry))}</span>' if entry["needs"] else ""
+def _row(entry: Entry) -> Markup:
+    needed = Markup('<span class="sub">{}</span>').format(_shown(needs(entry))) if entry["needs"] else ""
     tone = {"reproduced": "good", "reversed": "bad", "not run": ""}.get(str(entry["verdict"]), "warn")
-    detail = _text(tested(entry))
-    return (
-        f'<tr role="row"><th scope="row" role="rowheader">{_text(entry["id"])}{PLANTED * bool(entry["planted"])} '
-        f'{_text(entry["says"])}<span class="sub">{detail}</span></th>'
-        f'<td role="cell" class="verdict {tone}" data-label="Verdict"><span>{_text(mark(entry))}</span>{needed}</td>'
-        f'<td role="cell" data-label="Effect">{_text(figures(entry))}</td>'
-        f'<td role="cell" data-label="Seeds">{_text(runs(entry))}</td></tr>'
+    return Markup(
+        '<tr role="row"><th scope="row" role="rowheader">{id}{planted} {says}<span class="sub">{detail}</span></th>'
+        '<td role="cell" class="verdict {tone}" data-label="Verdict"><span>{mark}</span>{needed}</td>'
+        '<td role="cell" data-label="Effect">{effect}</td><td role="cell" data-label="Seeds">{seeds}</td></tr>'
+    ).format(
+        id=_shown(entry["id"]),
+        planted=PLANTED * bool(entry["planted"]),
+        says=_shown(entry["says"]),
+        detail=_shown(tested(entry)),
+        tone=tone,
+        mark=_shown(mark(entry)),
+        needed=needed,
+        effect=_shown(figures(entry)),
+        seeds=_shown(runs(entry)),
     )
 
 
-def _text(value: object) -> str:
-    return escape(visible(str(value)))
+def _shown(value: object) -> str:
+    return visible(str(value))
 
 
 def _said(entry: Entry) -> str:

@@ -6,13 +6,11 @@ page's, so that one drawing serves the file, the light page and the dark page.
 
 from __future__ import annotations
 
-import re
 import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from html import escape
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
@@ -23,15 +21,20 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from matplotlib.transforms import Bbox, ScaledTranslation
 
+from crypsis.analysis.figures import svg
 from crypsis.analysis.figures.spacing import apart
-from crypsis.store import write_atomic
+from crypsis.store import child, file_stem, write_atomic
+from crypsis.types import visible
 
 PAGE, INK, MUTED, RULE = "#ffffff", "#1c2024", "#646b73", "#dfe2e6"
 COLOURS = ("#5b6067", "#d55e00", "#0072b2", "#009e73", "#b9659a", "#b87f00", "#3a93c9")
 """Grey for the first arm (the baseline), then Okabe and Ito's colour-blind-safe set, light ones darkened for white."""
+PAGE_COLOURS = {PAGE: "page", INK: "ink", MUTED: "muted", RULE: "rule"} | {c: f"arm-{i}" for i, c in enumerate(COLOURS)}
+"""By colour of a figure, the page's CSS variable for it."""
 TINT = LinearSegmentedColormap.from_list("tint", [PAGE, "#9fc3dc"])
 """Of maps; figures on it stay readable."""
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "h")
@@ -119,24 +122,8 @@ class Picture:
 
     @property
     def inline(self) -> str:
-        """The drawing as an element for the report: no fixed size, page fonts, CSS colours, ids that are its own."""
-        svg = self.svg[self.svg.index("<svg") :]
-        svg = re.sub(r"<metadata>.*?</metadata>|<title>.*?</title>|<style.*?</style>", "", svg, flags=re.DOTALL)
-        svg = re.sub(r"font-family: [^;\"]*|(font: [^;\"']*?\d(?:\.\d+)?px) [^;\"]*", _page_font, svg)
-        svg = re.sub(r'\bid="', f'id="{self.name}-', svg)
-        svg = re.sub(r'(url\(|href=")#', rf"\1#{self.name}-", svg)
-        names = {PAGE: "page", INK: "ink", MUTED: "muted", RULE: "rule"} | {
-            c: f"arm-{i}" for i, c in enumerate(COLOURS)
-        }
-        for colour, name in names.items():
-            svg = svg.replace(colour, f"var(--{name}, {colour})")
-        svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
-        svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), svg)  # hundredths of a point
-        return f'<svg class="plot" role="img" aria-label="{escape(self.alt)}"' + svg.removeprefix("<svg")
-
-
-def _page_font(match: re.Match[str]) -> str:
-    return f"{match[1]} var(--sans)" if match[1] else "font-family: var(--sans)"
+        """The drawing as an element for the report."""
+        return svg.inline(self.svg, self.name, self.alt, PAGE_COLOURS)
 
 
 @contextmanager
@@ -380,16 +367,26 @@ def _label_lines(axes: Axes, lines: Sequence[Line]) -> None:
 
 
 def saved(name: str, figure: Figure, alt: str, folder: Path) -> Picture:
-    """Writes a figure as SVG and PNG, the same bytes each time; one for phones is not written."""
+    """Writes a figure as SVG and PNG, the same bytes each time; one for phones is not written.
+
+    Args:
+        name: Of the file, without its ending; what cannot name a file is replaced.
+        figure: Drawn; characters of its texts that act instead of showing are replaced by their code points.
+        alt: What it shows, in words and numbers.
+        folder: Gets the files.
+    """
+    name = file_stem(name)
+    for text in figure.findobj(Text):
+        text.set_text(visible(text.get_text()))
     drawn = BytesIO()
     with mpl.rc_context({"svg.hashsalt": f"crypsis-{name}"}):
-        figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None, "Title": alt})
-    svg = drawn.getvalue().decode().replace("'DejaVu Sans'", "Helvetica, Arial, 'DejaVu Sans'")
+        figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
+    drawing = svg.clean(drawn.getvalue(), alt)
     if not name.endswith("-narrow"):
-        write_atomic(folder / f"{name}.svg", svg)
+        write_atomic(child(folder, f"{name}.svg"), drawing)
         pixels = BytesIO()
         width, height = figure.get_size_inches()
         margin = Bbox.from_extents(-0.1, -0.05, width + 0.1, height + 0.05)
         figure.savefig(pixels, format="png", dpi=220, bbox_inches=margin, metadata={"Software": None})
-        write_atomic(folder / f"{name}.png", pixels.getvalue())
-    return Picture(name, svg, alt)
+        write_atomic(child(folder, f"{name}.png"), pixels.getvalue())
+    return Picture(name, drawing, alt)
