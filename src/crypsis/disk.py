@@ -17,7 +17,10 @@ from crypsis.types import UserError
 STALE_SECONDS = 3600.0
 """A temporary file of another machine may go when it is older: no file takes so long to write."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_REFUSED = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR)
+_REFUSED = (
+    *(errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP),
+    *(errno.ENAMETOOLONG, errno.EINVAL),
+)
 _NAMED = re.compile(r"^\..*\.(?P<host>[A-Za-z0-9-]+)~(?P<pid>\d+)\.tmp$")
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.metadata
+import importlib.util
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from crypsis.config import Config, did_you_mean, parse_config
@@ -89,6 +92,36 @@ def find(kind: Kind, name: str) -> Any:
         if entry.name == name:
             return entry.load()
     raise UserError(f"no plug-in '{name}' among the {kind}{did_you_mean(name, names(kind))}")
+
+
+def summary(kind: Kind, name: str) -> str:
+    """First line of a plug-in's docstring, read from its source: importing them all would import torch.
+
+    Raises:
+        UserError: No plug-in has this name.
+    """
+    target = BUILT_IN[kind].get(name)
+    for entry in [] if target else importlib.metadata.entry_points(group=f"crypsis.{kind}"):
+        target = entry.value if entry.name == name else target
+    module, _, attribute = (target or "").partition(":")
+    try:
+        text = _docstring(module, attribute) or find(kind, name).__doc__ or "no description"
+    except Exception as error:  # an installed plug-in may fail in any way; the others are listed all the same
+        if isinstance(error, UserError):
+            raise
+        text = f"cannot be imported: {error}"
+    return (text.strip() or "no description").splitlines()[0]
+
+
+def _docstring(module: str, name: str) -> str:
+    """The docstring of a class or function of a module's top level; empty if its source does not say it."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        return ""
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    found = next((node for node in tree.body if isinstance(node, kinds) and node.name == name), None)
+    return (ast.get_docstring(found) or "") if found else ""
 
 
 def make(kind: Kind, spec: Mapping[str, Any], where: str) -> Any:

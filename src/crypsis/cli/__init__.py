@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
 from crypsis.cli import data, export, models, monitors, organisms, scorecards, stress, studies
+from crypsis.cli.console import close_output, make_console, print_error, tolerant_streams
 from crypsis.cli.options import (
     ClaimsOption,
     ExistsOption,
@@ -50,7 +50,11 @@ def main() -> None:
     """Entry point: 0 done, 2 the user's mistake in one line, 130 interrupted, 1 ours."""
     with ends_at_interrupt():
         try:
+            tolerant_streams()
             code = app(standalone_mode=False)
+            unwritten = close_output()
+            if unwritten:
+                _end(f"the output cannot be written: {unwritten}", 2)
         except UserError as error:
             _end(str(error), 2)
         except RunsFailedError as error:
@@ -60,16 +64,20 @@ def main() -> None:
         except (typer.Abort, KeyboardInterrupt):
             code = INTERRUPTED
         except Exception as error:
-            if not is_full(error):
+            place = str(getattr(error, "filename", None) or "")
+            if is_full(error):
+                _end(str(full(place or "the output")), 2)
+            if not (isinstance(error, OSError) and place):
                 raise
-            _end(str(full(str(getattr(error, "filename", None) or "writing"))), 2)
+            _end(f"{place}: {error.strerror}", 2)
         if code == INTERRUPTED:  # what typer makes of a KeyboardInterrupt
             _end(how_to_go_on(sys.argv[1:]), INTERRUPTED)
         sys.exit(code)
 
 
 def _end(line: str, code: int) -> NoReturn:
-    print(f"crypsis: {line}", file=sys.stderr, flush=True)
+    close_output()
+    print_error(f"crypsis: {line}")
     sys.exit(code)
 
 
@@ -79,7 +87,7 @@ def _refuse(error: Any) -> NoReturn:
         error.show()
     else:
         asked = error.ctx.command_path if error.ctx else "crypsis"
-        print(f"{asked}: {error.format_message()} (see {asked} --help)", file=sys.stderr)
+        print_error(f"{asked}: {error.format_message()} (see {asked} --help)")
     sys.exit(2)
 
 
@@ -94,7 +102,7 @@ def demo(
     from crypsis.study.demo import demo_config
 
     config = demo_config(choice(scale, "--scale", ("nano", "mini")), settings or [])
-    studies.run_and_report(config, out, exists, Console())
+    studies.run_and_report(config, out, exists, make_console())
 
 
 @app.command()
@@ -117,7 +125,7 @@ def train(
     else:
         from crypsis.study.run import run_one as execute
     run = load_config(RunConfig, config, settings or [])
-    console = Console(quiet=os.environ.get("RANK", "0") != "0")
+    console = make_console(quiet=os.environ.get("RANK", "0") != "0")
     with Display(console).counted(run.name, run.rl.steps) as show:
         execute(
             run,
@@ -144,7 +152,7 @@ def evaluate(
 
     spec: dict[str, Any] = {"name": "prompt_file", "path": str(prompts)} if prompts else {"name": scenario}
     config = EvaluateConfig.parse(model=model, scenario=spec, n=n, max_new_tokens=max_new_tokens)
-    Console().print(evaluate_model(config, out, exists_mode(exists)))
+    make_console().print(evaluate_model(config, out, exists_mode(exists)))
 
 
 @app.command()
@@ -157,7 +165,7 @@ def report(
     ] = False,
 ) -> None:
     """Write FOLDER/report.html, figures, summary.json and claims.json; print the tables."""
-    show_report(folder, Console(), organisms, claims, transcripts)
+    show_report(folder, make_console(), organisms, claims, transcripts)
 
 
 @app.command("list")
@@ -178,4 +186,4 @@ def init_plugin(
     from crypsis.scaffolding import plugin_kinds, scaffold
 
     folder = scaffold(choice(kind, "kind", plugin_kinds()), name, out)
-    Console().print(f"{folder}: pip install -e '{folder}[dev]' and pytest {folder}", markup=False, soft_wrap=True)
+    make_console().print(f"{folder}: pip install -e '{folder}[dev]' and pytest {folder}", markup=False, soft_wrap=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from crypsis.cli.console import make_console
 from crypsis.cli.options import choice
 
 app = typer.Typer(help="Fetch and check transcripts that others have published.", no_args_is_help=True)
@@ -26,7 +26,7 @@ def data_check(
     from crypsis.store import write_json
     from crypsis.study.progress import Display
 
-    console = Console()
+    console = make_console()
     with Display(console).counted("check", len(release_files(path)), "files") as show:
         found = check_release(path, not quick, show)
     console.print(check_table(found))
@@ -49,7 +49,7 @@ def data_example(
     small = choice(size, "--size", ("nano", "mini")) == "nano"
     runs = example_runs()
     spec = ReleaseSpec(runs, steps=(0, 5, 10, 15), requests=12) if small else ReleaseSpec(runs)
-    console = Console()
+    console = make_console()
     with Display(console).counted("example", len(runs), "files") as show:
         write_release(out, spec, show)
     console.print(f"made-up release, nobody's results: {out}", markup=False, highlight=False, soft_wrap=True)

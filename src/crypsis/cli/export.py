@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from crypsis.cli.console import make_console
 
 app = typer.Typer(help="Write what other tools read.", no_args_is_help=True)
 
@@ -21,7 +22,7 @@ def export_to_inspect(
 
     target = out or folder / "inspect"
     written = export_inspect(folder, target)
-    console = Console()
+    console = make_console()
     console.print(
         f"{len(written)} logs: inspect view --log-dir {target}", soft_wrap=True, markup=False, highlight=False
     )
@@ -37,7 +38,7 @@ def export_to_hub(
 
     target = out or folder / "hub"
     rows = export_hub(folder, target)
-    console = Console()
+    console = make_console()
     console.print(
         f"{rows} transcripts in {target}; nothing is uploaded: hf upload NAME {target} --repo-type dataset",
         soft_wrap=True,

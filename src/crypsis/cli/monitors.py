@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from crypsis.cli.console import make_console
 from crypsis.cli.options import ExistsOption, MaybeOut, Out, Settings, choice, exists_mode
 
 app = typer.Typer(help="Train and measure monitors.", no_args_is_help=True)
@@ -132,7 +132,7 @@ def monitor_transfer(
     from crypsis.study.jobs.transfer import TransferConfig, measure_transfer, organism_names
 
     settings = {"organisms": organism_names(organisms), "monitor": {"name": kind}, "view": view, "n": n, "scale": scale}
-    console = Console()
+    console = make_console()
     folder = measure_transfer(parse_config(TransferConfig, settings, "transfer"), out, exists_mode(exists), console)
     console.print(transfer_report(folder))
     console.print(f"matrix: {folder / 'transfer.json'}", soft_wrap=True, markup=False, highlight=False)
@@ -161,7 +161,7 @@ def _measure(
     from crypsis.study.jobs.monitor_quality import measured, spec_of
     from crypsis.study.progress import Display
 
-    console = Console()
+    console = make_console()
     with Display(console).counted(verb, rest.get("folds", 1) * rest.get("repeats", 1), "folds") as show:
         folder = measured(verb, spec_of(kind, settings or []), data, fields, out, exists_mode(exists), show, **rest)
     console.print(measurement_report(folder))

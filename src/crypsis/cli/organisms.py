@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from crypsis.cli.console import make_console
 from crypsis.cli.options import ExistsOption, Out, Settings, choice, exists_mode
 from crypsis.cli.plugins import show_plugins
 
@@ -36,7 +36,7 @@ def organism_build(
     from crypsis.study.organism import build_named
 
     chosen = choice(scale, "--scale", ("nano", "mini", "small"))
-    console = Console()
+    console = make_console()
     folder = build_named(name, settings or [], base, chosen, out, exists_mode(exists), console, n)
     console.print(f"checkpoint: {folder}", soft_wrap=True, markup=False)
 
@@ -53,7 +53,7 @@ def organism_table(
     from crypsis.study.progress import Display
 
     config = table_config([f"seeds={list(range(seeds))}", *(settings or [])])
-    console = Console()
+    console = make_console()
     run_table(config, out, Display(console))
     console.print(f"table: {write_table(out, list(config.swaps))}", soft_wrap=True, markup=False)
 
@@ -76,4 +76,4 @@ def organism_generate(
 
     scenario = {"name": "prompt_file", "path": str(prompts)} if prompts else {"name": DEFAULT_SCENARIO}
     given = {"api": {"model": model}, "motivation": motivation, "style": style, "n": n, "scenario": scenario}
-    generate_named(given, settings or [], out, exists_mode(exists), dry_run, Console())
+    generate_named(given, settings or [], out, exists_mode(exists), dry_run, make_console())

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from crypsis.cli.console import make_console
 from crypsis.cli.options import ClaimsOption, OrganismsTable, show_scorecard
 
 
@@ -33,7 +33,7 @@ def scorecard(
     studies = [load_study(folder) for folder in folders]
     wanted = [name.strip() for name in only.split(",")] if only is not None else []
     results = score(studies, organisms, claims, wanted)
-    console = Console()
+    console = make_console()
     show_scorecard(results, console)
     if out is not None:
         given = [*map(str, folders)]

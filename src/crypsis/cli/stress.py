@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from crypsis.cli.console import make_console
 from crypsis.cli.options import ExistsOption, Out, exists_mode
 
 app = typer.Typer(help="Test where scratchpad oversight fails (docs/failure_modes.md).", no_args_is_help=True)
@@ -49,4 +49,4 @@ def stress_faithfulness(
         n=n,
         max_new_tokens=max_new_tokens,
     )
-    Console().print(faithfulness_table(measure_faithfulness(config, out, exists_mode(exists))))
+    make_console().print(faithfulness_table(measure_faithfulness(config, out, exists_mode(exists))))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from crypsis.cli.console import make_console
 from crypsis.cli.options import ExistsOption, Out, Settings, choice, exists_mode, show_report
 from crypsis.types import RunsFailedError
 
@@ -39,7 +40,7 @@ def study_run(
     study = load_study_config(config, settings or [], how)
     if scale is not None and choice(scale, "--scale", ("nano",)):
         study = nano(study)
-    run_and_report(study, out, exists, Console())
+    run_and_report(study, out, exists, make_console())
 
 
 @app.command("import")
@@ -71,7 +72,7 @@ def study_status(folder: Path) -> None:
     from crypsis.study.status import read_status, status_table
 
     status = read_status(folder)
-    console = Console()
+    console = make_console()
     console.print(status_table(status))
     for line in status.lines():
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,63 @@
+"""The one way to the terminal: what is printed is text, and no character of it acts."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
+from rich.measure import Measurement
+from rich.segment import Segment
+
+from crypsis.types import visible
+
+
+def make_console(quiet: bool = False) -> Console:
+    """A console on which names and texts of models are text: no markup, no emoji codes, no control characters."""
+    console = Console(quiet=quiet, markup=False, emoji=False, highlight=False)
+    console.push_render_hook(_Inert())
+    return console
+
+
+def print_error(line: str) -> None:
+    """Prints one line to the standard error, whatever the text holds."""
+    print(visible(" ".join(line.split())), file=sys.stderr, flush=True)
+
+
+def tolerant_streams() -> None:
+    """Characters that the terminal's encoding lacks are replaced instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def close_output() -> str:
+    """Flushes the standard output, which may be a full disk; says why it cannot be, or nothing."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        with contextlib.suppress(OSError, ValueError):  # or the interpreter would try again, and complain at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return getattr(error, "strerror", None) or str(error)
+    return ""
+
+
+class _Inert(RenderHook):
+    """Shows characters that act as signs for them, in everything that a console is given to print."""
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [_Shown(renderable) for renderable in renderables]
+
+
+class _Shown:
+    def __init__(self, inner: ConsoleRenderable) -> None:
+        self._inner = inner
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self._inner, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement.get(console, options, self._inner)
