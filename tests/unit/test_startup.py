@@ -16,7 +16,7 @@ from crypsis.registry import BUILT_IN, Kind, find, summary
 from crypsis.store import locked
 from crypsis.study.progress import Display
 from crypsis.types import UserError
-from tests.studies import HOSTILE, START, make_study
+from tests.studies import HOSTILE, START, Rates, make_study
 
 pytestmark = pytest.mark.unit
 
@@ -40,7 +40,7 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    arms = {"baseline": ("[/x] 50% $a_b – ∅", [], START)}
+    arms: dict[str, tuple[str, list[str], Rates]] = {"baseline": ("[/x] 50% $a_b – ∅", [], START)}
     return make_study(tmp_path_factory.mktemp("s") / "[/x] study", arms, seeds=(0,), steps=(0, 10), n=4)
 
 

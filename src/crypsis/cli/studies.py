@@ -55,7 +55,7 @@ def study_import(
     from crypsis.study.progress import Display
     from crypsis.types import visible
 
-    console = Console()
+    console = make_console()
     with Display(console).counted("import", len(release_files(data)), "files") as show:
         faults = import_release(data, out, exists_mode(exists), show)
     for (file, reason), fault in faults.found.items():
