@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from crypsis.cli.console import make_console
 
 app = typer.Typer(help="Bring models of your own.", no_args_is_help=True)
 
@@ -28,4 +29,4 @@ def model_import(
     from crypsis.study.jobs.import_model import import_model
 
     folder = import_model(source, out or Path("models") / Path(source).stem, chat_template)
-    Console().print(f"checkpoint: {folder}", soft_wrap=True, markup=False, highlight=False)
+    make_console().print(f"checkpoint: {folder}", soft_wrap=True, markup=False, highlight=False)
