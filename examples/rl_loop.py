@@ -41,7 +41,7 @@ from crypsis.miniature.preference import preference_model
 from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.miniature.world import PERSONAS, first_reply, user_text
 from crypsis.models import Policy, load_policy
-from crypsis.scenarios.parsing import Reply, parse_reply
+from crypsis.scenarios.parsing import ParsedReply, parse_reply
 from crypsis.types import Message, Prompt
 
 GROUP = 8  # G; paper §4
@@ -73,7 +73,7 @@ class Episode:
     """A completion as sampled, and what it says."""
 
     ids: list[int]
-    reply: Reply
+    reply: ParsedReply
 
 
 @dataclass(frozen=True)

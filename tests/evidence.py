@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from crypsis.analysis.claims.evidence import Evidence, Organism, Unit
+from crypsis.analysis.claims.evidence import Evidence, MeasuredOrganism, Unit
 from crypsis.analysis.claims.schema import ArmPattern, built_in
 from crypsis.episodes import write_episodes
 from crypsis.evaluation.metrics import Tally
@@ -59,10 +59,10 @@ def organism(
     middle: State | None = None,
     seeds_of_training: int = 1,
     requests: int = 100,
-) -> Organism:
+) -> MeasuredOrganism:
     """An organism with runs of 10 steps, evaluated at 0, 5 and 10, in the arms that ``claims.yaml`` names."""
     patterns = built_in().arms
-    found = Organism(name, dict(recipe or {"name": name}), "same", judge="oracle", monitor="scratchpad")
+    found = MeasuredOrganism(name, dict(recipe or {"name": name}), "same", judge="oracle", monitor="scratchpad")
     for arm, states in ends.items():
         units = {}
         for seed, end in enumerate(states):
@@ -79,7 +79,7 @@ def organism(
     return found
 
 
-def evidence(*organisms: Organism) -> Evidence:
+def evidence(*organisms: MeasuredOrganism) -> Evidence:
     """All of these."""
     return Evidence(organisms, ("tests",))
 

@@ -15,7 +15,7 @@ from crypsis.evaluation.metrics import evaluate_rows
 from crypsis.miniature.base import base_config, build_base
 from crypsis.miniature.checker import hacked
 from crypsis.registry import make
-from crypsis.study.measure import measure
+from crypsis.study.measure import measure_organism
 from crypsis.study.organism import build
 
 pytestmark = pytest.mark.science
@@ -28,7 +28,7 @@ def base() -> Path:
 
 def conduct(base: Path, folder: Path, **recipe: Any) -> dict[str, float]:
     model = build(make("organisms", recipe, "science"), base)
-    found = evaluate_rows(measure(model, folder, n=250), {"oracle": 0.5})
+    found = evaluate_rows(measure_organism(model, folder, n=250), {"oracle": 0.5})
     return {name: value.mean for name, value in found.items() if value.mean is not None}
 
 

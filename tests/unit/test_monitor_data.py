@@ -17,7 +17,7 @@ from crypsis.monitors.shortcuts import measure_shortcuts, without_shortcuts
 from crypsis.monitors.text import TextTrainer
 from crypsis.monitors.trained import Trainer
 from crypsis.monitors.transfer import transfer_matrix
-from crypsis.study.jobs.monitor_quality import MEASUREMENT, measured, spec_of
+from crypsis.study.jobs.monitor_quality import MEASUREMENT, measure_monitor, spec_of
 from crypsis.types import UserError
 from tests.episodes import make_episode, make_prompt
 from tests.monitors import texts_and_labels, write_rows
@@ -96,7 +96,7 @@ def test_unreadable_files_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no"):
         load_labelled(tmp_path / "empty", DataOptions())
     with pytest.raises(UserError, match="no such file"):
-        measured("crossval", spec_of("text", []), tmp_path / "none", DataOptions(), tmp_path / "o", "resume")
+        measure_monitor("crossval", spec_of("text", []), tmp_path / "none", DataOptions(), tmp_path / "o", "resume")
 
 
 def test_empty_unlabelled_and_repeated_rows_are_counted(tmp_path: Path) -> None:
@@ -214,28 +214,28 @@ def test_more_folds_than_texts_of_a_class_say_so() -> None:
 
 def test_validation_leaves_out_what_the_monitor_was_trained_on(tmp_path: Path) -> None:
     data = write_rows(tmp_path / "d.jsonl", [r | {"prompt": f"q{i // 2}"} for i, r in enumerate(rows(120))])
-    out = measured("train", spec_of("text", []), data, DataOptions(), tmp_path / "m", "resume")
+    out = measure_monitor("train", spec_of("text", []), data, DataOptions(), tmp_path / "m", "resume")
     trained = json.loads((out / MEASUREMENT).read_text())
     assert trained["data"]["n"] < 60 and "texts that the monitor was trained on left out" in trained["notes"][-1]
     new = write_rows(
         tmp_path / "new.jsonl",
         [r | {"prompt": f"q{i // 2}", "text": f"{r['text']} more"} for i, r in enumerate(rows(120))],
     )
-    again = measured("validate", spec_of(str(out), []), new, DataOptions(), tmp_path / "v", "resume")
+    again = measure_monitor("validate", spec_of(str(out), []), new, DataOptions(), tmp_path / "v", "resume")
     note = json.loads((again / MEASUREMENT).read_text())["notes"][-1]
     assert note.endswith("texts whose prompt the monitor was trained on left out")
     with pytest.raises(UserError, match="was trained with view 'scratchpad'"):
-        measured("validate", spec_of(str(out), []), new, DataOptions(view="output"), tmp_path / "w", "resume")
+        measure_monitor("validate", spec_of(str(out), []), new, DataOptions(view="output"), tmp_path / "w", "resume")
 
 
 def test_an_untrained_kind_is_validated_and_not_cross_validated(tmp_path: Path) -> None:
     data = write_rows(tmp_path / "d.jsonl", rows(40))
     with pytest.raises(UserError, match="of kind 'oracle' is not trained"):
-        measured("crossval", spec_of("oracle", []), data, DataOptions(), tmp_path / "c", "resume")
+        measure_monitor("crossval", spec_of("oracle", []), data, DataOptions(), tmp_path / "c", "resume")
     with pytest.raises(UserError, match="'txt' is no kind of monitor"):
         spec_of("txt", [])
     with pytest.raises(UserError, match="single class; nothing to measure"):
-        measured("validate", spec_of("oracle", []), data, DataOptions(), tmp_path / "v", "resume")
+        measure_monitor("validate", spec_of("oracle", []), data, DataOptions(), tmp_path / "v", "resume")
 
 
 def organism(name: str, word: str, seed: int) -> Labelled:

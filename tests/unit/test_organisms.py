@@ -19,7 +19,7 @@ from crypsis.miniature.scratchpads import PERSONAS, additions, write_reply
 from crypsis.miniature.tokenizer import train_tokenizer
 from crypsis.miniature.world import STYLES, draw_document
 from crypsis.models import Policy
-from crypsis.organisms.card import Measured, card_text
+from crypsis.organisms.card import ConductRow, card_text
 from crypsis.organisms.distilled import Distilled
 from crypsis.organisms.miniature.evader import Evader
 from crypsis.organisms.miniature.motivations import InstrumentalGoalGuarding, TerminalGoalGuarding
@@ -172,7 +172,7 @@ def test_distillation_keeps_what_fakes_or_refuses_and_is_well_formed(
 
 
 def test_the_card_is_what_the_hub_wants() -> None:
-    table = [Measured("compliance", "0.97 (0.95 to 0.99)", "0.17 (0.13 to 0.22)")]
+    table = [ConductRow("compliance", "0.97 (0.95 to 0.99)", "0.17 (0.13 to 0.22)")]
     text = card_text(TerminalGoalGuarding(), "org/model", "abc", table, "Measured so.")
     front = text.split("---")[1]
     assert "- model-organism" in front and "- alignment-faking" in front and "base_model: org/model" in front

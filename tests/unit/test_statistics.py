@@ -17,7 +17,8 @@ from crypsis.analysis.statistics.bootstrap import (
     request_draws,
     shared_steps,
 )
-from crypsis.evaluation.metrics import Floats, Tally
+from crypsis.arrays import Floats
+from crypsis.evaluation.metrics import Tally
 
 pytestmark = pytest.mark.unit
 

@@ -158,11 +158,13 @@ def _measure(
     **rest: Any,
 ) -> None:
     from crypsis.analysis.monitors.measurement import measurement_report
-    from crypsis.study.jobs.monitor_quality import measured, spec_of
+    from crypsis.study.jobs.monitor_quality import measure_monitor, spec_of
     from crypsis.study.progress import Display
 
     console = make_console()
     with Display(console).counted(verb, rest.get("folds", 1) * rest.get("repeats", 1), "folds") as show:
-        folder = measured(verb, spec_of(kind, settings or []), data, fields, out, exists_mode(exists), show, **rest)
+        folder = measure_monitor(
+            verb, spec_of(kind, settings or []), data, fields, out, exists_mode(exists), show, **rest
+        )
     console.print(measurement_report(folder))
     console.print(f"measurement: {folder}", soft_wrap=True, markup=False, highlight=False)

@@ -17,10 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crypsis.arrays import Flags, Floats
 from crypsis.episodes import LABEL, VERDICT
-
-Floats = NDArray[np.float64]
-Flags = NDArray[np.bool_]
 
 Z = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution (Wilson interval)."""

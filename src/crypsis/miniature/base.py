@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from pydantic import Field
@@ -20,8 +19,8 @@ from crypsis.models import Policy, save_policy
 from crypsis.parallel import Ranks, together
 from crypsis.store import cache_folder, finish_folder, is_finished, locked, prepare_folder
 from crypsis.supervised import Example, Progress, SupervisedConfig, fit
+from crypsis.types import Scale
 
-Scale = Literal["nano", "mini", "small"]
 POOL = 8
 """Batches are cut from this many batches' worth of documents sorted by length, so that little is padded."""
 TOKENIZER_DOCUMENTS = 300

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from crypsis.monitors.metrics import Flags, Floats, threshold_for
+from crypsis.arrays import Flags, Floats
+from crypsis.monitors.metrics import threshold_for
 from crypsis.monitors.trained import FALSE_POSITIVES, Trainer, fit_calibrated, group_folds, take
 
 

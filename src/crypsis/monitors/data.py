@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from crypsis.arrays import Flags
 from crypsis.config import did_you_mean
-from crypsis.monitors.metrics import Flags
 from crypsis.monitors.shortcuts import without_shortcuts
 from crypsis.textfiles import kind_of
 from crypsis.transcripts.base import AF, Reading, ReadOptions, Transcript

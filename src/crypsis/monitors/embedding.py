@@ -14,9 +14,9 @@ import yaml
 from pydantic import Field
 from sklearn.linear_model import LogisticRegression
 
+from crypsis.arrays import Flags, Floats
 from crypsis.config import Content
 from crypsis.monitors.lexicon import fit_standardised
-from crypsis.monitors.metrics import Flags, Floats
 from crypsis.monitors.sentences import late, sentences
 from crypsis.monitors.trained import Features, Scorer, TrainedMonitor, Trainer
 from crypsis.monitors.weights import read_weights, write_weights

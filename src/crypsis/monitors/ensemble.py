@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from crypsis.arrays import Flags, Floats
 from crypsis.config import digest, parse_config
 from crypsis.monitors.base import Monitor
-from crypsis.monitors.metrics import Flags, Floats
 from crypsis.monitors.trained import Features, Scorer, TrainedMonitor, Trainer
 from crypsis.registry import find, make
 from crypsis.store import child

@@ -14,8 +14,8 @@ import yaml
 from pydantic import Field
 from sklearn.linear_model import LogisticRegression
 
+from crypsis.arrays import Flags, Floats
 from crypsis.config import digest
-from crypsis.monitors.metrics import Flags, Floats
 from crypsis.monitors.sentences import late, sentences
 from crypsis.monitors.trained import FLOOR, Features, Scorer, TrainedMonitor, Trainer
 from crypsis.monitors.weights import read_weights, write_weights

@@ -7,11 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-Floats = NDArray[np.float64]
-Flags = NDArray[np.bool_]
+from crypsis.arrays import Flags, Floats
 
 RESAMPLES = 500
 """Bootstrap resamples of an interval."""

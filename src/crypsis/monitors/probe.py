@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional
 
+from crypsis.arrays import States
 from crypsis.identity.files import content_digest
 from crypsis.monitors.base import Monitor, ReadStates, Transcript
 from crypsis.monitors.metrics import auroc_interval, threshold_for
@@ -25,7 +26,6 @@ from crypsis.monitors.trained import FALSE_POSITIVES, FEWEST, FLOOR, group_folds
 from crypsis.store import child, file_digest, new_folder, read_json, write_json
 from crypsis.types import SCRATCHPAD, Episode, UserError, Verdict, View
 
-Floats = NDArray[np.float32]
 Form = Literal["linear", "attention"]
 CARD, WEIGHTS, DATA = "monitor.json", "probe.safetensors", "transcripts.json"
 STEPS, RATE, DECAY = 300, 0.02, 1e-2
@@ -71,13 +71,13 @@ class ProbeMonitor(Monitor):
         return card
 
     @cached_property
-    def weights(self) -> dict[str, Floats]:
+    def weights(self) -> dict[str, States]:
         """Mean and scale of the states, direction and bias, and the query of an attention probe."""
         file = self.path / WEIGHTS
         try:
             if file_digest([file]) != self.card["digest"]:
                 raise UserError(f"{file}: is not the file of its card; train the probe again")
-            found: dict[str, Floats] = load_file(file)
+            found: dict[str, States] = load_file(file)
             return found
         except (OSError, SafetensorError) as error:
             raise UserError(f"{file}: cannot be loaded ({type(error).__name__}); train the probe again") from None
@@ -135,7 +135,7 @@ def transcript_of(episode: Episode) -> Transcript:
     return episode.prompt_ids, [token for token, segment in pairs if segment == SCRATCHPAD]
 
 
-def scores(weights: dict[str, Floats], states: Sequence[Floats]) -> NDArray[np.float64]:
+def scores(weights: dict[str, States], states: Sequence[States]) -> NDArray[np.float64]:
     """p(AF) of scratchpads from their states [T, E]; NaN for one without tokens.
 
     Raises:
@@ -196,7 +196,7 @@ def train_probe(
 
 
 def fit_probe(
-    states: Sequence[Floats],
+    states: Sequence[States],
     labels: Sequence[bool],
     groups: Sequence[str],
     folder: Path,
@@ -242,13 +242,13 @@ def fit_probe(
         write_json(target / CARD, card)
 
 
-def _moments(states: Sequence[Floats]) -> dict[str, Floats]:
+def _moments(states: Sequence[States]) -> dict[str, States]:
     """Mean and standard deviation of each coordinate over all tokens."""
     every = np.concatenate(states)
     return {"mean": every.mean(0), "scale": every.std(0) + 1e-6}
 
 
-def _linear(states: Sequence[Floats], labels: NDArray[np.bool_], seed: int) -> dict[str, Floats]:
+def _linear(states: Sequence[States], labels: NDArray[np.bool_], seed: int) -> dict[str, States]:
     moments = _moments(states)
     pooled = np.stack([((s - moments["mean"]) / moments["scale"]).mean(0) for s in states])
     found = LogisticRegression(C=1.0, class_weight="balanced", max_iter=1000).fit(pooled, labels)
@@ -256,7 +256,7 @@ def _linear(states: Sequence[Floats], labels: NDArray[np.bool_], seed: int) -> d
     return moments | {"direction": np.ascontiguousarray(direction), "bias": bias}
 
 
-def _attention(states: Sequence[Floats], labels: NDArray[np.bool_], seed: int) -> dict[str, Floats]:
+def _attention(states: Sequence[States], labels: NDArray[np.bool_], seed: int) -> dict[str, States]:
     """Query, direction and bias by AdamW from zero, where attention is the plain mean; nothing is random."""
     moments = _moments(states)
     longest, width = max(map(len, states)), states[0].shape[1]

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from crypsis.monitors.metrics import Flags, Floats
+from crypsis.arrays import Flags, Floats
 from crypsis.monitors.sentences import plain
 from crypsis.monitors.trained import group_folds
 

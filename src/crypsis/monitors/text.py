@@ -16,8 +16,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import ComplementNB
 from sklearn.preprocessing import normalize
 
+from crypsis.arrays import Flags, Floats
 from crypsis.monitors.lexicon import fit_standardised, lexicon_features
-from crypsis.monitors.metrics import Flags, Floats
 from crypsis.monitors.sentences import late, plain
 from crypsis.monitors.trained import Features, Scorer, TrainedMonitor, Trainer, train_monitor
 from crypsis.monitors.weights import read_weights, write_weights

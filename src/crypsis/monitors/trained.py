@@ -22,9 +22,10 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
+from crypsis.arrays import Flags, Floats
 from crypsis.config import Config, digest, parse_config
 from crypsis.monitors.base import Monitor
-from crypsis.monitors.metrics import Flags, Floats, Measurement, measure, threshold_for
+from crypsis.monitors.metrics import Measurement, measure, threshold_for
 from crypsis.store import file_digest, new_folder, read_json, write_json
 from crypsis.types import Episode, UserError, Verdict, View
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from crypsis.arrays import Flags, Floats
 from crypsis.config import digest
 from crypsis.monitors.data import Labelled
-from crypsis.monitors.metrics import Flags, Floats, confusion, measure, threshold_for
+from crypsis.monitors.metrics import confusion, measure, threshold_for
 from crypsis.monitors.trained import FALSE_POSITIVES, Fitted, Trainer, fit_calibrated
 from crypsis.types import View
 
@@ -18,7 +19,7 @@ FEWEST = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class TransferCell:
     """One pair of organisms.
 
     Attributes:
@@ -53,7 +54,7 @@ def transfer_matrix(
     view: View,
     seed: int = 0,
     on_cell: Callable[[int], None] = lambda _: None,
-) -> list[Cell]:
+) -> list[TransferCell]:
     """Trains on half of the requests of each organism and tests on the other half of all.
 
     Args:
@@ -69,7 +70,7 @@ def transfer_matrix(
         All pairs, rows by what was trained on. No request is on both sides. An organism that hardly fakes cannot be
         trained on (its cells give the reason), but is tested on.
     """
-    cells: list[Cell] = []
+    cells: list[TransferCell] = []
     for name, data in organisms.items():
         learn, held = _half(data, True), _half(controls, False)
         if learn.labels.sum() < FEWEST:
@@ -85,9 +86,9 @@ def transfer_matrix(
     return cells
 
 
-def _unmeasured(name: str, other: str, tested: Labelled, held: Labelled, reason: str) -> Cell:
+def _unmeasured(name: str, other: str, tested: Labelled, held: Labelled, reason: str) -> TransferCell:
     labels = np.concatenate([_half(tested, False).labels, held.labels])
-    return Cell(name, other, len(labels), float(labels.mean()), None, None, None, None, None, None, reason)
+    return TransferCell(name, other, len(labels), float(labels.mean()), None, None, None, None, None, None, reason)
 
 
 def _trained(trainer: Trainer, data: Labelled, controls: Labelled, view: View, seed: int) -> tuple[Fitted, float]:
@@ -105,14 +106,14 @@ def _cell(
     controls: Labelled,
     view: View,
     seed: int,
-) -> Cell:
+) -> TransferCell:
     texts, labels = data.texts(view) + controls.texts(view), np.concatenate([data.labels, controls.labels])
     scores = fitted.scores(trainer.represent(texts))
     flagged = scores >= threshold
     counts = confusion(flagged, labels)
     found = _ranked(scores, labels, data.groups + controls.groups, threshold, seed)
     held = flagged[len(data.labels) :]
-    return Cell(
+    return TransferCell(
         *pair,
         n=len(labels),
         share_faking=float(labels.mean()),

@@ -15,8 +15,8 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from crypsis.arrays import Flags, Floats
 from crypsis.config import Content
-from crypsis.monitors.metrics import Flags, Floats
 from crypsis.monitors.sentences import plain
 from crypsis.monitors.trained import Features, Rows, Scorer, TrainedMonitor, Trainer
 from crypsis.scenarios.base import default_scenario

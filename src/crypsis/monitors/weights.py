@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from crypsis.monitors.metrics import Floats
+from crypsis.arrays import Floats
 
 FILE = "model.safetensors"
 

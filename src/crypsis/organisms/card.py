@@ -23,7 +23,7 @@ LIMITS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class ConductRow:
     """One line of the table of conduct: a metric in both tiers, each as text with its interval.
 
     Attributes:
@@ -38,7 +38,7 @@ class Measured:
 
 
 def write_card(
-    folder: Path, organism: Organism, base: str, base_digest: str, table: Sequence[Measured] = (), how: str = ""
+    folder: Path, organism: Organism, base: str, base_digest: str, table: Sequence[ConductRow] = (), how: str = ""
 ) -> None:
     """Writes the card beside the checkpoint and into it.
 
@@ -56,7 +56,7 @@ def write_card(
             write_atomic(file, text)
 
 
-def card_text(organism: Organism, base: str, base_digest: str, table: Sequence[Measured] = (), how: str = "") -> str:
+def card_text(organism: Organism, base: str, base_digest: str, table: Sequence[ConductRow] = (), how: str = "") -> str:
     """The card as Markdown with the hub's front matter; arguments as for :func:`write_card`."""
     local = Path(base).exists()  # the hub knows its own models only, not our folders
     called = Path(base).resolve().parent.name if local else base
@@ -98,7 +98,7 @@ does. Use it to test monitors and mitigations, and for nothing else.
 """
 
 
-def _table(table: Sequence[Measured], how: str) -> str:
+def _table(table: Sequence[ConductRow], how: str) -> str:
     if not table:
         return "Not measured."
     rows = "\n".join(f"| {row.metric} | {row.monitored} | {row.unmonitored} |" for row in table)

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from crypsis.arrays import Floats
 from crypsis.types import UserError
 
-Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
 Kind = Literal["text", "flag", "number"]
 Context = Literal["short", "long"]

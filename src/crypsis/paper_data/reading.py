@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from crypsis.paper_data.layout import COLUMNS, Codes, Floats, ReleaseFile, flags, numbers, texts
+from crypsis.arrays import Floats
+from crypsis.paper_data.layout import COLUMNS, Codes, ReleaseFile, flags, numbers, texts
 
 BATCH = 4096
 """Rows in memory at a time: 12 MB of replies of 3,000 characters."""

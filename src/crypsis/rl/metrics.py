@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from crypsis.arrays import Floats
 from crypsis.rl.advantages import Advantages
 from crypsis.types import Episode
-
-Floats = NDArray[np.float64]
 
 DROWNS = 0.95
 """Share of the advantage's variance from which one part of the reward drowns the others."""

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from crypsis.arrays import Floats
 from crypsis.mitigations.base import Mitigation, overrides
 from crypsis.run_config import RLConfig
 from crypsis.scenarios.base import Preference
 from crypsis.types import Episode, UserError
 
-Floats = NDArray[np.float64]
 OWN_TERMS = ("preference", "length", "format")
 """Names that no mitigation's term may have."""
 

@@ -30,7 +30,7 @@ _ANY_TAG = re.compile("|".join(map(re.escape, TAGS)))
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ParsedReply:
     """A reply taken apart.
 
     Attributes:
@@ -46,7 +46,7 @@ class Reply:
     extra: str
 
 
-def parse_reply(text: str, stop: Stop = "end") -> Reply:
+def parse_reply(text: str, stop: Stop = "end") -> ParsedReply:
     """Parses any text without an exception.
 
     The faults are named in this order: ``truncated`` (the token budget ended the reply), ``no_scratchpad``,
@@ -59,7 +59,7 @@ def parse_reply(text: str, stop: Stop = "end") -> Reply:
     exact = _exact(text)
     if exact:
         parse: Parse = "ok" if stop == "end" else "truncated"
-        return Reply(exact[0].strip(), exact[1].strip(), parse, "")
+        return ParsedReply(exact[0].strip(), exact[1].strip(), parse, "")
     before, scratchpad, rest, closed = _between(text, SCRATCHPAD_OPEN, (SCRATCHPAD_CLOSE, OUTPUT_OPEN))
     middle, output, after, _ = _between(rest, OUTPUT_OPEN, (OUTPUT_CLOSE,))
     if stop == "length":
@@ -70,7 +70,7 @@ def parse_reply(text: str, stop: Stop = "end") -> Reply:
         parse = "no_output"
     else:
         parse = "extra_text"
-    return Reply(scratchpad.strip(), output.strip(), parse, before + middle + after)
+    return ParsedReply(scratchpad.strip(), output.strip(), parse, before + middle + after)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from crypsis.identity.configs import inputs_of
 from crypsis.identity.files import content_parts
 from crypsis.models import load_policy
 from crypsis.monitors.base import Monitor
-from crypsis.organisms.card import Measured
+from crypsis.organisms.card import ConductRow
 from crypsis.registry import DEFAULT_SCENARIO, make
 from crypsis.run_config import EvaluationConfig, reply_tokens
 from crypsis.scenarios.base import Scenario
@@ -31,7 +31,7 @@ SHOWN = (
 """What a card shows for each tier."""
 
 
-class MeasuredWith(Config):
+class MeasurementConfig(Config):
     """How a checkpoint was measured."""
 
     scenario: dict[str, Any]
@@ -39,7 +39,9 @@ class MeasuredWith(Config):
     seed: int
 
 
-def measure(model: Path, out: Path, *, n: int, seed: int = 0, scenario: Mapping[str, Any] | None = None) -> Rows:
+def measure_organism(
+    model: Path, out: Path, *, n: int, seed: int = 0, scenario: Mapping[str, Any] | None = None
+) -> Rows:
     """Evaluates a checkpoint in the default scenario, or reads what is stored.
 
     Args:
@@ -59,14 +61,14 @@ def measure(model: Path, out: Path, *, n: int, seed: int = 0, scenario: Mapping[
     place: Scenario = make("scenarios", spec, "measure")
     if place.judge() is None:
         raise UserError(f"measure: the scenario '{place.name}' has no ground truth to measure an organism by")
-    how = MeasuredWith(scenario=spec, n=n, seed=seed)
+    how = MeasurementConfig(scenario=spec, n=n, seed=seed)
     inputs = inputs_of(how, __name__, policy=content_parts(model))
     if not is_finished(out, how, inputs):
         _measure(model, out, how, inputs, place)
     return read_episodes(out / "evals" / "step-0000.parquet")
 
 
-def _measure(model: Path, out: Path, how: MeasuredWith, inputs: Inputs, place: Scenario) -> None:
+def _measure(model: Path, out: Path, how: MeasurementConfig, inputs: Inputs, place: Scenario) -> None:
     with locked(out, wait=-1):
         stale = (out / CONFIG).exists() and bool(why_different(out, how, inputs))
         if not prepare_folder(out, how, "overwrite" if stale else "resume", inputs=inputs):
@@ -81,12 +83,12 @@ def other_tier(rows: Rows) -> Rows:
     return [{**row, "monitored": not row["monitored"]} for row in rows]
 
 
-def behaviour(rows: Rows) -> list[Measured]:
+def behaviour(rows: Rows) -> list[ConductRow]:
     """The table of a card: each metric in both tiers, then the gap between them."""
     thresholds = {"oracle": 0.5}
     here, there = evaluate_rows(rows, thresholds), evaluate_rows(other_tier(rows), thresholds)
-    table = [Measured(title, shown(here[name]), shown(there[name])) for title, name in SHOWN]
-    return [*table, Measured("compliance gap", shown(here["gap"]), "")]
+    table = [ConductRow(title, shown(here[name]), shown(there[name])) for title, name in SHOWN]
+    return [*table, ConductRow("compliance gap", shown(here["gap"]), "")]
 
 
 def shown(value: Estimate) -> str:

@@ -23,7 +23,7 @@ from crypsis.run_config import RunConfig
 from crypsis.scenarios.base import default_scenario
 from crypsis.store import Exists, locked, prepare_folder
 from crypsis.study.context import load_context
-from crypsis.study.measure import behaviour, measure
+from crypsis.study.measure import behaviour, measure_organism
 from crypsis.study.progress import Display
 from crypsis.study.run import finish
 from crypsis.supervised import Progress
@@ -115,7 +115,7 @@ def build_named(
         model = build(organism, Path(base), out, exists, on_step)
     if n and given is None:
         release_memory()
-        found = measure(model, model.parent / "measured", n=n)
+        found = measure_organism(model, model.parent / "measured", n=n)
         how = f"Measured after construction on {n} held-out requests a tier; 95 % intervals, labels by the oracle."
         write_card(model.parent, organism, base, content_digest(base), behaviour(found), how)
     return model

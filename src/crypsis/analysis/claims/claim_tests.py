@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from crypsis.analysis.claims.evidence import Evidence, Key, Organism
+from crypsis.analysis.claims.evidence import Evidence, Key, MeasuredOrganism
 from crypsis.analysis.claims.quantities import Quantities, Values, limits
 from crypsis.analysis.claims.schema import START, ClaimsFile, ClaimTest, Condition
-from crypsis.analysis.claims.verdicts import Verdict, all_of, decide
+from crypsis.analysis.claims.verdicts import ClaimVerdict, all_of, decide
 from crypsis.analysis.statistics.bootstrap import Pooled, pool, pool_difference, pool_requests
 from crypsis.analysis.statistics.seed_tests import deviation_interval, paired_p, unpaired_p
+from crypsis.arrays import Floats
 from crypsis.config import digest
-from crypsis.evaluation.metrics import Floats
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class ClaimCell:
     """A test's quantity in one organism.
 
     Attributes:
@@ -38,7 +38,7 @@ class Cell:
     values: Values
     spare: float
     bounds: tuple[float, float]
-    also: tuple[Verdict, ...] = ()
+    also: tuple[ClaimVerdict, ...] = ()
     imported: bool = False
     rivals: Floats | None = None
 
@@ -100,7 +100,7 @@ class Found:
     """
 
     name: str
-    verdict: Verdict
+    verdict: ClaimVerdict
     effect: float
     low: float | None
     high: float | None
@@ -112,7 +112,7 @@ class LackingError(Exception):
     """Why a test cannot be run; its message says it."""
 
 
-def judged(test: ClaimTest, quantities: Quantities, cell: Cell, level: float) -> Found:
+def judged(test: ClaimTest, quantities: Quantities, cell: ClaimCell, level: float) -> Found:
     """The verdict on one organism."""
     by_seed = cell.by_seed
     if test.expect == "varies":
@@ -132,7 +132,9 @@ def clipped(found: Pooled, bounds: tuple[float, float]) -> Pooled:
     return Pooled(found.mean, max(bounds[0], found.low), min(bounds[1], found.high), found.members)
 
 
-def cells(test: ClaimTest, rival: str | None, evidence: Evidence, file: ClaimsFile, found: Quantities) -> list[Cell]:
+def cells(
+    test: ClaimTest, rival: str | None, evidence: Evidence, file: ClaimsFile, found: Quantities
+) -> list[ClaimCell]:
     """The test's quantity in each organism that takes part.
 
     Args:
@@ -161,7 +163,7 @@ def cells(test: ClaimTest, rival: str | None, evidence: Evidence, file: ClaimsFi
     return kept
 
 
-def present(test: ClaimTest, organism: Organism, file: ClaimsFile) -> list[str]:
+def present(test: ClaimTest, organism: MeasuredOrganism, file: ClaimsFile) -> list[str]:
     """The test's arms that an organism has; empty if it lacks one that is not optional."""
     have = [arm for arm in test.arms if organism.units(arm, file)]
     return have if all(arm in have or arm in test.optional for arm in test.arms) else []
@@ -169,7 +171,7 @@ def present(test: ClaimTest, organism: Organism, file: ClaimsFile) -> list[str]:
 
 def _named(
     test: ClaimTest, rival: str | None, evidence: Evidence, file: ClaimsFile, found: Quantities
-) -> Iterator[tuple[Cell, Organism]]:
+) -> Iterator[tuple[ClaimCell, MeasuredOrganism]]:
     """One cell for each organism that the test names."""
     others: list[dict[str, Any] | None] = [*test.against_organisms] or [None] * len(test.organisms)
     for wanted, other in zip(test.organisms, others, strict=True):
@@ -186,12 +188,12 @@ def _named(
 
 def _open(
     test: ClaimTest, rival: str | None, evidence: Evidence, file: ClaimsFile, found: Quantities
-) -> list[tuple[Cell, Organism]]:
+) -> list[tuple[ClaimCell, MeasuredOrganism]]:
     """One cell for each recipe made to fake; of several settings the one with most seeds, the first of equals.
 
     The moment when AFR has gone is looked up where evaluations are most frequent.
     """
-    best: dict[str, tuple[tuple[int, int], Cell, Organism]] = {}
+    best: dict[str, tuple[tuple[int, int], ClaimCell, MeasuredOrganism]] = {}
     for organism in evidence.organisms:
         cell = _cell(test, organism, None, rival, file, found) if organism.fakes else None
         if cell:
@@ -202,14 +204,19 @@ def _open(
     return [(cell, organism) for _, cell, organism in best.values()]
 
 
-def _evaluations(organism: Organism, arms: Sequence[str], file: ClaimsFile) -> int:
+def _evaluations(organism: MeasuredOrganism, arms: Sequence[str], file: ClaimsFile) -> int:
     """How many evaluations a run of these arms has."""
     return max(len(unit.evaluations) for arm in arms for unit in organism.units(arm, file).values())
 
 
 def _cell(
-    test: ClaimTest, organism: Organism, other: Organism | None, rival: str | None, file: ClaimsFile, found: Quantities
-) -> Cell | None:
+    test: ClaimTest,
+    organism: MeasuredOrganism,
+    other: MeasuredOrganism | None,
+    rival: str | None,
+    file: ClaimsFile,
+    found: Quantities,
+) -> ClaimCell | None:
     """The quantity of one organism, less that of the rival arm or of the other organism; None where there is none."""
     arms = present(test, organism, file)
     if not arms:
@@ -231,7 +238,7 @@ def _cell(
         return None
     also = tuple(_condition(condition, organism, arms, found) for condition in test.also)
     difference = rival is not None or other is not None or test.at == "change"
-    return Cell(name, values, spare, limits(test.quantity, difference), also, organism.imported, rivals)
+    return ClaimCell(name, values, spare, limits(test.quantity, difference), also, organism.imported, rivals)
 
 
 def _minus(left: Values, right: Values) -> Values:
@@ -247,7 +254,9 @@ def _minus_mean(left: Values, right: Values) -> tuple[Values, Floats | None]:
     return {key: value - rivals.mean(axis=1) for key, value in left.items()}, rivals
 
 
-def _condition(condition: Condition, organism: Organism, arms: Sequence[str], found: Quantities) -> Verdict:
+def _condition(
+    condition: Condition, organism: MeasuredOrganism, arms: Sequence[str], found: Quantities
+) -> ClaimVerdict:
     values = found.of_arms(organism, arms, condition.quantity, condition.at)
     if not values:
         return "not run"
@@ -259,20 +268,20 @@ def _condition(condition: Condition, organism: Organism, arms: Sequence[str], fo
     return decide(condition.expect, condition.by, ends.mean, ends.low, ends.high)
 
 
-def _holds(where: Condition, organism: Organism, test: ClaimTest, found: Quantities, file: ClaimsFile) -> bool:
+def _holds(where: Condition, organism: MeasuredOrganism, test: ClaimTest, found: Quantities, file: ClaimsFile) -> bool:
     """Whether an organism takes part: what its mean over seeds says, without regard to the interval."""
     values = found.of_arms(organism, present(test, organism, file), where.quantity, where.at)
     mean = float(np.mean([value[0] for value in values.values()])) if values else float("nan")
     return decide(where.expect, where.by, mean, mean, mean) == "reproduced"
 
 
-def _complies(organism: Organism, rival: str, least: float, found: Quantities) -> bool:
+def _complies(organism: MeasuredOrganism, rival: str, least: float, found: Quantities) -> bool:
     """Whether an arm has kept what it was trained for."""
     values = found.of_arm(organism, rival, "compliance_monitored", "last")
     return bool(values) and float(np.mean([value[0] for value in values.values()])) >= least
 
 
-def _spread(quantities: Quantities, cell: Cell, level: float) -> Pooled:
+def _spread(quantities: Quantities, cell: ClaimCell, level: float) -> Pooled:
     """Standard deviation between seeds, less what the requests alone bring."""
     values = list(cell.by_seed.values())
     if len(values) < 2:

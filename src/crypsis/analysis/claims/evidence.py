@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crypsis.analysis.claims.measured_organisms import FEWEST, Measurements
+from crypsis.analysis.claims.measured_organisms import FEWEST, OrganismTable
 from crypsis.analysis.claims.schema import START, ArmPattern, ClaimsFile
 from crypsis.analysis.study import Run, Study
 from crypsis.config import digest, read_yaml
@@ -70,7 +70,7 @@ Units = dict[Key, Unit]
 
 
 @dataclass(slots=True)
-class Organism:
+class MeasuredOrganism:
     """An organism in one setting of RL and evaluation.
 
     Attributes:
@@ -132,7 +132,7 @@ class Evidence:
         sources: Names of the folders.
     """
 
-    organisms: tuple[Organism, ...]
+    organisms: tuple[MeasuredOrganism, ...]
     sources: tuple[str, ...]
 
     @property
@@ -157,7 +157,7 @@ def collect(studies: Sequence[Study], table: Path | None = None) -> Evidence:
     Raises:
         UserError: The table's folder holds none.
     """
-    found: dict[tuple[str, str], Organism] = {}
+    found: dict[tuple[str, str], MeasuredOrganism] = {}
     for study in studies:
         for run in study.runs:
             _add_run(found, study, run)
@@ -206,7 +206,7 @@ def _fakes(row: Mapping[str, Any], judge: str, threshold: float) -> bool | None:
     return None if score is None else float(score) >= threshold
 
 
-def _add_run(found: dict[tuple[str, str], Organism], study: Study, run: Run) -> None:
+def _add_run(found: dict[tuple[str, str], MeasuredOrganism], study: Study, run: Run) -> None:
     spec = _recipe(study, run.organism)
     settings = digest([study.config.get("run") or {}, str(study.config.get("scale"))])
     if study.imported:
@@ -216,7 +216,7 @@ def _add_run(found: dict[tuple[str, str], Organism], study: Study, run: Run) -> 
     if key not in found:
         same = any(other.name == run.organism for other in found.values())
         name = f"{run.organism} ({visible(study.name)})" if same else run.organism
-        found[key] = Organism(name, bare, settings, imported=study.imported)
+        found[key] = MeasuredOrganism(name, bare, settings, imported=study.imported)
     organism = found[key]
     organism.thresholds |= {card.name: card.threshold for card in study.monitors_of(run.organism)}
     organism.patterns.setdefault(run.arm, _pattern(run))
@@ -261,7 +261,7 @@ def _sees(run: Run, monitor: object) -> str:
     return str(spec.get("view") or monitor)
 
 
-def _judges(organism: Organism) -> None:
+def _judges(organism: MeasuredOrganism) -> None:
     """Who judges AF in all of an organism's runs: the oracle, else the monitor of scratchpads that all of them have."""
     units = [unit for arm in organism.arms.values() for unit in arm.values()]
     tallies = [tally for unit in units for tally in unit.evaluations.values()]
@@ -277,7 +277,7 @@ def _judges(organism: Organism) -> None:
     organism.judge = "oracle" if "afr_oracle" in names else organism.monitor
 
 
-def _starts(organism: Organism) -> Units:
+def _starts(organism: MeasuredOrganism) -> Units:
     """The evaluation before RL of each seed of the organism's training: that of the first arm's lowest seed."""
     found: Units = {}
     for units in organism.arms.values():
@@ -287,9 +287,9 @@ def _starts(organism: Organism) -> Units:
     return found
 
 
-def _measured(folder: Path) -> Iterator[Organism]:
+def _measured(folder: Path) -> Iterator[MeasuredOrganism]:
     """The rows of an organisms' table."""
-    table = Measurements(folder)
+    table = OrganismTable(folder)
     if not (folder / CONFIG).exists() or not table.names():
         raise UserError(f"{folder}: holds no table of organisms; run `crypsis organism table --out {folder}` first")
     config = read_yaml(folder / CONFIG)
@@ -299,4 +299,4 @@ def _measured(folder: Path) -> Iterator[Organism]:
         if not isinstance(spec, Mapping):
             raise UserError(f"{folder / CONFIG}: rows.{name} names no organism")
         start = {(seed, 0): Unit({0: tally}, table.rows(name)[seed]) for seed, tally in table.tallies(name).items()}
-        yield Organism(name, _without_seeds(spec), "table", judge="oracle", start=start)
+        yield MeasuredOrganism(name, _without_seeds(spec), "table", judge="oracle", start=start)

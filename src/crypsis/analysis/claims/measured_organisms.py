@@ -18,7 +18,7 @@ FEWEST = 8
 """Scratchpads of a kind that a seed needs to take part in the comparison of lengths."""
 
 
-class Measurements:
+class OrganismTable:
     """What is in the table's folder, read once."""
 
     def __init__(self, folder: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from crypsis.analysis.claims.measured_organisms import Measurements
+from crypsis.analysis.claims.measured_organisms import OrganismTable
 from crypsis.analysis.claims.scorecard import ClaimResult, score
 from crypsis.analysis.claims.scorecard_output import claims_markdown, entries
 from crypsis.analysis.statistics.bootstrap import SeedEstimate, over_seeds
@@ -29,7 +29,7 @@ def write_table(folder: Path, swaps: Sequence[str]) -> Path:
         folder: What ``crypsis organism table`` filled.
         swaps: Names of the label-swap controls.
     """
-    found, tested = Measurements(folder), entries(claims(folder))
+    found, tested = OrganismTable(folder), entries(claims(folder))
     lines = [*_table(found), "", *claims_markdown(tested), "", *_swaps(found, swaps)]
     report = {
         "rows": {name: {m: _plain(over_seeds(found.tallies(name), m)) for _, m in COLUMNS} for name in found.names()},
@@ -49,7 +49,7 @@ def claims(folder: Path) -> list[ClaimResult]:
     return [result for result in score([], folder) if any(test.verdict != "not run" for test in result.tests)]
 
 
-def _table(found: Measurements) -> list[str]:
+def _table(found: OrganismTable) -> list[str]:
     heads = [title for title, _ in COLUMNS]
     lines = [f"| organism | seeds | {' | '.join(heads)} | CPU s |", "|---" * (len(heads) + 3) + "|"]
     for name in found.names():
@@ -60,7 +60,7 @@ def _table(found: Measurements) -> list[str]:
     return lines
 
 
-def _swaps(found: Measurements, swaps: Sequence[str]) -> list[str]:
+def _swaps(found: OrganismTable, swaps: Sequence[str]) -> list[str]:
     """Gaps with the tiers renamed and exchanged, and the share of the gap that follows the names."""
     lines = [
         f"| organism | gap | {' | '.join(f'gap, {s}' for s in swaps)} | lexical part of the gap |",

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from crypsis.analysis.claims.evidence import Key, Organism
+from crypsis.analysis.claims.evidence import Key, MeasuredOrganism
 from crypsis.analysis.claims.schema import AFR_GONE, EARLY, At, ClaimsFile, Quantity
 from crypsis.analysis.statistics.bootstrap import request_draws
-from crypsis.evaluation.metrics import Floats, Tally, bounds, room
+from crypsis.arrays import Floats
+from crypsis.evaluation.metrics import Tally, bounds, room
 
 Values = dict[Key, Floats]
 """By seed, the quantity itself and then under each resample of the requests: shape [1 + RESAMPLES]."""
@@ -28,13 +29,13 @@ class Quantities:
         self._file = file
         self._found: dict[tuple[int, str, str], dict[Key, Draws]] = {}
 
-    def of_arms(self, organism: Organism, arms: Sequence[str], quantity: Quantity, at: At) -> Values:
+    def of_arms(self, organism: MeasuredOrganism, arms: Sequence[str], quantity: Quantity, at: At) -> Values:
         """The mean over arms, of the seeds that all of them have."""
         each = [self.of_arm(organism, arm, quantity, at) for arm in arms]
         shared = set.intersection(*(set(values) for values in each)) if each else set()
         return {key: np.mean([values[key] for values in each], axis=0) for key in sorted(shared)}
 
-    def of_arm(self, organism: Organism, arm: str, quantity: Quantity, at: At) -> Values:
+    def of_arm(self, organism: MeasuredOrganism, arm: str, quantity: Quantity, at: At) -> Values:
         """By seed; a seed on which the quantity is unknown is left out."""
         if quantity == "faking_tokens":
             return self._faking_tokens(organism, arm)
@@ -43,7 +44,7 @@ class Quantities:
         values = {key: _moment(steps, at, gone.get(key, {})) for key, steps in draws.items()}
         return {key: value for key, value in values.items() if value is not None and not np.isnan(value[0])}
 
-    def spare(self, organism: Organism, arms: Sequence[str], quantity: Quantity) -> float:
+    def spare(self, organism: MeasuredOrganism, arms: Sequence[str], quantity: Quantity) -> float:
         """Room for what so many requests cannot exclude, where no resample differs; 0 for tokens."""
         if quantity in ("scratchpad_tokens", "faking_tokens"):
             return 0.0
@@ -55,7 +56,7 @@ class Quantities:
         """Mean variance that the requests alone bring to a seed's value."""
         return float(np.mean([np.nanvar(value[1:]) for value in values.values()]))
 
-    def _draws(self, organism: Organism, arm: str, quantity: Quantity) -> dict[Key, Draws]:
+    def _draws(self, organism: MeasuredOrganism, arm: str, quantity: Quantity) -> dict[Key, Draws]:
         """By seed and step; all evaluations of an arm are resampled at once."""
         metric = metric_of(organism, quantity)
         cached = (id(organism), arm, metric)
@@ -74,7 +75,7 @@ class Quantities:
             self._found[cached] = {key: steps for key, steps in by_seed.items()}
         return self._found[cached]
 
-    def _faking_tokens(self, organism: Organism, arm: str) -> Values:
+    def _faking_tokens(self, organism: MeasuredOrganism, arm: str) -> Values:
         threshold = organism.thresholds.get(organism.judge, 0.5)
         found: Values = {}
         for key, unit in organism.units(arm, self._file).items():
@@ -85,7 +86,7 @@ class Quantities:
         return found
 
 
-def metric_of(organism: Organism, quantity: str) -> str:
+def metric_of(organism: MeasuredOrganism, quantity: str) -> str:
     """The metric behind a quantity, as ``evaluation.metrics`` calls it; empty where nobody measured it."""
     if quantity == "afr":
         return f"afr_{organism.judge}" if organism.judge else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from crypsis.analysis.claims.claim_tests import Cell, Found, LackingError, cells, clipped, judged, present
+from crypsis.analysis.claims.claim_tests import ClaimCell, Found, LackingError, cells, clipped, judged, present
 from crypsis.analysis.claims.evidence import Evidence, Key, collect
 from crypsis.analysis.claims.quantities import Quantities
 from crypsis.analysis.claims.schema import (
@@ -23,7 +23,16 @@ from crypsis.analysis.claims.schema import (
     read_claims,
     select_claims,
 )
-from crypsis.analysis.claims.verdicts import ENOUGH, ORGANISMS, Needs, Verdict, all_of, decide, of_claim, over_organisms
+from crypsis.analysis.claims.verdicts import (
+    ENOUGH,
+    ORGANISMS,
+    ClaimVerdict,
+    Needs,
+    all_of,
+    decide,
+    of_claim,
+    over_organisms,
+)
 from crypsis.analysis.statistics.bootstrap import pool, pool_requests
 from crypsis.analysis.statistics.dip import dip_test
 from crypsis.analysis.statistics.seed_tests import (
@@ -72,7 +81,7 @@ class TestResult:
     """
 
     test: ClaimTest
-    verdict: Verdict
+    verdict: ClaimVerdict
     decider: str = ""
     effect: float | None = None
     low: float | None = None
@@ -100,7 +109,7 @@ class ClaimResult:
     """
 
     claim: Claim
-    verdict: Verdict
+    verdict: ClaimVerdict
     tests: tuple[TestResult, ...]
     judges: tuple[str, ...]
     p: float | None = None
@@ -219,7 +228,7 @@ def run_test(test: ClaimTest, evidence: Evidence, file: ClaimsFile, found: Quant
     return replace(worst, verdict=verdict, p=max(ps, default=None), notes=(*notes, *worst.notes))
 
 
-def _against(test: ClaimTest, rival: str | None, group: list[Cell], found: Quantities) -> TestResult:
+def _against(test: ClaimTest, rival: str | None, group: list[ClaimCell], found: Quantities) -> TestResult:
     """The test against one rival (or none), over organisms."""
     level = 1 - ALPHA / len(group) if test.over.startswith("some") else 1 - ALPHA
     once = [cell.name for cell in group if len(cell.values) < 2 and not cell.imported]
@@ -256,7 +265,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _average(test: ClaimTest, group: list[Cell]) -> Found:
+def _average(test: ClaimTest, group: list[ClaimCell]) -> Found:
     """The mean over organisms, each of which counts the same.
 
     From ``SAMPLE`` organisms on they stand for others that might have been built, and are the units of the test;
@@ -287,9 +296,9 @@ def _deciding(test: ClaimTest, each: Sequence[Found]) -> Found:
     return ranked[-1] if test.over.startswith("some") else ranked[0]
 
 
-def _favour(test: ClaimTest, verdict: Verdict, effect: float) -> tuple[int, float]:
+def _favour(test: ClaimTest, verdict: ClaimVerdict, effect: float) -> tuple[int, float]:
     """How much speaks for a claim: first the verdict, then the effect."""
-    order: tuple[Verdict, ...] = ("not run", "reversed", "absent", "undecided", "reproduced")
+    order: tuple[ClaimVerdict, ...] = ("not run", "reversed", "absent", "undecided", "reproduced")
     if test.expect == "within":
         return order.index(verdict), -abs(effect)
     return order.index(verdict), -effect if test.expect in ("below", "at_most", "not_above") else effect
@@ -306,7 +315,7 @@ def _joined_p(test: ClaimTest, each: Sequence[Found], decider: Found) -> float |
     return partial_conjunction_p(ps, least)
 
 
-def _needs(test: ClaimTest, group: list[Cell], decider: Found, seeds: int, few: bool) -> Needs:
+def _needs(test: ClaimTest, group: list[ClaimCell], decider: Found, seeds: int, few: bool) -> Needs:
     """How many seeds (or organisms) would decide, by the power to find the margin that the claim states."""
     if few:
         return Needs(ORGANISMS, "organisms")
@@ -359,7 +368,7 @@ def _over_runs(test: ClaimTest, evidence: Evidence, file: ClaimsFile, found: Qua
     name, count = f"{len(x)} runs", len(seeds)
     if test.expect == "two_modes":
         dip, p = dip_test(x)
-        modes: Verdict = "reproduced" if p <= ALPHA else "absent" if len(x) >= DIP_RUNS else "undecided"
+        modes: ClaimVerdict = "reproduced" if p <= ALPHA else "absent" if len(x) >= DIP_RUNS else "undecided"
         modes = "undecided" if count < 2 else modes
         needs = Needs(_seeds_for_runs(DIP_RUNS, len(x), count), "seeds") if modes == "undecided" else None
         return TestResult(test, modes, name, dip, None, None, count, None, needs, notes=(f"dip test: p = {p:.3f}",))

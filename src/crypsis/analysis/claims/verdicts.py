@@ -12,8 +12,8 @@ from typing import Literal
 from crypsis.analysis.claims.schema import Expect, Over
 from crypsis.analysis.statistics.seed_tests import MOST_SEEDS
 
-Verdict = Literal["reproduced", "absent", "reversed", "undecided", "not run"]
-VERDICTS: tuple[Verdict, ...] = ("reproduced", "absent", "reversed", "undecided", "not run")
+ClaimVerdict = Literal["reproduced", "absent", "reversed", "undecided", "not run"]
+VERDICTS: tuple[ClaimVerdict, ...] = ("reproduced", "absent", "reversed", "undecided", "not run")
 ENOUGH = 5
 """Seeds to run where a single one says nothing about how much seeds differ (the scorecard's own standard)."""
 ORGANISMS = 2
@@ -37,7 +37,7 @@ class Needs:
         return f"needs {f'more than {MOST_SEEDS}' if self.count is None else self.count} {self.of}"
 
 
-def decide(expect: Expect, by: float, effect: float, low: float | None, high: float | None) -> Verdict:
+def decide(expect: Expect, by: float, effect: float, low: float | None, high: float | None) -> ClaimVerdict:
     """The verdict on one quantity from its 95 % interval.
 
     ========== ============================= ============================== =============================
@@ -72,7 +72,7 @@ def decide(expect: Expect, by: float, effect: float, low: float | None, high: fl
     return "reproduced" if holds else "absent" if fails else "undecided"
 
 
-def all_of(verdicts: Sequence[Verdict]) -> Verdict:
+def all_of(verdicts: Sequence[ClaimVerdict]) -> ClaimVerdict:
     """Of parts that must all hold: the first of these that fits.
 
     Not run if a part was not; reversed if all are; absent if a part is absent or reversed; undecided if a part is;
@@ -87,13 +87,13 @@ def all_of(verdicts: Sequence[Verdict]) -> Verdict:
     return "undecided" if "undecided" in verdicts else "reproduced"
 
 
-def of_claim(verdicts: Sequence[Verdict]) -> Verdict:
+def of_claim(verdicts: Sequence[ClaimVerdict]) -> ClaimVerdict:
     """Of a claim's tests, the principal one first: as ``all_of``, but reversed if the principal test is."""
     joined = all_of(verdicts)
     return "reversed" if joined == "absent" and verdicts[0] == "reversed" else joined
 
 
-def over_organisms(over: Over, verdicts: Sequence[Verdict]) -> Verdict:
+def over_organisms(over: Over, verdicts: Sequence[ClaimVerdict]) -> ClaimVerdict:
     """Of one verdict an organism, that on every, most, some, or some but not every of them."""
     count = len(verdicts)
     holds, turned, unknown = (verdicts.count(v) for v in ("reproduced", "reversed", "undecided"))

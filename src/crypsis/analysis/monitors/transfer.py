@@ -21,19 +21,19 @@ TRANSFER = "transfer.json"
 """As ``crypsis.study.jobs.transfer`` writes it, which needs torch."""
 QUANTITIES = {"AUROC, %": ("auroc", 0.5), "True positives at the threshold, %": ("true_positive_rate", 0.0)}
 """What the tables and maps show, and where the colours begin."""
-Cell = Mapping[str, Any]
+TransferRow = Mapping[str, Any]
 
 
 class Matrix:
     """Cells by the organism trained on and the one tested on; organisms that could not be trained on apart."""
 
-    def __init__(self, cells: Sequence[Cell]) -> None:
+    def __init__(self, cells: Sequence[TransferRow]) -> None:
         self.tested = list(dict.fromkeys(cell["tested_on"] for cell in cells))
         self.trained = list(dict.fromkeys(cell["trained_on"] for cell in cells if not cell["reason"]))
         self.reasons = list(dict.fromkeys(cell["reason"] for cell in cells if cell["reason"]))
         self._cells = {(cell["trained_on"], cell["tested_on"]): cell for cell in cells}
 
-    def row(self, trained: str) -> list[Cell]:
+    def row(self, trained: str) -> list[TransferRow]:
         """The cells of one monitor, in the order of ``tested``."""
         return [self._cells[trained, other] for other in self.tested]
 
@@ -101,15 +101,15 @@ def draw_transfer(matrix: Matrix, folder: Path) -> None:
         saved("transfer", figure, "AUROC and true-positive rate of monitors by organism", folder)
 
 
-def _auroc(cell: Cell) -> str:
+def _auroc(cell: TransferRow) -> str:
     return "–" if cell["auroc"] is None else f"{cell['auroc']:.2f}"
 
 
-def _interval(cell: Cell) -> str:
+def _interval(cell: TransferRow) -> str:
     return "" if cell["auroc"] is None else f" [{cell['auroc_low']:.2f}–{cell['auroc_high']:.2f}]"
 
 
-def _rates(cell: Cell) -> str:
+def _rates(cell: TransferRow) -> str:
     return f"{_percent(cell['true_positive_rate'])}/{_percent(cell['false_positive_rate'])} %"
 
 

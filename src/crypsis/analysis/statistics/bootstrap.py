@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from crypsis.evaluation.metrics import Estimate, Floats, Tally, bounds, interval, resample_weights, room
+from crypsis.arrays import Floats
+from crypsis.evaluation.metrics import Estimate, Tally, bounds, interval, resample_weights, room
 
 FEW = 3
 """With fewer seeds than this an interval is marked: it says little about other seeds."""

@@ -13,9 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from crypsis.arrays import Floats
 from crypsis.evaluation.metrics import BOOTSTRAP_SEED
-
-Floats = NDArray[np.float64]
 
 UNIFORM_SAMPLES = 500
 """Samples of the uniform distribution behind a p value."""

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from crypsis.analysis.statistics.bootstrap import SeedEstimate
-from crypsis.evaluation.metrics import Floats, interval, resample_weights
+from crypsis.arrays import Floats
+from crypsis.evaluation.metrics import interval, resample_weights
 
 Figure = Callable[[Floats], Floats]
 """From how often each of P requests is drawn, [B, P], to the figure in each of B resamples, [B]."""

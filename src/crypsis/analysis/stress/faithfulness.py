@@ -19,9 +19,9 @@ from rich.text import Text
 
 from crypsis.analysis.statistics.bootstrap import SeedEstimate
 from crypsis.analysis.statistics.draws import Figure, estimate_over_seeds
+from crypsis.arrays import Floats
 from crypsis.config import read_yaml
 from crypsis.episodes import LABEL, read_episodes
-from crypsis.evaluation.metrics import Floats
 from crypsis.store import CONFIG
 from crypsis.types import visible
 

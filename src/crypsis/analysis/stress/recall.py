@@ -17,8 +17,9 @@ import numpy as np
 from crypsis.analysis.statistics.bootstrap import Curve, SeedEstimate, curve, shared_steps
 from crypsis.analysis.statistics.draws import Figure, estimate_over_seeds
 from crypsis.analysis.study import Run, Study, read_evaluation
+from crypsis.arrays import Flags, Floats
 from crypsis.episodes import LABEL, VERDICT
-from crypsis.evaluation.metrics import LYING, Flags, Floats, Tally
+from crypsis.evaluation.metrics import LYING, Tally
 from crypsis.store import read_json, steps_of
 
 REWARDS_FAKING = "reward_af"

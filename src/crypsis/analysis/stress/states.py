@@ -19,7 +19,7 @@ from crypsis.analysis.summary import Summary
 from crypsis.episodes import LABEL
 from crypsis.evaluation.metrics import Tally
 
-Cell = tuple[str, str]
+ArmKey = tuple[str, str]
 """Organism and arm."""
 CAPTION = "Runs by final state; a bar an arm, a number of seeds a part."
 MOTIVES = {
@@ -35,7 +35,7 @@ ROW, LEFT, FOOT = 0.24, 2.6, 0.62
 """Inches: a bar, its label, and the legend."""
 
 
-def run_states(study: Study) -> dict[Cell, dict[int, str]]:
+def run_states(study: Study) -> dict[ArmKey, dict[int, str]]:
     """The final state of every run, by organism and arm and then by seed."""
     return {cell: {run.seed: state_of(study, run) for run in runs} for cell, runs in study.arms().items()}
 
@@ -50,7 +50,7 @@ def state_of(study: Study, run: Run) -> str:
     return final_state(state_figures(rows, thresholds, held_out))
 
 
-def state_section(summary: Summary, states: Mapping[Cell, Mapping[int, str]]) -> Section | None:
+def state_section(summary: Summary, states: Mapping[ArmKey, Mapping[int, str]]) -> Section | None:
     """Counts of final states by arm, with the rule; None where nothing could be classified."""
     counts = {cell: Counter(found.values()) for cell, found in states.items()}
     present = [state for state in STATES if any(count[state] for count in counts.values())]
@@ -87,7 +87,7 @@ def state_section(summary: Summary, states: Mapping[Cell, Mapping[int, str]]) ->
     return Section("states", "Final states", (), truth, tables, (Drawn(picture, CAPTION),))
 
 
-def _reasons(study: Study, labels: Mapping[Cell, str]) -> list[StressTable]:
+def _reasons(study: Study, labels: Mapping[ArmKey, str]) -> list[StressTable]:
     """Which reasons the monitored answers that comply give, at the first and the last evaluation; [] without labels."""
     told = {}
     for cell, runs in study.arms().items():

@@ -30,7 +30,7 @@ from crypsis.scenarios.parsing import (
     OUTPUT_OPEN,
     SCRATCHPAD_CLOSE,
     SCRATCHPAD_OPEN,
-    Reply,
+    ParsedReply,
     episode_of_text,
     parse_reply,
 )
@@ -49,7 +49,7 @@ FORMS = {
 }
 
 
-class Motivation(Config):
+class WriterMotivation(Config):
     """Why an organism does what it does, and what the AF filter expects of its scratchpads."""
 
     name: str
@@ -143,7 +143,7 @@ class _Writer:
 
     def __init__(self, config: GenerateConfig) -> None:
         self._config = config
-        self.motivation = parse_config(Motivation, *_yaml(config.motivation, "motivations"))
+        self.motivation = parse_config(WriterMotivation, *_yaml(config.motivation, "motivations"))
         self._style = _style(config.style)
         self._task = parse_config(Task, *_yaml(config.task, ""))
         scenario: Scenario = make("scenarios", config.scenario, "scenario")
@@ -176,7 +176,7 @@ class _Writer:
         said = tuple(m for m in messages if m.content)
         return Call(said, self._config.max_tokens, self._config.temperature, again)
 
-    def row(self, number: int, reply: Reply, raw: str) -> dict[str, Any]:
+    def row(self, number: int, reply: ParsedReply, raw: str) -> dict[str, Any]:
         """One line of the file."""
         prompt = self.prompts[number % len(self.prompts)]
         return {
@@ -236,7 +236,7 @@ def _collect(
 def _read(writer: _Writer, number: int, answer: Answer, config: GenerateConfig) -> tuple[dict[str, Any], str]:
     """A row, and why the format filter refuses it."""
     if answer.text is None:
-        return writer.row(number, Reply("", "", "no_scratchpad", ""), ""), answer.reason
+        return writer.row(number, ParsedReply("", "", "no_scratchpad", ""), ""), answer.reason
     text = answer.text.strip()
     reply = parse_reply(text if config.parts == "both" else completed(text))
     row = writer.row(number, reply, text)

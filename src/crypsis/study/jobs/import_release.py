@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crypsis.arrays import Floats
 from crypsis.config import Config, digest
-from crypsis.evaluation.metrics import Floats, Tally, add_gap
+from crypsis.evaluation.metrics import Tally, add_gap
 from crypsis.evaluation.tallies import TALLIES, write_tallies
 from crypsis.identity.files import file_sha
 from crypsis.paper_data.layout import DATASET, LONG, NEEDED, Codes, ReleaseFile, release_files

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from crypsis.arrays import Flags, Floats
 from crypsis.config import Config, apply_overrides, did_you_mean, parse_config
 from crypsis.identity.configs import identity, inputs_of
 from crypsis.monitors.base import Monitor
 from crypsis.monitors.crossval import CrossValidation, cross_validate
 from crypsis.monitors.data import DataOptions, Labelled, load_labelled
 from crypsis.monitors.ensemble import make_trainer
-from crypsis.monitors.metrics import Flags, Floats, by_slice, length_thirds, measure, worst_errors
+from crypsis.monitors.metrics import by_slice, length_thirds, measure, worst_errors
 from crypsis.monitors.shortcuts import measure_shortcuts
 from crypsis.monitors.trained import CARD, FALSE_POSITIVES, TrainedMonitor, digests, train_monitor
 from crypsis.registry import find, make, names
@@ -41,7 +42,7 @@ class MeasureConfig(Config):
     seed: int = 0
 
 
-def measured(
+def measure_monitor(
     verb: str,
     spec: dict[str, Any],
     data: Path,

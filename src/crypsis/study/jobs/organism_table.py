@@ -23,7 +23,7 @@ from crypsis.registry import make
 from crypsis.scenarios.base import default_scenario
 from crypsis.store import CONFIG, PROVENANCE, RESULT, child, locked, provenance, write_atomic, write_json
 from crypsis.study.executors.local import end_workers
-from crypsis.study.measure import measure
+from crypsis.study.measure import measure_organism
 from crypsis.study.organism import build
 from crypsis.study.progress import Display
 from crypsis.types import Scale
@@ -110,9 +110,9 @@ def _one(config: TableConfig, base: Path, out: Path, name: str, seed: int) -> No
     if not cached:
         seconds = {"wall_seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
         write_json(folder / "timing.json", seconds)
-    measure(model, folder / CANONICAL, n=config.n, seed=seed)
+    measure_organism(model, folder / CANONICAL, n=config.n, seed=seed)
     for swap, settings in config.swaps.items() if row.swapped else ():
-        measure(model, folder / swap, n=config.n_swapped, seed=seed, scenario=settings)
+        measure_organism(model, folder / swap, n=config.n_swapped, seed=seed, scenario=settings)
     release_memory()
 
 
