@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 import time
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,28 @@ def test_every_general_module_is_kept_apart_from_the_miniature() -> None:
     assert {m for m in importers if not m.startswith("crypsis.organisms.miniature")} == set()
     organisms = {m for m in graph.find_children("crypsis.organisms") if m != "crypsis.organisms.miniature"}
     assert not rooms(organisms, apart["source_modules"])
+
+
+def test_a_walk_through_the_imports_enters_no_room_twice() -> None:
+    graph = grimp.build_graph("crypsis", exclude_type_checking_imports=True)
+    inside: dict[str, set[str]] = {}
+    for module in graph.modules - {"crypsis"}:
+        room = ".".join(module.split(".")[:2])
+        others = {".".join(m.split(".")[:2]) for m in graph.find_modules_directly_imported_by(module)}
+        inside.setdefault(room, set()).update(others - {room, "crypsis"})
+    TopologicalSorter(inside).prepare()  # raises at a circle of rooms, and names it
+
+
+def test_a_name_has_one_definition() -> None:
+    names = ("Verdict", "Organism", "Reply", "Motivation", "Learn", "Cell", "Floats", "Flags", "RunContext", "Scenario")
+    found: dict[str, list[str]] = {name: [] for name in names}
+    for file in (REPOSITORY / "src").rglob("*.py"):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            own = [node.name] if isinstance(node, ast.ClassDef) else []
+            own += [t.id for t in getattr(node, "targets", []) if isinstance(t, ast.Name)]
+            for name in set(own) & set(names):
+                found[name].append(str(file.relative_to(REPOSITORY)))
+    assert {name: files for name, files in found.items() if len(files) > 1} == {}
 
 
 def test_imports_go_one_way() -> None:
