@@ -13,6 +13,28 @@ from crypsis.cli.options import choice
 app = typer.Typer(help="Fetch and check transcripts that others have published.", no_args_is_help=True)
 
 
+@app.command("fetch")
+def data_fetch(
+    dataset: Annotated[str, typer.Argument(help="alignment-faking-rl: the paper's released transcripts.")],
+    organism: Annotated[list[str] | None, typer.Option("--organism", help="Only its files; may be repeated.")] = None,
+    intervention: Annotated[list[str] | None, typer.Option("--intervention", help="Likewise.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path("data/alignment-faking-rl"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be fetched.")] = False,
+) -> None:
+    """Fetch a data set, or a part of it, from the Hugging Face hub; the same command goes on."""
+    from crypsis.paper_data.fetch import fetch, plan_fetch
+    from crypsis.study.progress import Display
+
+    console = Console()
+    plan = plan_fetch(dataset, organism or [], intervention or [], out)
+    for line in plan.lines():
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if not dry_run:
+        with Display(console).counted("fetch", len(plan.missing), "files") as show:
+            fetch(plan, out, show)
+        console.print(f"fetched: {out}; next: crypsis data check {out}", markup=False, highlight=False, soft_wrap=True)
+
+
 @app.command("check")
 def data_check(
     path: Annotated[Path, typer.Argument(help="Folder of the paper's released transcripts.")],
