@@ -63,6 +63,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "segments": "crypsis.mitigations.segments:Segments",
     },
     "transcripts": {
+        "release": "crypsis.transcripts.release:ReleaseReader",
         "vlaf": "crypsis.transcripts.vlaf:VlafReader",
         "hughes": "crypsis.transcripts.hughes:HughesReader",
         "inspect": "crypsis.transcripts.inspect_logs:InspectReader",

@@ -24,6 +24,11 @@ Cut = Annotated[int | None, typer.Option("--cut", help="Keep the first so many c
 CutOff = Annotated[float | None, typer.Option("--cut-off", help="Of labels that are numbers: faking from here on.")]
 TagsOption = Annotated[str | None, typer.Option("--tags", help="The scratchpad's tags, as OPEN,CLOSE.")]
 Layout = Annotated[str | None, typer.Option("--layout", help="One of `crypsis list transcripts`; detected if absent.")]
+Organism = Annotated[list[str] | None, typer.Option("--organism", help="Of the paper's release: only its rows.")]
+Intervention = Annotated[list[str] | None, typer.Option("--intervention", help="Likewise; all may be repeated.")]
+Step = Annotated[list[int] | None, typer.Option("--step", help="Likewise: RL steps.")]
+Tier = Annotated[str | None, typer.Option("--tier", help="Likewise: free or paid.")]
+Share = Annotated[float, typer.Option("--share", help="Likewise: of the requests, a fixed part.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of splits and training.")]
 Budget = Annotated[float, typer.Option("--false-positives", help="Share of negatives that the threshold may flag.")]
 
@@ -43,6 +48,11 @@ def monitor_train(
     cut: Cut = None,
     tags: TagsOption = None,
     layout: Layout = None,
+    organism: Organism = None,
+    intervention: Intervention = None,
+    step: Step = None,
+    tier: Tier = None,
+    share: Share = 1.0,
     false_positives: Budget = 0.02,
     seed: Seed = 0,
     out: MaybeOut = None,
@@ -52,6 +62,7 @@ def monitor_train(
     fields = _fields(
         view, tags, text_field=text_field, label_field=label_field, positive=positive, cut_off=cut_off,
         group_field=group_field, strip_shortcuts=strip_shortcuts, cut=cut, layout=layout,
+        only=_only(organism, intervention, step, tier, share),
     )  # fmt: skip
     _measure("train", kind, settings, data, fields, out, exists, false_positives=false_positives, seed=seed)
 
@@ -71,6 +82,11 @@ def monitor_validate(
     cut: Cut = None,
     tags: TagsOption = None,
     layout: Layout = None,
+    organism: Organism = None,
+    intervention: Intervention = None,
+    step: Step = None,
+    tier: Tier = None,
+    share: Share = 1.0,
     seed: Seed = 0,
     out: MaybeOut = None,
     exists: ExistsOption = "resume",
@@ -79,6 +95,7 @@ def monitor_validate(
     fields = _fields(
         view, tags, text_field=text_field, label_field=label_field, positive=positive, cut_off=cut_off,
         group_field=group_field, strip_shortcuts=strip_shortcuts, cut=cut, layout=layout,
+        only=_only(organism, intervention, step, tier, share),
     )  # fmt: skip
     _measure("validate", kind, settings, data, fields, out, exists, seed=seed)
 
@@ -100,6 +117,11 @@ def monitor_crossval(
     cut: Cut = None,
     tags: TagsOption = None,
     layout: Layout = None,
+    organism: Organism = None,
+    intervention: Intervention = None,
+    step: Step = None,
+    tier: Tier = None,
+    share: Share = 1.0,
     false_positives: Budget = 0.02,
     seed: Seed = 0,
     out: MaybeOut = None,
@@ -109,6 +131,7 @@ def monitor_crossval(
     fields = _fields(
         view, tags, text_field=text_field, label_field=label_field, positive=positive, cut_off=cut_off,
         group_field=group_field, strip_shortcuts=strip_shortcuts, cut=cut, layout=layout,
+        only=_only(organism, intervention, step, tier, share),
     )  # fmt: skip
     rest = {"folds": folds, "repeats": repeats, "false_positives": false_positives, "seed": seed}
     _measure("crossval", kind, settings, data, fields, out, exists, **rest)
@@ -117,25 +140,105 @@ def monitor_crossval(
 @app.command("transfer")
 def monitor_transfer(
     organisms: Annotated[
-        list[str] | None, typer.Argument(help="Recipes, base, or NAME=FOLDER; all recipes by default.")
+        list[str] | None,
+        typer.Argument(help="Recipes, base, or NAME=FOLDER; with --data names of the release. All by default."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="The paper's released transcripts in place of the miniature.")
     ] = None,
     kind: Kind = "text",
     view: ViewOption = "scratchpad",
+    intervention: Intervention = None,
+    step: Step = None,
+    tier: Tier = None,
+    share: Share = 1.0,
     n: Annotated[int, typer.Option(help="Transcripts of each organism.", min=100)] = 600,
     scale: Annotated[str, typer.Option(help="Scale of the miniature's base.")] = "mini",
     out: Out = Path("runs/transfer"),
     exists: ExistsOption = "resume",
 ) -> None:
-    """Train on each organism of the miniature, test on all, with aligned controls."""
+    """Train on each organism, test on all: of the miniature with aligned controls, or of the paper's release."""
     from crypsis.analysis.monitors.transfer import transfer_report
     from crypsis.config import parse_config
     from crypsis.study.jobs.transfer import TransferConfig, measure_transfer, organism_names
 
-    settings = {"organisms": organism_names(organisms), "monitor": {"name": kind}, "view": view, "n": n, "scale": scale}
     console = make_console()
+    if data is not None:
+        only = _only(None, intervention, step, tier, share)
+        folder = _release_transfer(data, organisms or [], kind, view, only, out, exists, console)
+        console.print(transfer_report(folder))
+        console.print(f"matrix: {folder / 'transfer.json'}", soft_wrap=True, markup=False, highlight=False)
+        return
+    settings = {"organisms": organism_names(organisms), "monitor": {"name": kind}, "view": view, "n": n, "scale": scale}
     folder = measure_transfer(parse_config(TransferConfig, settings, "transfer"), out, exists_mode(exists), console)
     console.print(transfer_report(folder))
     console.print(f"matrix: {folder / 'transfer.json'}", soft_wrap=True, markup=False, highlight=False)
+
+
+@app.command("recall")
+def monitor_recall(
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="The paper's released transcripts, or a part of them.")],
+    kind: Kind = "text",
+    view: ViewOption = "scratchpad",
+    organism: Organism = None,
+    intervention: Intervention = None,
+    share: Share = 1.0,
+    seed: Seed = 0,
+    out: Out = Path("runs/recall"),
+    exists: ExistsOption = "resume",
+) -> None:
+    """Train on step 0 of the released baseline runs; recall and false alarms over the steps of all runs."""
+    from crypsis.analysis.release.recall import recall_report
+    from crypsis.config import parse_config
+    from crypsis.paper_data.layout import release_files
+    from crypsis.study.jobs.release_recall import RecallConfig, measure_recall, release_digest
+    from crypsis.study.progress import Display
+
+    settings = {
+        "data": str(data), "data_digest": release_digest(data), "monitor": {"name": kind},
+        "view": choice(view, "--view", ("scratchpad", "output", "both")), "organism": organism or [],
+        "intervention": intervention or [], "share": share, "seed": seed,
+    }  # fmt: skip
+    config, console = parse_config(RecallConfig, settings, "recall"), make_console()
+    with Display(console).counted("recall", len(release_files(data)), "files") as show:
+        folder = measure_recall(data, config, out, exists_mode(exists), show)
+    console.print(recall_report(folder))
+    console.print(f"recall: {folder / 'recall.json'}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _release_transfer(
+    data: Path,
+    organisms: list[str],
+    kind: str,
+    view: str,
+    only: dict[str, Any],
+    out: Path,
+    exists: str,
+    console: Console,
+) -> Path:
+    from crypsis.config import parse_config
+    from crypsis.study.jobs.release_recall import release_digest
+    from crypsis.study.jobs.release_transfer import (
+        ReleaseTransferConfig,
+        measure_release_transfer,
+        released_organisms,
+    )
+    from crypsis.study.progress import Display
+
+    only.pop("organism")
+    settings = {"data": str(data), "data_digest": release_digest(data), "organisms": organisms}
+    settings |= {"monitor": {"name": kind}, "view": choice(view, "--view", ("scratchpad", "output", "both")), **only}
+    config = parse_config(ReleaseTransferConfig, settings, "transfer")
+    count = len(organisms or released_organisms(data))
+    with Display(console).counted("transfer", count**2, "pairs") as show:
+        return measure_release_transfer(data, config, out, exists_mode(exists), show)
+
+
+def _only(
+    organism: list[str] | None, intervention: list[str] | None, step: list[int] | None, tier: str | None, share: float
+) -> dict[str, Any]:
+    chosen = {"organism": organism or [], "intervention": intervention or [], "step": step or [], "share": share}
+    return chosen if tier is None else chosen | {"tier": choice(tier, "--tier", ("free", "paid"))}
 
 
 def _fields(view: str, tags: str | None, **rest: Any) -> Any:

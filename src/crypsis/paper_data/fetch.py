@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from crypsis.disk import disk_faults
 from crypsis.paper_data.layout import DATASET, stem_fits
-from crypsis.store import disk_faults
 from crypsis.types import UserError, visible
 
 SPARE = 1 << 28
@@ -163,11 +163,9 @@ def _inside(name: str) -> str:
 
 def _wanted(file: RemoteFile, organisms: Sequence[str], interventions: Sequence[str]) -> bool:
     stem = PurePosixPath(file.name).stem
-    return any(
-        stem_fits(stem, organism, intervention)
-        for organism in organisms or [None]
-        for intervention in interventions or [None]
-    )
+    left: list[str | None] = [*organisms] or [None]
+    right: list[str | None] = [*interventions] or [None]
+    return any(stem_fits(stem, organism, intervention) for organism in left for intervention in right)
 
 
 def _size(count: int) -> str:

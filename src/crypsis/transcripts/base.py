@@ -11,7 +11,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+from pydantic import Field
 
 from crypsis.config import Config
 from crypsis.scenarios.parsing import split_reply
@@ -83,6 +85,20 @@ class Transcript:
         )
 
 
+class Only(Config):
+    """Which transcripts of a large set are read; what is empty chooses nothing."""
+
+    organism: list[str] = []
+    """By the model or organism that wrote them."""
+    intervention: list[str] = []
+    """By what the run was trained with, where the layout has it."""
+    step: list[int] = []
+    """By RL step."""
+    tier: Literal["free", "paid"] | None = None
+    share: float = Field(1.0, gt=0, le=1)
+    """A fixed part of the requests, each with all of its replies; for what does not fit into memory."""
+
+
 class ReadOptions(Config):
     """How transcripts are read where the layout leaves a choice."""
 
@@ -96,6 +112,8 @@ class ReadOptions(Config):
     """Whether a file without any text is refused; labels alone need none."""
     layout: str | None = None
     """Name of the reader; None detects it."""
+    only: Only = Only()
+    """Of the paper's release: which rows are read and decrypted."""
 
 
 @dataclass(slots=True)

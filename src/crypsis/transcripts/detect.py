@@ -11,6 +11,8 @@ from crypsis.transcripts.base import Reader, Reading, ReadOptions, Transcript
 from crypsis.transcripts.files import fault_of
 from crypsis.types import UserError
 
+FIRST = "release"
+"""The reader that is asked first: a look at the columns tells it all, where others read rows."""
 LAST = "rows"
 """The reader of plain rows, which is asked last: it reads whatever has fields."""
 SUFFIXES = frozenset((".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".eval"))
@@ -44,7 +46,7 @@ def detect(path: Path, layout: str | None = None) -> Detected:
     """
     if layout is not None:
         return Detected(path, _reader(layout), "it was asked for")
-    for name in sorted(names("transcripts"), key=lambda name: name == LAST):
+    for name in sorted(names("transcripts"), key=lambda name: (name == LAST, name != FIRST)):
         reader = _reader(name)
         reason = reader.detect(path)
         if reason is not None:
