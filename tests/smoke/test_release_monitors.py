@@ -27,14 +27,15 @@ RUNS = (
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("release")
-    write_release(folder, ReleaseSpec(RUNS, (0, 5, 15), 120, 500, sentences=300))
+    write_release(folder, ReleaseSpec(RUNS, (0, 5, 15), 120, 300, sentences=300))
     return folder
 
 
 @pytest.fixture
-def run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> object:
+def run(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> object:
     """Runs a command and looks for decrypted text in all that it says, logs and writes."""
     caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr("crypsis.monitors.metrics.RESAMPLES", 20)  # of intervals that no test here looks at
 
     def command(*words: object, code: int = 0) -> str:
         done = CliRunner().invoke(app, [str(word) for word in words])
