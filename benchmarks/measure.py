@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.floor import gemm_rate, operations
+from benchmarks.machine import cpu_name
 from benchmarks.ours import Ours, Step
 from benchmarks.with_trl import ROUND, trl_rounds
 from benchmarks.workload import Job, build_model
@@ -151,11 +151,3 @@ def _medians(jobs: Mapping[str, Job], repetitions: int, advance: Advance) -> dic
             advance(f"growth, {name}: crypsis")
             taken[name].append(engine.step().seconds)
     return {name: statistics.median(found) for name, found in taken.items()}
-
-
-def cpu_name() -> str:
-    """The processor as the system calls it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{len(named)} x {named[0]}" if named else platform.processor()
