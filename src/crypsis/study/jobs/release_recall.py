@@ -117,7 +117,7 @@ def measure_recall(
             "notes": notes,
         }
         write_json(out / RECALL, result)
-        write_json(out / PROVENANCE, provenance({"data": config.data_digest}))
+        write_json(out / PROVENANCE, provenance({"data": {"files": config.data_digest}}))
         write_json(out / RESULT, {"verb": "recall"})
     return out
 

@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from crypsis.config import Config, parse_config
 from crypsis.monitors.data import DataOptions, Labelled, load_labelled
 from crypsis.monitors.ensemble import make_trainer
@@ -64,7 +66,8 @@ def measure_release_transfer(
                 notes.append(f"{name} takes no part: {error}")
         if len(found) < 2:
             raise UserError(f"{data}: a matrix needs two organisms; {'; '.join(notes) or 'there is one'}")
-        controls = next(iter(found.values())).rows([])
+        first = next(iter(found.values()))
+        controls = first.rows(np.zeros(len(first.labels), np.bool_))
         cells = transfer_matrix(trainer, found, controls, config.view, config.seed, on_cell)
         shares = {name: float(one.labels.mean()) for name, one in found.items()}
         told = list(dict.fromkeys([*notes, "no aligned controls: the release has none", *_notes(found)]))
