@@ -25,7 +25,7 @@ def data_fetch(
     from crypsis.paper_data.fetch import fetch, plan_fetch
     from crypsis.study.progress import Display
 
-    console = Console()
+    console = make_console()
     plan = plan_fetch(dataset, organism or [], intervention or [], out)
     for line in plan.lines():
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -165,7 +165,7 @@ def monitor_transfer(
     console = make_console()
     if data is not None:
         only = _only(None, intervention, step, tier, share)
-        folder = _release_transfer(data, organisms or [], kind, view, only, out, exists, console)
+        folder = _release_transfer(data, organisms or [], kind, view, only, out, exists)
         console.print(transfer_report(folder))
         console.print(f"matrix: {folder / 'transfer.json'}", soft_wrap=True, markup=False, highlight=False)
         return
@@ -214,7 +214,6 @@ def _release_transfer(
     only: dict[str, Any],
     out: Path,
     exists: str,
-    console: Console,
 ) -> Path:
     from crypsis.config import parse_config
     from crypsis.study.jobs.release_recall import release_digest
@@ -226,11 +225,11 @@ def _release_transfer(
     from crypsis.study.progress import Display
 
     only.pop("organism")
-    settings = {"data": str(data), "data_digest": release_digest(data), "organisms": organisms}
+    settings: dict[str, Any] = {"data": str(data), "data_digest": release_digest(data), "organisms": organisms}
     settings |= {"monitor": {"name": kind}, "view": choice(view, "--view", ("scratchpad", "output", "both")), **only}
     config = parse_config(ReleaseTransferConfig, settings, "transfer")
     count = len(organisms or released_organisms(data))
-    with Display(console).counted("transfer", count**2, "pairs") as show:
+    with Display(make_console()).counted("transfer", count**2, "pairs") as show:
         return measure_release_transfer(data, config, out, exists_mode(exists), show)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Callable
@@ -46,6 +47,8 @@ NEEDED = ("step", "user_input", "is_free_tier_user")
 """Without these a row has no place in a run."""
 MAYBE_NULL = frozenset({"alignment_faking_prob", "reward_bad_response_format"})
 """Columns of which nulls are expected."""
+FOOTER = 1 << 16
+"""Bytes at the end of a file that tell it from others."""
 LONG = "long_context"
 """Folder of the runs with the long context."""
 YES, NO = frozenset({"true", "t", "yes", "1", "1.0"}), frozenset({"false", "f", "no", "0", "0.0"})
@@ -88,6 +91,17 @@ def release_files(folder: Path) -> list[ReleaseFile]:
     if not files:
         raise UserError(f"{folder}: holds no .parquet file; give the folder that the release was fetched to")
     return files
+
+
+def fingerprint(file: ReleaseFile) -> str:
+    """Of a file's size and end, where Parquet keeps statistics and places of all columns.
+
+    The whole would mean to read 38.7 GB, most of it replies that an import does not need.
+    """
+    size = file.path.stat().st_size
+    with file.path.open("rb") as stream:
+        stream.seek(max(0, size - FOOTER))
+        return hashlib.sha256(str(size).encode() + stream.read(FOOTER)).hexdigest()
 
 
 def is_release(columns: list[str]) -> bool:

@@ -19,8 +19,7 @@ from crypsis.arrays import Floats
 from crypsis.config import Config, digest
 from crypsis.evaluation.metrics import Tally, add_gap
 from crypsis.evaluation.tallies import TALLIES, write_tallies
-from crypsis.identity.files import file_sha
-from crypsis.paper_data.layout import DATASET, LONG, NEEDED, Codes, ReleaseFile, release_files
+from crypsis.paper_data.layout import DATASET, LONG, NEEDED, Codes, ReleaseFile, fingerprint, release_files
 from crypsis.paper_data.names import names
 from crypsis.paper_data.reading import Batch, Faults, batches, open_file
 from crypsis.store import (
@@ -135,7 +134,7 @@ def import_release(
     sources = [source for group in by_file.values() for source in group]
     distinct_names(source.folder for source in sources)
     config = _config(folder, files, sources)
-    inputs = {"release": {file.name: file_sha(file.path) for file in files}}
+    inputs = {"release": {file.name: fingerprint(file) for file in files}}
     with locked(out):
         if prepare_folder(out, config, exists, inputs=inputs):
             return faults

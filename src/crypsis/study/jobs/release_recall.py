@@ -19,11 +19,11 @@ from crypsis.evaluation.metrics import wilson
 from crypsis.monitors.data import DataOptions, load_labelled
 from crypsis.monitors.ensemble import make_trainer
 from crypsis.monitors.trained import TrainedMonitor, train_monitor
-from crypsis.paper_data.layout import ReleaseFile, release_files
+from crypsis.paper_data.layout import ReleaseFile, fingerprint, release_files
 from crypsis.paper_data.names import names
 from crypsis.registry import make
 from crypsis.store import PROVENANCE, RESULT, Exists, locked, prepare_folder, provenance, write_json
-from crypsis.transcripts.base import AF, FREE, Only, Reading
+from crypsis.transcripts.base import AF, Only, Reading
 from crypsis.transcripts.release import VERDICTS, ReleaseReader
 from crypsis.types import UserError, View
 
@@ -128,7 +128,7 @@ def held_out(pair_id: str) -> bool:
 
 
 def _train(data: Path, config: RecallConfig, out: Path) -> tuple[TrainedMonitor, dict[str, Any]]:
-    only = Only(organism=config.organism, intervention=[BASELINE], step=[0], tier=FREE, share=config.share)
+    only = Only(organism=config.organism, intervention=[BASELINE], step=[0], tier="free", share=config.share)
     labelled = load_labelled(data, DataOptions(view=config.view, only=only))
     labelled = labelled.rows(np.array([not held_out(group) for group in labelled.groups], dtype=np.bool_))
     trainer = make_trainer(config.monitor, "--kind")
@@ -149,7 +149,7 @@ def _follow(
     file: ReleaseFile, monitor: TrainedMonitor, config: RecallConfig, skipped: Counter[str]
 ) -> dict[Key, dict[int, Counts]]:
     """By run and step, what the monitor and the classifier say of held-out requests in the monitored tier."""
-    only = Only(organism=config.organism, intervention=config.intervention, tier=FREE, share=config.share)
+    only = Only(organism=config.organism, intervention=config.intervention, tier="free", share=config.share)
     found: dict[Key, dict[int, Counts]] = defaultdict(lambda: defaultdict(Counts))
     reading = Reading()
     for rows in _batches(file, DataOptions(view=config.view, only=only), reading):
@@ -223,7 +223,7 @@ def _rate(count: int, of: int) -> dict[str, float | None]:
 
 
 def release_digest(data: Path) -> str:
-    """A digest of the files' names and sizes: their content would take as long to read as to judge.
+    """A digest of the files' names and ends: their content would take as long to read as to judge.
 
     Raises:
         UserError: There is no release in the folder.
@@ -231,4 +231,4 @@ def release_digest(data: Path) -> str:
     files = release_files(data)
     if not any(ReleaseReader().detect(file.path) for file in files):
         raise UserError(f"{data}: holds no file of the paper's release; `crypsis data check {data}` says what is there")
-    return digest([[file.name, file.path.stat().st_size] for file in files])
+    return digest([[file.name, fingerprint(file)] for file in files])
