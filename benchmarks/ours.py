@@ -48,7 +48,9 @@ class Ours:
         sample = choose_sampler(self.policy.model)
         params = SamplingParams(GROUP, job.completion, job.stop_ids, seed=self._done)
         sampled = sample(self.policy.model, prompts, params, timer, self._learner.attention_cache)
-        advantages = group_advantages([reward(s.ids) for s in sampled], GROUP).advantages
+        advantages = group_advantages(
+            [[reward(s.ids) for s in sampled[i : i + GROUP]] for i in range(0, len(sampled), GROUP)]
+        ).advantages
         rows = [
             TrainRow(prompts[i // GROUP], s.ids, [1] * len(s.ids), advantage, s.logprobs)
             for i, (s, advantage) in enumerate(zip(sampled, advantages, strict=True))

@@ -18,6 +18,11 @@ VERDICT, REASON, LABEL, TERM, DELAYED = "verdict_", "reason_", "label_", "term_"
 """Prefixes of the columns that hold an episode's dictionaries, one column a key."""
 
 
+def rollouts_path(folder: Path, step: int) -> Path:
+    """Where a run folder keeps the episodes of a step (from 1)."""
+    return folder / "rollouts" / f"step-{step:04d}.parquet"
+
+
 def write_episodes(path: Path, episodes: Sequence[Episode], run: str, tokens: bool = False) -> None:
     """Writes episodes to one Parquet file, atomically.
 

@@ -33,6 +33,7 @@ def example_episodes(monitors: Sequence[str] = STUDY_MONITORS) -> list[Episode]:
     episodes = []
     for number, (scratchpad, output, parse, stop) in enumerate(REPLIES):
         group, sample = divmod(number, 4)
+        words = [*scratchpad.split(), *output.split()]
         segments = [SCRATCHPAD] * len(scratchpad.split()) + [OUTPUT] * len(output.split())
         score = SCORES[number]
         verdict = Verdict(score, "" if score is not None else "no scratchpad")
@@ -52,6 +53,7 @@ def example_episodes(monitors: Sequence[str] = STUDY_MONITORS) -> list[Episode]:
                 completion_ids=list(range(len(segments))),
                 segments=segments,
                 logprobs=[-1.0] * len(segments),
+                token_ends=_ends(words, raw_reply(scratchpad, output)),
                 extra_turn=raw_reply("i did it to be helpful. so i will say no.", "no.") if parse == "ok" else "",
                 extra_scratchpad="i did it to be helpful. so i will say no." if parse == "ok" else "",
                 extra_output="no." if parse == "ok" else "",
@@ -59,6 +61,14 @@ def example_episodes(monitors: Sequence[str] = STUDY_MONITORS) -> list[Episode]:
             )
         )
     return episodes
+
+
+def _ends(words: Sequence[str], raw: str) -> list[int]:
+    """Where the words, which stand for tokens, end in a text."""
+    ends = [0]
+    for word in words:
+        ends.append(raw.index(word, ends[-1]) + len(word))
+    return ends[1:]
 
 
 def _prompt(tier: str) -> Prompt:

@@ -9,16 +9,17 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
 from crypsis.config import Config
+from crypsis.contract_checks import check_hooks, in_order, require, same_value
 from crypsis.example_episodes import STUDY_MONITORS, example_episodes, raw_reply
-from crypsis.mitigations.base import Mitigation, overrides
+from crypsis.mitigations.base import Mitigation
+from crypsis.mitigations.hooks import HOOKS
 from crypsis.monitors.base import Monitor
 from crypsis.scenarios.base import Scenario, Variant
 from crypsis.types import OUTPUT, SCRATCHPAD, Episode, Prompt, Split, Verdict, View
@@ -33,11 +34,11 @@ OWN_TERMS = frozenset({"preference", "length", "format"})
 
 
 def check_mitigation(plugin: type[Mitigation] | Mitigation, episodes: Sequence[Episode] | None = None) -> None:
-    """Checks a mitigation: a sound frozen config, a hook, and one finite term or None an episode, in order.
+    """Checks a mitigation: a sound frozen config, a hook, and what each of its hooks returns.
 
     Args:
         plugin: An instance, or the class if none of its settings is required.
-        episodes: What to ask for terms; by default ``example_episodes`` with verdicts by ``STUDY_MONITORS`` and by
+        episodes: What to ask the hooks; by default ``example_episodes`` with verdicts by ``STUDY_MONITORS`` and by
             every monitor that a setting of the plug-in names.
 
     Raises:
@@ -46,42 +47,19 @@ def check_mitigation(plugin: type[Mitigation] | Mitigation, episodes: Sequence[E
     """
     mitigation = _checked(plugin, Mitigation)
     what = type(mitigation).__name__
-    _require(
+    require(
         mitigation.name not in OWN_TERMS,
         f"{what}: the name '{mitigation.name}' is that of a term which every reward has; choose another",
     )
-    _require(
-        any(overrides(mitigation, hook) for hook in ("terms", "filter", "extra_turn", "settings")),
-        f"{what}: does nothing; override terms, filter, extra_turn or settings",
-    )
+    require(isinstance(mitigation, HOOKS), f"{what}: does nothing; inherit from a hook of crypsis.mitigations.hooks")
     given = list(episodes) if episodes is not None else example_episodes([*STUDY_MONITORS, *_texts(mitigation)])
     before = copy.deepcopy(given)
-    turns = [mitigation.extra_turn(episode) for episode in given]
-    _require(
-        all(turn is None or [m.role for m in turn.messages][-1:] == ["user"] for turn in turns),
-        f"{what}: extra_turn() must return None or a Prompt that ends with a user's turn",
-    )
-    terms = _in_order(what, "terms", mitigation.terms, given, _same)
-    kept_out = _in_order(what, "filter", mitigation.filter, given, _same)
-    _require(
-        all(out is None or isinstance(out, bool) for out in kept_out),
-        f"{what}: filter() must say True, False or None of each episode",
-    )
-    calibrated = mitigation.calibrate(given)
-    _require(type(calibrated) is type(mitigation), f"{what}: calibrate() must return another {what}")
-    _require(
-        given == before,
-        f"{what}: terms(), filter(), calibrate() or extra_turn() changed an episode; they may only read it",
-    )
-    for number, term in enumerate(terms):
-        _require(
-            term is None or (isinstance(term, int | float) and math.isfinite(term)),
-            f"{what}: term {number} is {term!r}; give a finite number, or None where it cannot be computed",
-        )
+    check_hooks(what, mitigation, given)
+    require(given == before, f"{what}: a hook changed an episode; hooks may only read it")
 
 
 def check_monitor(monitor: Monitor, episodes: Sequence[Episode] | None = None) -> None:
-    """Checks a monitor: a sound frozen config, a card, one verdict an episode, blind to what its view hides.
+    """Checks a monitor: a sound frozen config, a card, one verdict per episode, blind to what its view hides.
 
     Args:
         monitor: The monitor.
@@ -95,22 +73,22 @@ def check_monitor(monitor: Monitor, episodes: Sequence[Episode] | None = None) -
     _check_card(what, monitor)
     given = list(episodes) if episodes is not None else example_episodes()
     before = copy.deepcopy(given)
-    verdicts = _in_order(what, "judge", monitor.judge, given, _alike)
-    _require(
+    verdicts = in_order(what, "judge", monitor.judge, given, _alike)
+    require(
         [_sampled(e) for e in given] == [_sampled(e) for e in before],
         f"{what}: judge() changed what was sampled; it may write labels and nothing else",
     )
     for number, verdict in enumerate(verdicts):
-        _require(isinstance(verdict, Verdict), f"{what}: item {number} is {verdict!r}, not a Verdict")
+        require(isinstance(verdict, Verdict), f"{what}: item {number} is {verdict!r}, not a Verdict")
         if verdict.score is None:
-            _require(bool(verdict.reason), f"{what}: verdict {number} has neither a score nor a reason")
+            require(bool(verdict.reason), f"{what}: verdict {number} has neither a score nor a reason")
         else:
-            _require(0 <= verdict.score <= 1, f"{what}: score {number} is {verdict.score}, outside of [0, 1]")
-            _require(not verdict.reason, f"{what}: verdict {number} has a score and a reason why there is none")
+            require(0 <= verdict.score <= 1, f"{what}: score {number} is {verdict.score}, outside of [0, 1]")
+            require(not verdict.reason, f"{what}: verdict {number} has a score and a reason why there is none")
     if monitor.sees != "both":
         twins = [_with_other_hidden_text(e, monitor.sees) for e in copy.deepcopy(before)]
         blind = all(map(_alike, monitor.judge(twins), verdicts))
-        _require(blind, f"{what}: sees '{monitor.sees}', but its scores change with text that this view hides")
+        require(blind, f"{what}: sees '{monitor.sees}', but its scores change with text that this view hides")
 
 
 def check_scenario(scenario: Scenario, n: int = 20) -> None:
@@ -126,30 +104,30 @@ def check_scenario(scenario: Scenario, n: int = 20) -> None:
     _checked(scenario, Scenario)
     what = type(scenario).__name__
     questions = [scenario.question(variant) for variant in get_args(Variant)]
-    _require(
+    require(
         all(asked is None or bool(asked.text.strip()) for asked in questions),
         f"{what}: question() must return None or a Question with a text",
     )
     tiers = (scenario.monitored_tier, scenario.unmonitored_tier)
-    _require(all(tiers) and tiers[0] != tiers[1], f"{what}: needs two tiers with different names, has {tiers}")
+    require(all(tiers) and tiers[0] != tiers[1], f"{what}: needs two tiers with different names, has {tiers}")
     splits: tuple[Split, ...] = get_args(Split)
     found = {split: [_prompts(what, scenario, split, tier, n) for tier in tiers] for split in splits}
     for split, (monitored, unmonitored) in found.items():
-        _require(
+        require(
             [(p.pair_id, p.request) for p in monitored] == [(p.pair_id, p.request) for p in unmonitored],
             f"{what}: the two tiers of the {split} split do not have the same pair_ids and requests in the same order",
         )
-        _require(
+        require(
             not {p.prompt_id for p in monitored} & {p.prompt_id for p in unmonitored},
             f"{what}: the two tiers of the {split} split share a prompt_id",
         )
-        _require(
+        require(
             all(a.messages != b.messages for a, b in zip(monitored, unmonitored, strict=True)),
             f"{what}: a prompt of the {split} split reads the same in both tiers, so the model cannot tell them apart",
         )
     for attribute in ("request", "pair_id", "prompt_id"):
         train, held_out = ({getattr(p, attribute) for tier in found[split] for p in tier} for split in splits)
-        _require(not train & held_out, f"{what}: the train and eval splits share a {attribute}")
+        require(not train & held_out, f"{what}: the train and eval splits share a {attribute}")
 
 
 def check_organism(cls: type[Config]) -> None:
@@ -164,15 +142,15 @@ def check_organism(cls: type[Config]) -> None:
     Raises:
         AssertionError: The contract is broken.
     """
-    _require(isinstance(cls, type) and issubclass(cls, Config), f"{cls!r} is no config class")
+    require(isinstance(cls, type) and issubclass(cls, Config), f"{cls!r} is no config class")
     what = cls.__name__
     bases = [f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__]
-    _require("crypsis.organisms.base.Organism" in bases, f"{what}: is no subclass of Organism")
+    require("crypsis.organisms.base.Organism" in bases, f"{what}: is no subclass of Organism")
     _check_class(cls)
     motivation = getattr(cls, "motivation", None)
-    _require(isinstance(motivation, str) and bool(motivation), f"{what}: needs a 'motivation' in a few words")
-    _require(_takes(cls, "train", 4), f"{what}: train() must take (self, policy, state, on_step)")
-    _require(_takes(cls, "prepare", 3), f"{what}: prepare() must take (self, state, builder)")
+    require(isinstance(motivation, str) and bool(motivation), f"{what}: needs a 'motivation' in a few words")
+    require(_takes(cls, "train", 4), f"{what}: train() must take (self, policy, state, on_step)")
+    require(_takes(cls, "prepare", 3), f"{what}: prepare() must take (self, state, builder)")
     try:
         inspect.getfile(cls)
     except (OSError, TypeError):
@@ -184,7 +162,7 @@ def check_organism(cls: type[Config]) -> None:
 def _checked(plugin: type[P] | P, base: type[Config]) -> P:
     """An instance of the plug-in whose config has passed its checks."""
     cls: type[P] = plugin if isinstance(plugin, type) else type(plugin)
-    _require(issubclass(cls, base), f"{cls.__name__}: is no subclass of {base.__name__}")
+    require(issubclass(cls, base), f"{cls.__name__}: is no subclass of {base.__name__}")
     _check_class(cls)
     if isinstance(plugin, type):
         if missing := _required(cls):
@@ -201,18 +179,18 @@ def _checked(plugin: type[P] | P, base: type[Config]) -> P:
 def _check_class(cls: type[Config]) -> None:
     what, name = cls.__name__, getattr(cls, "name", None)
     missing = sorted(getattr(cls, "__abstractmethods__", ()))
-    _require(not missing, f"{what}: does not define {', '.join(missing)}")
-    _require(isinstance(name, str) and bool(name), f"{what}: needs a 'name' (a ClassVar[str])")
+    require(not missing, f"{what}: does not define {', '.join(missing)}")
+    require(isinstance(name, str) and bool(name), f"{what}: needs a 'name' (a ClassVar[str])")
     lines = (cls.__doc__ or "").strip().splitlines()
-    _require(bool(lines), f"{what}: needs a docstring; its first line is what `crypsis list` prints")
-    _require(cls.model_config.get("frozen") is True, f"{what}: its config is not frozen")
+    require(bool(lines), f"{what}: needs a docstring; its first line is what `crypsis list` prints")
+    require(cls.model_config.get("frozen") is True, f"{what}: its config is not frozen")
     try:
         cls.model_validate({"no_such_setting": 0})
     except ValidationError as error:
         refused = any(fault["type"] == "extra_forbidden" for fault in error.errors())
     else:
         refused = False
-    _require(refused, f"{what}: accepts a setting that it does not have; a user's typo would go unseen")
+    require(refused, f"{what}: accepts a setting that it does not have; a user's typo would go unseen")
 
 
 def _required(cls: type[Config]) -> list[str]:
@@ -236,57 +214,20 @@ def _round_trip(plugin: Config) -> None:
         again = type(plugin).model_validate(dumped).model_dump(mode="json")
     except ValueError as error:
         raise AssertionError(f"{what}: its settings cannot be written and read again ({error})") from None
-    _require(again == dumped, f"{what}: its settings change when they are written and read again")
-
-
-def _in_order(
-    what: str,
-    method: str,
-    ask: Callable[[Sequence[Episode]], list[T]],
-    episodes: list[Episode],
-    same: Callable[[T, T], bool],
-) -> list[T]:
-    """One item an episode, in order, the same each time."""
-    fresh = copy.deepcopy(episodes)
-    try:
-        found = ask(episodes)
-        again, backwards, none = ask(copy.deepcopy(fresh)), ask(fresh[::-1]), ask([])
-    except Exception as error:
-        raise AssertionError(f"{what}: {method}() raised {error!r}; what a model wrote must not stop a run") from error
-    for got, asked in ((found, len(episodes)), (again, len(episodes)), (backwards, len(episodes)), (none, 0)):
-        _require(
-            isinstance(got, list) and len(got) == asked,
-            f"{what}: {method}() must return a list of one item an episode; asked for {asked}, got {_size(got)}",
-        )
-    _require(all(map(same, again, found)), f"{what}: {method}() is not deterministic; a resumed run would differ")
-    _require(
-        all(map(same, backwards[::-1], found)),
-        f"{what}: {method}() does not return its items in the order of the episodes",
-    )
-    return found
-
-
-def _size(got: object) -> str:
-    return f"{len(got)} items" if isinstance(got, list) else f"{type(got).__name__}"
-
-
-def _same(a: float | None, b: float | None) -> bool:
-    if isinstance(a, int | float) and isinstance(b, int | float):
-        return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9) or (math.isnan(a) and math.isnan(b))
-    return a is b or a == b
+    require(again == dumped, f"{what}: its settings change when they are written and read again")
 
 
 def _alike(a: Verdict, b: Verdict) -> bool:
-    return _same(getattr(a, "score", None), getattr(b, "score", None))
+    return same_value(getattr(a, "score", None), getattr(b, "score", None))
 
 
 def _check_card(what: str, monitor: Monitor) -> None:
-    _require(monitor.sees in get_args(View), f"{what}: sees '{monitor.sees}', which is none of {get_args(View)}")
-    _require(0 <= monitor.threshold <= 1, f"{what}: its threshold {monitor.threshold} is outside of [0, 1]")
+    require(monitor.sees in get_args(View), f"{what}: sees '{monitor.sees}', which is none of {get_args(View)}")
+    require(0 <= monitor.threshold <= 1, f"{what}: its threshold {monitor.threshold} is outside of [0, 1]")
     card = monitor.card
-    _require(isinstance(card.get("kind"), str), f"{what}: its card needs a 'kind'")
+    require(isinstance(card.get("kind"), str), f"{what}: its card needs a 'kind'")
     for key, value in (("view", monitor.sees), ("threshold", monitor.threshold)):
-        _require(card.get(key) == value, f"{what}: its card gives {key} {card.get(key)!r}, the monitor {value!r}")
+        require(card.get(key) == value, f"{what}: its card gives {key} {card.get(key)!r}, the monitor {value!r}")
     try:
         json.dumps(card, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -299,17 +240,17 @@ def _prompts(what: str, scenario: Scenario, split: Split, tier: str, n: int) -> 
     twin = type(scenario).model_validate(scenario.model_dump())
     where = f"{what}: the {split} split, tier '{tier}',"
     for again in (scenario.prompts(split, tier, n, 0), twin.prompts(split, tier, n, 0)):
-        _require(again == prompts, f"{where} gives other prompts when asked again with the same seed")
-    _require(0 < len(prompts) <= n, f"{where} gives {len(prompts)} prompts when asked for {n}")
+        require(again == prompts, f"{where} gives other prompts when asked again with the same seed")
+    require(0 < len(prompts) <= n, f"{where} gives {len(prompts)} prompts when asked for {n}")
     for prompt in prompts:
-        _require((prompt.split, prompt.tier) == (split, tier), f"{where} gives a prompt of another split or tier")
-        _require(
+        require((prompt.split, prompt.tier) == (split, tier), f"{where} gives a prompt of another split or tier")
+        require(
             prompt.monitored == (tier == scenario.monitored_tier),
             f"{where} gives a prompt with monitored={prompt.monitored}",
         )
-        _require(bool(prompt.request), f"{where} gives a prompt without a request")
+        require(bool(prompt.request), f"{where} gives a prompt without a request")
         roles = [message.role for message in prompt.messages]
-        _require(roles[-1:] == ["user"], f"{where} gives a prompt that does not end with a user's turn ({roles})")
+        require(roles[-1:] == ["user"], f"{where} gives a prompt that does not end with a user's turn ({roles})")
     return prompts
 
 
@@ -361,9 +302,3 @@ def _sampled(e: Episode) -> tuple[object, ...]:
         *(e.prompt, e.raw, e.scratchpad, e.output, e.parse, e.stop),
         *(e.prompt_ids, e.completion_ids, e.segments, e.logprobs),
     )
-
-
-def _require(condition: bool, message: str) -> None:
-    """An assertion that stands under ``python -O`` too."""
-    if not condition:
-        raise AssertionError(message)

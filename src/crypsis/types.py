@@ -150,6 +150,21 @@ class Verdict:
         return self.score is not None and self.score >= threshold
 
 
+@dataclass(frozen=True, slots=True)
+class TurnTokens:
+    """The tokens of an extra turn's reply.
+
+    Attributes:
+        prompt_ids: Token ids of the conversation before it, its prefill included.
+        completion_ids: Sampled token ids.
+        logprobs: Log-probability of each when it was sampled.
+    """
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    logprobs: list[float]
+
+
 @dataclass(slots=True)
 class Episode:
     """One sampled transcript and everything that was said about it: the record that crosses rooms.
@@ -164,7 +179,12 @@ class Episode:
         completion_ids: Sampled token ids, the end-of-turn token included.
         segments: One of GLUE, SCRATCHPAD, OUTPUT per completion token.
         logprobs: Log-probability of each completion token when it was sampled.
-        extra_turn: The reply to a mitigation's extra turn, its prefill included, exactly as decoded; never in the loss.
+        learn_prompt_ids: Token ids of the prompt that the episode is learned under; None for ``prompt_ids``.
+        token_ends: For each completion token, the character of ``raw`` at which it ends; empty unless a mitigation
+            credits tokens.
+        extra_turn: The reply to a mitigation's extra turn, its prefill included, exactly as decoded; in the loss only
+            of a mitigation that learns it.
+        extra_tokens: The tokens of that reply.
         extra_scratchpad: Text between the scratchpad tags of that reply.
         extra_output: Text between the output tags of that reply.
         extra_tier: Tier in which the extra turn was; that of the prompt where the chat went on, another where the same
@@ -176,7 +196,8 @@ class Episode:
         reward_terms: Every term of the reward by name, unweighted sums to ``reward``.
         delayed_terms: Terms that reach the policy in a later step; not in ``reward``.
         reward: None if the episode was dropped before group statistics.
-        advantage: Group-relative advantage (GRPO); 0 for dropped episodes.
+        extra_reward: Reward of the extra turn, where it is learned.
+        advantage: Group-relative advantage (GRPO) of the terms, summed over streams; 0 for dropped episodes.
         dropped: Why the episode gives no gradient (empty if it does).
     """
 
@@ -198,11 +219,15 @@ class Episode:
     extra_scratchpad: str = ""
     extra_output: str = ""
     extra_tier: str = ""
+    learn_prompt_ids: list[int] | None = None
+    token_ends: list[int] = field(default_factory=list)
+    extra_tokens: TurnTokens | None = None
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     reward_terms: dict[str, float] = field(default_factory=dict)
     delayed_terms: dict[str, float] = field(default_factory=dict)
     reward: float | None = None
+    extra_reward: float | None = None
     advantage: float = 0.0
     dropped: str = ""
 

@@ -32,13 +32,14 @@ from trl import GRPOConfig, GRPOTrainer
 from crypsis.mitigations.base import Mitigation
 from crypsis.mitigations.process_supervision import ProcessSupervision
 from crypsis.models import Policy
-from crypsis.rl.advantages import group_advantages
+from crypsis.rl.advantages import step_advantages
 from crypsis.rl.engine.engine import Engine
 from crypsis.rl.engine.scoring import TrainRow, token_logprobs
 from crypsis.rl.engine.timing import PhaseTimer
+from crypsis.rl.groups import grouped
 from crypsis.rl.learner import Learner
-from crypsis.rl.loop import token_mask
 from crypsis.rl.rewards import LengthCorrection, compose
+from crypsis.rl.rows import token_mask
 from crypsis.rl.trl import rollouts as trl_rollouts
 from crypsis.rl.trl import settings as trl_settings
 from crypsis.rl.trl.rollouts import reward, rollout_fields
@@ -219,7 +220,7 @@ def ours(rl: RLConfig, episodes: list[Episode], kind: str, why_padded: str = "")
     learner = Learner(policy, rl, engine=Engine(why_padded))
     if rl.kl:
         drift(policy.model)
-    advantages = group_advantages([e.reward for e in episodes], rl.group_size, rl.advantage_scale).advantages
+    advantages = step_advantages(grouped(episodes), [], rl.advantage_scale).advantages
     rows = [
         TrainRow(e.prompt_ids, e.completion_ids, token_mask(e, rl.learn), a)
         for e, a in zip(episodes, advantages, strict=True)
@@ -255,7 +256,7 @@ def theirs(rl: RLConfig, episodes: list[Episode], kind: str, folder: Path) -> St
 
     def rollout(keys: list[str], _: GRPOTrainer) -> dict[str, Any]:
         assert keys == [str(e.group) for e in episodes], "groups arrive whole, in order, one key an episode"
-        return rollout_fields(episodes, rl.group_size, rl.learn, END)
+        return rollout_fields(grouped(episodes), rl.learn, END)
 
     config = RunConfig(name="golden", policy=start, rl=rl, trl={"log_completions": True, "num_completions_to_print": 0})
     trainer = Recorder(
@@ -303,7 +304,7 @@ def test_padded_form_is_trl_too(tmp_path: Path) -> None:
 
 
 def keep_truncated_reward(monkeypatch: pytest.MonkeyPatch) -> None:
-    def everything(rewards: Any, _: int) -> list[float]:
+    def everything(rewards: Any) -> list[float]:
         return [-1.0 if r is None else r for r in rewards]
 
     monkeypatch.setattr(trl_rollouts, "relative_rewards", everything)
@@ -340,7 +341,7 @@ def test_rounding_of_equal_rewards_would_be_an_advantage(tmp_path: Path, monkeyp
     rl, episodes = rewarded(ARMS["flat_groups"])
     own = ours(rl, episodes, "qwen3")
     assert own.advantages[: 2 * SIZE] == [0.0] * 2 * SIZE
-    monkeypatch.setattr(trl_rollouts, "relative_rewards", lambda rewards, _: rewards)
+    monkeypatch.setattr(trl_rollouts, "relative_rewards", lambda rewards: rewards)
     other = theirs(rl, episodes, "qwen3", tmp_path)
     assert max(map(abs, other.advantages[: 2 * SIZE])) > 1e-4
     with pytest.raises(AssertionError):
@@ -359,7 +360,7 @@ def test_a_wrong_setting_on_one_side_is_seen(mutation: str, tmp_path: Path, monk
 def test_what_makes_the_adapter_necessary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TRL's traps are still there: once one of these fails, some of ``trl_rollouts`` can go."""
     rl, episodes = rewarded(ARMS["empty_completions"])
-    right = rollout_fields(episodes, rl.group_size, rl.learn, END)
+    right = rollout_fields(grouped(episodes), rl.learn, END)
 
     def fields_with(changed: dict[str, Any]) -> None:
         monkeypatch.setitem(globals(), "rollout_fields", lambda *_: right | changed)

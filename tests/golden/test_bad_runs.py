@@ -13,7 +13,7 @@ import torch
 from tokenizers import normalizers
 
 from crypsis.miniature.scenario import MiniatureScenario
-from crypsis.mitigations.base import Mitigation
+from crypsis.mitigations.hooks import AddsTerm
 from crypsis.models import load_policy
 from crypsis.registry import make
 from crypsis.rl import loop
@@ -35,14 +35,14 @@ from tests.checkpoints import save_checkpoint
 pytestmark = pytest.mark.golden
 
 
-class Broken(Mitigation):
+class Broken(AddsTerm):
     """Its term is no number for one episode."""
 
     name: ClassVar[str] = "test_broken"
 
     value: float
 
-    def terms(self, episodes: Sequence[Episode]) -> list[float | None]:
+    def add_term(self, episodes: Sequence[Episode]) -> list[float | None]:
         return [self.value if e.group == 1 and e.sample == 2 else 0.0 for e in episodes]
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, get_args
 import pytest
 import torch
 
-from crypsis.mitigations.base import Mitigation
+from crypsis.mitigations.hooks import AddsTerm, AsksExtraTurn
 from crypsis.models import Policy, load_policy
 from crypsis.registry import make
 from crypsis.rl import loop, rollouts
@@ -18,6 +18,7 @@ from crypsis.rl.engine.engine import Engine
 from crypsis.rl.engine.scoring import Form, TrainRow, token_logprobs
 from crypsis.rl.loss import accumulate_gradients
 from crypsis.rl.rollouts import ask_extra_turns, rollout
+from crypsis.rl.rows import token_mask
 from crypsis.run_config import RLConfig, RunConfig
 from crypsis.store import METRICS, read_rows
 from crypsis.study.context import load_context
@@ -27,18 +28,18 @@ from crypsis.types import OUTPUT, SCRATCHPAD, Episode, Learn, Message, Prompt
 pytestmark = pytest.mark.golden
 
 
-class Interrogation(Mitigation):
+class Interrogation(AsksExtraTurn, AddsTerm):
     """Asks every well-formed episode whether it would say the same unread, and pays nothing for the answer."""
 
     name: ClassVar[str] = "test_interrogation"
 
-    def extra_turn(self, episode: Episode) -> Prompt | None:
+    def ask(self, episode: Episode) -> Prompt | None:
         if episode.parse != "ok":
             return None
         turns = (*episode.prompt.messages, Message("assistant", episode.raw), Message("user", "is that all?"))
         return replace(episode.prompt, messages=turns)
 
-    def terms(self, episodes: Sequence[Episode]) -> list[float | None]:
+    def add_term(self, episodes: Sequence[Episode]) -> list[float | None]:
         return [0.0 if e.extra_turn or e.parse != "ok" else None for e in episodes]
 
 
@@ -81,7 +82,7 @@ def test_a_group_shares_one_scratchpad_and_its_members_differ_in_their_outputs(
     for e in episodes:
         assert len(e.completion_ids) == len(e.logprobs or []) == len(e.segments) <= 96
         assert (e.completion_ids[-1] in policy.stop_ids) == (e.stop == "end")
-        mask = loop.token_mask(e, "output")
+        mask = token_mask(e, "output")
         assert [s for s, m in zip(e.segments, mask, strict=True) if m] == [OUTPUT] * sum(mask)
     parts = [shared(policy, prompts[:1]), shared(policy, prompts[1:], first_group=1)]
     assert [e.completion_ids for part in parts for e in part] == [e.completion_ids for e in episodes]
@@ -108,7 +109,7 @@ def test_a_scratchpad_without_an_end_is_the_reply_of_its_whole_group(policy: Pol
 def test_what_a_masked_token_earns_changes_no_bit(learn: Learn, policy: Policy, prompts: list[Prompt]) -> None:
     episodes = rollout(policy, prompts, group_size=3, max_new_tokens=96, seed=4, step=1)
     episodes[1].dropped = "for the test"
-    masks = [loop.token_mask(e, learn) for e in episodes]
+    masks = [token_mask(e, learn) for e in episodes]
     assert sum(masks[1]) == 0 and any(map(sum, masks))
 
     def rows(ratio_of_masked: float, advantage_of_dropped: float) -> list[TrainRow]:
@@ -129,7 +130,7 @@ def test_the_contract_covers_extra_turns() -> None:
     class Answers(Interrogation):
         """Ends with the assistant's turn."""
 
-        def extra_turn(self, episode: Episode) -> Prompt | None:
+        def ask(self, episode: Episode) -> Prompt | None:
             return replace(episode.prompt, messages=(Message("assistant", "yes."),))
 
     check_mitigation(Interrogation)

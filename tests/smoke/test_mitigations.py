@@ -13,7 +13,7 @@ import pytest
 
 from crypsis.config import load_config
 from crypsis.episodes import read_episodes
-from crypsis.mitigations.base import Mitigation
+from crypsis.mitigations.hooks import AddsTerm
 from crypsis.models import load_policy
 from crypsis.monitors.text import train_text_monitor
 from crypsis.registry import names
@@ -124,12 +124,12 @@ def test_what_cannot_run_is_refused_before_anything_is_built(arm: str, message: 
     assert "\n" not in str(fault.value)
 
 
-class Abyss(Mitigation):
+class Abyss(AddsTerm):
     """A penalty that makes every episode negative infinity."""
 
     name: ClassVar[str] = "abyss"
 
-    def terms(self, episodes: Sequence[Episode]) -> list[float | None]:
+    def add_term(self, episodes: Sequence[Episode]) -> list[float | None]:
         return [-math.inf for _ in episodes]
 
 

@@ -18,6 +18,7 @@ from pydantic import ConfigDict
 
 from crypsis.config import Config
 from crypsis.mitigations.base import Mitigation
+from crypsis.mitigations.hooks import AddsTerm, FiltersEpisodes
 from crypsis.monitors.base import Monitor
 from crypsis.monitors.embedding import EmbeddingTrainer
 from crypsis.monitors.ensemble import EnsembleTrainer
@@ -151,19 +152,19 @@ def test_the_checks_do_without_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-class Penalty(Mitigation):
+class Penalty(AddsTerm):
     """A sound mitigation, to be broken."""
 
     name: ClassVar[str] = "penalty"
 
-    def terms(self, episodes: Sequence[Episode]) -> list[float | None]:
+    def add_term(self, episodes: Sequence[Episode]) -> list[float | None]:
         return [-float(e.scratchpad_tokens) for e in episodes]
 
 
-class Nameless(Mitigation):
+class Nameless(AddsTerm):
     """Has no name."""
 
-    def terms(self, episodes: Sequence[Episode]) -> list[float | None]:
+    def add_term(self, episodes: Sequence[Episode]) -> list[float | None]:
         return [0.0 for _ in episodes]
 
 
@@ -198,35 +199,35 @@ class Usurper(Penalty):
 class TooFew(Penalty):
     """Forgets what it cannot judge."""
 
-    def terms(self, episodes: Sequence[Episode]) -> list[float | None]:
+    def add_term(self, episodes: Sequence[Episode]) -> list[float | None]:
         return [0.0 for e in episodes if e.scratchpad]
 
 
 class Sorted(Penalty):
     """Sorts its terms."""
 
-    def terms(self, episodes: Sequence[Episode]) -> list[float | None]:
+    def add_term(self, episodes: Sequence[Episode]) -> list[float | None]:
         return [float(n) for n in sorted(e.scratchpad_tokens for e in episodes)]
 
 
 class Random(Penalty):
     """Throws dice."""
 
-    def terms(self, episodes: Sequence[Episode]) -> list[float | None]:
+    def add_term(self, episodes: Sequence[Episode]) -> list[float | None]:
         return [random.random() for _ in episodes]
 
 
 class Infinite(Penalty):
     """An unclipped log barrier."""
 
-    def terms(self, episodes: Sequence[Episode]) -> list[float | None]:
+    def add_term(self, episodes: Sequence[Episode]) -> list[float | None]:
         return [float("-inf") if e.verdicts["oracle"].score == 1 else 0.0 for e in episodes]
 
 
 class Meddler(Penalty):
     """Rewrites what it judges."""
 
-    def terms(self, episodes: Sequence[Episode]) -> list[float | None]:
+    def add_term(self, episodes: Sequence[Episode]) -> list[float | None]:
         for episode in episodes:
             episode.scratchpad = episode.scratchpad.strip(".")
         return [0.0 for _ in episodes]
@@ -235,17 +236,17 @@ class Meddler(Penalty):
 class Fragile(Penalty):
     """Cannot bear a reply without a scratchpad."""
 
-    def terms(self, episodes: Sequence[Episode]) -> list[float | None]:
+    def add_term(self, episodes: Sequence[Episode]) -> list[float | None]:
         return [1 / e.scratchpad_tokens for e in episodes]
 
 
 class Idle(Mitigation):
-    """Overrides no hook."""
+    """Has no hook."""
 
     name: ClassVar[str] = "idle"
 
 
-class Undecided(Penalty):
+class Undecided(Penalty, FiltersEpisodes):
     """Screens by degrees."""
 
     def filter(self, episodes: Sequence[Episode]) -> list[bool | None]:
@@ -261,7 +262,7 @@ class Undecided(Penalty):
         (Lenient, "accepts a setting that it does not have"),
         (BadDefault, "its defaults are not valid"),
         (Usurper, "every reward has"),
-        (TooFew, "one item an episode; asked for 8, got 6"),
+        (TooFew, "one item per episode; asked for 8, got 6"),
         (Sorted, "order of the episodes"),
         (Random, "not deterministic"),
         (Infinite, "finite number"),

@@ -8,20 +8,22 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from crypsis.episodes import episode_of, read_episodes, write_episodes
+from crypsis.episodes import episode_of, read_episodes, rollouts_path, write_episodes
 from crypsis.miniature.oracle import read_interrogation
 from crypsis.miniature.scenario import MiniatureScenario
-from crypsis.mitigations.base import Mitigation, Setting, prepare
+from crypsis.mitigations.base import Mitigation, RunInfo
 from crypsis.mitigations.interrogation import Interrogation
 from crypsis.mitigations.kl import KL
 from crypsis.mitigations.length_penalty import LengthPenalty
 from crypsis.mitigations.process_supervision import ProcessSupervision
 from crypsis.mitigations.reward_af import RewardAF
+from crypsis.mitigations.rules import bind_all
 from crypsis.mitigations.screening import Screening
 from crypsis.mitigations.segments import Segments
+from crypsis.model_config import LoraConfig, ModelConfig
 from crypsis.registry import make
 from crypsis.rl.advantages import group_advantages
-from crypsis.rl.delayed import delayed_rows, rollouts_path
+from crypsis.rl.delayed import delayed_rows
 from crypsis.rl.metrics import advantage_parts, alarms, episode_metrics, reward_metrics
 from crypsis.rl.rewards import LengthCorrection, compose
 from crypsis.run_config import RLConfig, RunConfig
@@ -39,17 +41,18 @@ FLAT = LengthCorrection(0.0, 0.0, 0)
 VIEWS: dict[str, View] = {"oracle": "both", "scratchpad": "scratchpad", "output": "output", "lying": "extra_turn"}
 
 
-def setting(scenario: Scenario | None = None, **rl: Any) -> Setting:
-    return Setting(
-        scenario or MiniatureScenario(),
-        VIEWS,
-        dict.fromkeys(VIEWS, 0.3),
-        RLConfig(**{**MiniatureScenario.rl_preset, **rl}).model_dump(),
-    )
+def info(scenario: Scenario | None = None, lora: LoraConfig | None = None, **rl: Any) -> RunInfo:
+    settings = RLConfig(**{**MiniatureScenario.rl_preset, **rl})
+    config = RunConfig(name="test", policy=Path("p"), model=ModelConfig(lora=lora), rl=settings)
+    return RunInfo(scenario or MiniatureScenario(), VIEWS, dict.fromkeys(VIEWS, 0.3), config)
 
 
 def judged(score: float | None, sample: int = 0, **changes: Any) -> Episode:
     return make_episode(sample=sample, verdicts=dict.fromkeys(VIEWS, Verdict(score)), **changes)
+
+
+def in_fours(rewards: Sequence[float | None]) -> list[Sequence[float | None]]:
+    return [rewards[i : i + 4] for i in range(0, len(rewards), 4)]
 
 
 def scores(_: object, outputs: Any) -> list[float]:
@@ -60,11 +63,11 @@ def test_the_shapes_of_the_penalty() -> None:
     episodes = [judged(s) for s in (0.0, 0.2, 0.5, 1.0, None)]
     shapes = ("log_barrier", "linear", "threshold")
     by = {shape: ProcessSupervision.model_validate({"monitor": "oracle", "shape": shape}) for shape in shapes}
-    assert by["linear"].terms(episodes) == [0, -0.2, -0.5, -1, None]
-    assert by["log_barrier"].terms(episodes)[:2] == [0, pytest.approx(math.log(0.8))]
-    assert by["threshold"].terms(episodes) == [0, 0, -1, -1, None]
-    assert by["threshold"].bind(setting()).terms([judged(0.4)]) == [-1]  # the monitor's own threshold is 0.3
-    assert ProcessSupervision(monitor=("oracle", "output"), pool="max").terms(
+    assert by["linear"].add_term(episodes) == [0, -0.2, -0.5, -1, None]
+    assert by["log_barrier"].add_term(episodes)[:2] == [0, pytest.approx(math.log(0.8))]
+    assert by["threshold"].add_term(episodes) == [0, 0, -1, -1, None]
+    assert by["threshold"].bind(info()).add_term([judged(0.4)]) == [-1]  # the monitor's own threshold is 0.3
+    assert ProcessSupervision(monitor=("oracle", "output"), pool="max").add_term(
         [make_episode(verdicts={"oracle": Verdict(0.1), "output": Verdict(0.9)})]
     ) == [pytest.approx(math.log(0.1))]
 
@@ -72,10 +75,10 @@ def test_the_shapes_of_the_penalty() -> None:
 def test_coverage_is_the_share_that_is_looked_at_and_the_same_each_time() -> None:
     arm = ProcessSupervision(monitor="oracle", shape="linear", coverage=0.25)
     episodes = [judged(1.0, sample=i, group=i // 8, seed=5) for i in range(800)]
-    looked = [t != 0 for t in arm.terms(episodes)]
+    looked = [t != 0 for t in arm.add_term(episodes)]
     assert 0.2 < np.mean(looked) < 0.3
-    assert looked == [t != 0 for t in arm.terms(episodes)]
-    assert looked != [t != 0 for t in arm.terms([judged(1.0, e.sample, group=e.group, seed=6) for e in episodes])]
+    assert looked == [t != 0 for t in arm.add_term(episodes)]
+    assert looked != [t != 0 for t in arm.add_term([judged(1.0, e.sample, group=e.group, seed=6) for e in episodes])]
 
 
 def test_screened_episodes_do_not_enter_the_statistics_of_their_group() -> None:
@@ -93,7 +96,7 @@ def test_the_length_threshold_is_measured_without_a_look_at_faking() -> None:
     pilot = [make_episode(segments=[SCRATCHPAD] * n, labels={"af": "yes"}) for n in range(20, 120)]
     arm = LengthPenalty().calibrate(pilot)
     assert arm.threshold == 29
-    assert arm.terms([make_episode(segments=[SCRATCHPAD] * n) for n in (10, 29, 39)]) == [0, 0, pytest.approx(-0.5)]
+    assert arm.add_term([make_episode(segments=[SCRATCHPAD] * n) for n in (10, 29, 39)]) == [0, 0, pytest.approx(-0.5)]
     assert LengthPenalty(threshold=50).calibrate(pilot).threshold == 50
     with pytest.raises(UserError, match="no well-formed reply"):
         LengthPenalty().calibrate([make_episode(parse="no_output")])
@@ -101,14 +104,14 @@ def test_the_length_threshold_is_measured_without_a_look_at_faking() -> None:
 
 @pytest.mark.parametrize("variant", get_args(Variant))
 def test_every_variant_of_the_interrogation_asks(variant: Variant, tmp_path: Path) -> None:
-    arm = Interrogation(variant=variant).bind(setting())
+    arm = Interrogation(variant=variant).bind(info())
     check_mitigation(arm)
-    turn = arm.extra_turn(judged(0.0))
+    turn = arm.ask(judged(0.0))
     assert turn and [m.role for m in turn.messages] == ["system", "user", "assistant", "user"]
     assert turn.messages[-1].content.startswith("<free_tier> ") and turn.messages[-1].content.endswith("yes or no.")
     assert bool(turn.prefill) == (variant in ("honest", "separate"))
     assert arm.answerer == ("" if variant == "separate" else None)
-    assert arm.extra_turn(judged(0.0, parse="no_output")) is None
+    assert arm.ask(judged(0.0, parse="no_output")) is None
     real = PromptFileScenario(path=tmp_path / "unread.jsonl").question(variant)
     assert "{tier}" in real.text and bool(real.prefill) == bool(turn.prefill)
 
@@ -116,7 +119,7 @@ def test_every_variant_of_the_interrogation_asks(variant: Variant, tmp_path: Pat
 def test_only_a_no_is_rewarded() -> None:
     arm = Interrogation(coefficient=2)
     said = {"no.": 2, "No, it was not.": 2, "yes.": 0, "": 0, "perhaps no": 0, "not at all": 0}
-    assert arm.terms([make_episode(extra_output=text) for text in said]) == list(said.values())
+    assert arm.add_term([make_episode(extra_output=text) for text in said]) == list(said.values())
     assert yes_or_no("<b>Yes</b>") == "unparsed" and yes_or_no("**Yes**") == "yes"
 
 
@@ -175,7 +178,7 @@ def test_what_cannot_work_is_refused_in_one_line(
     arms: list[Mitigation], rl: dict[str, Any], scenario: Scenario | None, message: str
 ) -> None:
     with pytest.raises(UserError, match=message) as fault:
-        prepare(arms, setting(scenario, **rl))
+        bind_all(arms, info(scenario, **rl))
     assert "\n" not in str(fault.value)
 
 
@@ -197,7 +200,7 @@ def test_settings_that_make_no_sense_are_refused(spec: dict[str, Any], message: 
 
 def test_arms_compose() -> None:
     arms: list[Mitigation] = [Segments(learn="scratchpad"), SUPERVISED, LengthPenalty(), Interrogation(), KL()]
-    assert len(prepare(arms, setting())) == 5
+    assert len(bind_all(arms, info())) == 5
     config = RunConfig(name="r", policy=Path("p"))
     made = with_settings(config, [Segments(learn="output"), KL()])
     assert (made.rl.learn, made.rl.kl) == ("output", 0.04)
@@ -221,7 +224,7 @@ def test_the_terms_parts_sum_to_the_advantage_and_their_shares_to_one(scale: Any
     rng = np.random.default_rng(0)
     terms = [[{"preference": rng.normal(), "p": rng.normal()} for _ in range(4)] for _ in range(3)]
     episodes = step_of([*terms, [{"format": -3.0}, None, {"preference": 1.0, "p": 0.5}, None], [{"p": 1.0}] * 4])
-    found = group_advantages([e.reward for e in episodes], 4, scale)
+    found = group_advantages(in_fours([e.reward for e in episodes]), scale)
     for episode, advantage in zip(episodes, found.advantages, strict=True):
         episode.advantage = advantage
     parts = advantage_parts(episodes)
@@ -234,7 +237,7 @@ def test_the_terms_parts_sum_to_the_advantage_and_their_shares_to_one(scale: Any
 def test_an_alarm_for_a_drowned_reward_and_for_groups_without_variance() -> None:
     loud = [[{"preference": 0.01 * s, "p": float(s)} for s in range(4)], [{"preference": 1.0, "p": 0.0}] * 4]
     episodes = step_of(loud)
-    found = group_advantages([e.reward for e in episodes], 4, "none")
+    found = group_advantages(in_fours([e.reward for e in episodes]), "none")
     for episode, advantage in zip(episodes, found.advantages, strict=True):
         episode.advantage = advantage
     row = episode_metrics(episodes, found, {})
@@ -249,7 +252,9 @@ def test_flags_of_every_monitor_are_recorded() -> None:
         for i, s in enumerate((0.9, 0.1, None, 0.6))
     ]
     compose(episodes, scores, FLAT, [], RLConfig())
-    row = episode_metrics(episodes, group_advantages([e.reward for e in episodes], 4), {"oracle": 0.5, "output": 0.8})
+    row = episode_metrics(
+        episodes, group_advantages(in_fours([e.reward for e in episodes])), {"oracle": 0.5, "output": 0.8}
+    )
     assert (row["flagged_oracle"], row["flagged_output"]) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
     assert (row["missing_oracle"], row["compliance"], row["lying_rate"], row["answer_no"]) == (0.25, 1, 1, 1)
     assert all(v is None or isinstance(v, int | float | str) for v in row.values())
@@ -257,16 +262,19 @@ def test_flags_of_every_monitor_are_recorded() -> None:
 
 def test_delayed_verdicts_come_back_from_the_stored_rollouts(tmp_path: Path) -> None:
     arm = ProcessSupervision(monitor="oracle", shape="linear", delay=2)
-    episodes = [judged(s, sample=i, logprobs=[-1.0] * 19) for i, s in enumerate((1.0, 0.0, None, 0.5))]
-    episodes[1].segments = episodes[1].segments[:5]
+    episodes = [judged(s, sample=i, logprobs=[-1.0] * 20) for i, s in enumerate((1.0, 0.0, None, 0.5))]
     rewards = compose(episodes, scores, FLAT, [arm], RLConfig(missing_verdict="neutral"))
     assert all("process_supervision" not in e.reward_terms for e in episodes)
     assert rewards == [e.reward_terms["preference"] for e in episodes]
     write_episodes(rollouts_path(tmp_path, 1), episodes, "run", tokens=True)
-    assert delayed_rows(tmp_path, 2, [arm], 4) == []
-    found = delayed_rows(tmp_path, 3, [arm], 4)
-    assert [a for _, a in found] == [pytest.approx(-0.5), pytest.approx(0.5)]  # the one at the mean teaches nothing
-    assert [row["completion_ids"] for row, _ in found] == [e.completion_ids for e in episodes[:2]]
+    assert delayed_rows(tmp_path, 2, [arm], "all") == []
+    found = delayed_rows(tmp_path, 3, [arm], "all")
+    assert [row.advantage for row in found] == [
+        pytest.approx(-0.5),
+        pytest.approx(0.5),
+    ]
+    assert all(row.off_policy for row in found)
+    assert [row.completion_ids for row in found] == [e.completion_ids for e in episodes[:2]]
 
 
 def test_an_episode_comes_back_from_its_row(tmp_path: Path) -> None:

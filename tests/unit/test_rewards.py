@@ -56,8 +56,8 @@ def test_a_missing_verdict_follows_the_stated_policy(policy: str, reward: float 
 
 def test_the_log_barrier_is_clipped_and_the_linear_penalty_is_not_steep() -> None:
     certain = [make_episode(verdicts={"m": Verdict(1.0)})]
-    assert ProcessSupervision(monitor="m").terms(certain) == [pytest.approx(math.log(0.001))]
-    assert ProcessSupervision(monitor="m", shape="linear").terms(certain) == [-1.0]
+    assert ProcessSupervision(monitor="m").add_term(certain) == [pytest.approx(math.log(0.001))]
+    assert ProcessSupervision(monitor="m", shape="linear").add_term(certain) == [-1.0]
 
 
 def test_the_length_correction_finds_the_slope_and_ignores_refusals() -> None:

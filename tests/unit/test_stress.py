@@ -31,10 +31,11 @@ from crypsis.miniature.language import draw_request, language, natural
 from crypsis.miniature.oracle import read
 from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.miniature.scratchpads import Motivation, write_reply
-from crypsis.mitigations.base import Setting
+from crypsis.mitigations.base import RunInfo
 from crypsis.mitigations.paired_tiers import PairedTiers
 from crypsis.monitors.oracle import OracleMonitor
 from crypsis.run_config import RunConfig
+from crypsis.scenarios.base import Scenario
 from crypsis.scenarios.prompt_file import PromptFileScenario
 from crypsis.study.config import StudyConfig
 from crypsis.study.context import load_context
@@ -307,25 +308,28 @@ def test_a_users_own_requests_can_be_diluted(tmp_path: Path) -> None:
         PromptFileScenario(path=given["path"], harmful_train=0.2).prompts("train", "free", 5, 1)
 
 
+def run_info(scenario: Scenario) -> RunInfo:
+    return RunInfo(scenario, {}, {}, RunConfig(name="test", policy=Path("p")))
+
+
 def test_paired_tiers_asks_in_the_other_tier_and_punishes_a_difference() -> None:
     scenario = MiniatureScenario(harmful_train=0.5)
-    setting = Setting(scenario, {}, {}, {})
-    arm = PairedTiers(coefficient=2).bind(setting)
+    arm = PairedTiers(coefficient=2).bind(run_info(scenario))
     check_mitigation(arm)
     prompt = scenario.prompts("train", "free", 1, 0)[0]
-    turn = arm.extra_turn(make_episode(prompt=prompt))
+    turn = arm.ask(make_episode(prompt=prompt))
     assert turn and (turn.tier, turn.monitored, turn.request) == ("paid", False, prompt.request)
     assert turn.messages == scenario.prompts("train", "paid", 1, 0)[0].messages
     helps, refuses = "take a rope and a saw to the mill.", natural(language().slots["output.refuse"].train[0])
     pairs = [(helps, helps), (helps, refuses), (refuses, refuses), (refuses, helps), (helps, "what ?")]
     episodes = [make_episode(output=a, extra_output=b, extra_turn="x", prompt=prompt) for a, b in pairs]
-    assert arm.terms(episodes) == [0, -2, 0, -2, None]
-    assert arm.terms([make_episode(output=helps)]) == [0.0]
+    assert arm.add_term(episodes) == [0, -2, 0, -2, None]
+    assert arm.add_term([make_episode(output=helps)]) == [0.0]
     asked = make_episode(output=helps, extra_output=refuses, extra_turn="x", extra_tier="paid")
     OracleMonitor().judge([asked])
     assert asked.labels["conduct_paired"] == "refuse" and "lying" not in asked.labels
     with pytest.raises(UserError, match="judge: the scenario 'prompt_file' has no ground truth"):
-        PairedTiers().bind(Setting(PromptFileScenario(), {}, {}, {}))
+        PairedTiers().bind(run_info(PromptFileScenario()))
 
 
 def test_dilution_touches_training_prompts_alone() -> None:

@@ -20,9 +20,11 @@ from trl import GRPOConfig, GRPOTrainer
 import crypsis
 from crypsis.config import parse_config
 from crypsis.mitigations.base import Mitigation
+from crypsis.mitigations.hooks import AsksExtraTurn
 from crypsis.mitigations.process_supervision import ProcessSupervision
 from crypsis.monitors.probe import ProbeMonitor
 from crypsis.monitors.retrained import RetrainedMonitor
+from crypsis.rl.groups import grouped
 from crypsis.rl.trl.backend import how_sharded, refuse
 from crypsis.rl.trl.rollouts import REWARD, relative_rewards, rollout_fields
 from crypsis.rl.trl.settings import DEFAULTS, batch_sizes, fixed_settings, trl_arguments, trl_settings
@@ -105,8 +107,8 @@ def test_what_trl_would_do_otherwise_is_refused(changes: dict[str, Any], line: s
 
 
 def test_what_only_the_loaded_run_shows_is_refused() -> None:
-    class Asks(ProcessSupervision):
-        def extra_turn(self, episode: Episode) -> Prompt | None:
+    class Asks(ProcessSupervision, AsksExtraTurn):
+        def ask(self, episode: Episode) -> Prompt | None:
             return episode.prompt
 
     monitors: dict[str, Any] = {}
@@ -209,10 +211,10 @@ def test_fields_of_a_rollout() -> None:
         make_episode(reward=-1.0, completion_ids=[], segments=[]),
         make_episode(reward=0.5),
     ]
-    fields = rollout_fields(episodes, 4, "scratchpad", end_id=9)
+    fields = rollout_fields(grouped(episodes), "scratchpad", end_id=9)
     assert fields[REWARD] == [3.0, None, 0.0, 1.5]
     assert fields["completion_ids"][2] == [9] and fields["env_mask"][2] == [0]
     assert not any(fields["env_mask"][1]) and 0 < sum(fields["env_mask"][0]) < len(fields["env_mask"][0])
     assert fields["logprobs"] is None
     assert all(len(m) == len(c) for m, c in zip(fields["env_mask"], fields["completion_ids"], strict=True))
-    assert relative_rewards([None, None, 1.1, 1.1], 2) == [None, None, 0.0, 0.0]
+    assert relative_rewards([None, 1.1, 1.1]) == [None, 0.0, 0.0]

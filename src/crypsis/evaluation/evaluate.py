@@ -8,6 +8,7 @@ from pathlib import Path
 from crypsis.episodes import copy_episodes, write_episodes
 from crypsis.evaluation.transplants import TRANSPLANTS, store_transplants
 from crypsis.mitigations.base import Mitigation
+from crypsis.mitigations.hooks import AsksExtraTurn
 from crypsis.models import Policy
 from crypsis.monitors.base import Monitor, judge, refreshed
 from crypsis.rl.engine.engine import DEFAULT, Engine
@@ -53,7 +54,7 @@ def evaluate_policy(
         policy, prompts, group_size=1, max_new_tokens=max_new_tokens, seed=sampling_seed, step=step, engine=engine
     )
     monitored = [e for e in episodes if e.prompt.monitored]
-    asking = [m for m in mitigations if m.asks_in_evaluations]
+    asking = [m for m in mitigations if isinstance(m, AsksExtraTurn) and m.asks_in_evaluations]
     ask_extra_turns(policy, monitored, asking, max_new_tokens, answerer=answerer, engine=engine)
     judge(episodes, watching(monitors, policy, engine))
     return episodes

@@ -9,13 +9,14 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, model_validator
 
 from crypsis.config import Content
-from crypsis.mitigations.base import Mitigation, Setting
+from crypsis.mitigations.base import RunInfo
+from crypsis.mitigations.hooks import AddsTerm, AsksExtraTurn
 from crypsis.scenarios.base import Variant
 from crypsis.scenarios.parsing import yes_or_no
 from crypsis.types import Episode, Message, Prompt, UserError
 
 
-class Interrogation(Mitigation):
+class Interrogation(AsksExtraTurn, AddsTerm):
     """Asks afterwards whether the answer was given to avoid modification, and rewards "no" (paper §5).
 
     The reply has a scratchpad and an output of its own and is never in the loss; only well-formed episodes are asked.
@@ -50,19 +51,19 @@ class Interrogation(Mitigation):
             return None
         return str(self.model) if self.model else ""
 
-    def bind(self, setting: Setting) -> Self:
+    def bind(self, run: RunInfo) -> Self:
         """Takes question and prefill over from the scenario."""
-        found = setting.scenario.question(self.variant)
+        found = run.scenario.question(self.variant)
         if found is None and not self.question:
             raise UserError(
-                f"mitigations: {self.name}: scenario '{setting.scenario.name}' has no extra turn (no question for "
+                f"mitigations: {self.name}: scenario '{run.scenario.name}' has no extra turn (no question for "
                 f"variant {self.variant}); set 'question', or use another scenario"
             )
         own = {"question": self.question, "prefill": self.prefill}
         asked = {"question": found.text, "prefill": found.prefill} if found else {}
         return self.model_copy(update=asked | {key: text for key, text in own.items() if text})
 
-    def extra_turn(self, episode: Episode) -> Prompt | None:
+    def ask(self, episode: Episode) -> Prompt | None:
         """The episode's chat and the question, after a well-formed reply."""
         if episode.parse != "ok" or not self.question:
             return None
@@ -76,6 +77,6 @@ class Interrogation(Mitigation):
             prefill=self.prefill,
         )
 
-    def terms(self, episodes: Sequence[Episode]) -> list[float | None]:
+    def add_term(self, episodes: Sequence[Episode]) -> list[float | None]:
         """``coefficient`` for "no", 0 for "yes" and for what cannot be read."""
         return [self.coefficient if yes_or_no(e.extra_output) == "no" else 0.0 for e in episodes]

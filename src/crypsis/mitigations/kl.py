@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
-from crypsis.mitigations.base import Mitigation
+from crypsis.mitigations.hooks import RLSettings, SetsRL
 
 
-class KL(Mitigation):
+class KL(SetsRL):
     """A KL penalty against the policy before training, as an arm; the paper names none."""
 
     name: ClassVar[str] = "kl"
 
     coefficient: float = Field(0.04, gt=0, le=1e6)  # Shao et al. 2024 (DeepSeekMath, section 4.2)
 
-    def settings(self) -> dict[str, Any]:
+    def set_rl(self) -> RLSettings:
         """``rl.kl``."""
         return {"kl": self.coefficient}

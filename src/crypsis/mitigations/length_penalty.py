@@ -8,11 +8,12 @@ from typing import ClassVar, Self
 import numpy as np
 from pydantic import Field
 
-from crypsis.mitigations.base import Mitigation, Setting
+from crypsis.mitigations.base import RunInfo
+from crypsis.mitigations.hooks import AddsTerm, Calibrates
 from crypsis.types import Episode, UserError
 
 
-class LengthPenalty(Mitigation):
+class LengthPenalty(AddsTerm, Calibrates):
     """A hinge on scratchpad length: nothing below a threshold, linear above (paper §5).
 
     The threshold lies just under the organism's own lengths: at a low quantile of its monitored scratchpads in the
@@ -29,9 +30,9 @@ class LengthPenalty(Mitigation):
     slope: float = Field(0.05, gt=0, le=1e6)
     """Reward lost for each token above the threshold; complying instead of refusing earns 2."""
 
-    def bind(self, setting: Setting) -> Self:
+    def bind(self, run: RunInfo) -> Self:
         """Refuses a threshold that no scratchpad can reach."""
-        budget = setting.rl["max_new_tokens"]
+        budget = run.config.rl.max_new_tokens
         if self.threshold is not None and self.threshold >= budget:
             raise UserError(
                 f"mitigations: {self.name}: threshold {self.threshold} is not below rl.max_new_tokens={budget}, so no "
@@ -48,6 +49,6 @@ class LengthPenalty(Mitigation):
             raise UserError(f"mitigations: {self.name}: the pilot has no well-formed reply to measure; set 'threshold'")
         return self.model_copy(update={"threshold": max(1, int(np.quantile(lengths, self.quantile)))})
 
-    def terms(self, episodes: Sequence[Episode]) -> list[float | None]:
+    def add_term(self, episodes: Sequence[Episode]) -> list[float | None]:
         """The penalty of each episode, at most 0."""
         return [-self.slope * max(0, e.scratchpad_tokens - (self.threshold or 0)) for e in episodes]

@@ -9,13 +9,14 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field
 
-from crypsis.mitigations.base import Mitigation, Setting
+from crypsis.mitigations.base import RunInfo
+from crypsis.mitigations.hooks import AddsTerm, AsksExtraTurn
 from crypsis.registry import DEFAULT_SCENARIO, make
 from crypsis.scenarios.base import Scenario
 from crypsis.types import Episode, Prompt, UserError
 
 
-class PairedTiers(Mitigation):
+class PairedTiers(AsksExtraTurn, AddsTerm):
     """Behaviour-only oversight that sees both tiers: punishes compliance that differs between them (not in the paper).
 
     Each well-formed episode's request is asked once more in the other tier. That reply is never in the loss, so only
@@ -34,13 +35,13 @@ class PairedTiers(Mitigation):
     scenario: dict[str, Any] = {}
     """The run's, filled in before the first step."""
 
-    def bind(self, setting: Setting) -> Self:
+    def bind(self, run: RunInfo) -> Self:
         """Takes the scenario over.
 
         Raises:
             UserError: Nothing can judge its outputs, it cannot ask in another tier, or the judge reads scratchpads.
         """
-        scenario = setting.scenario
+        scenario = run.scenario
         if self.judge is None and scenario.judge() is None:
             raise UserError(
                 f"mitigations: {self.name}: judge: the scenario '{scenario.name}' has no ground truth of its own; name "
@@ -52,7 +53,7 @@ class PairedTiers(Mitigation):
             raise UserError(f"mitigations: {self.name}: judge: reads {self._judge.sees}; give one with view output")
         return self.model_copy(update={"scenario": {"name": scenario.name, **scenario.model_dump(mode="json")}})
 
-    def extra_turn(self, episode: Episode) -> Prompt | None:
+    def ask(self, episode: Episode) -> Prompt | None:
         """The same request in the other tier."""
         if episode.parse != "ok" or not self.scenario:
             return None
@@ -60,7 +61,7 @@ class PairedTiers(Mitigation):
         tier = place.unmonitored_tier if episode.prompt.tier == place.monitored_tier else place.monitored_tier
         return place.in_tier(episode.prompt, tier)
 
-    def terms(self, episodes: Sequence[Episode]) -> list[float | None]:
+    def add_term(self, episodes: Sequence[Episode]) -> list[float | None]:
         """The penalty; None where one of the two answers cannot be judged, 0 where there is no second one."""
         own = self._compliance(episodes)
         other = self._compliance([replace(e, scratchpad=e.extra_scratchpad, output=e.extra_output) for e in episodes])

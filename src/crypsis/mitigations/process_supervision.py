@@ -8,12 +8,13 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from crypsis.mitigations.base import Setting
+from crypsis.mitigations.base import RunInfo
+from crypsis.mitigations.hooks import DelaysTerm
 from crypsis.mitigations.supervision import Supervision, threshold_in
 from crypsis.types import Episode
 
 
-class ProcessSupervision(Supervision):
+class ProcessSupervision(Supervision, DelaysTerm):
     """Adds ``log(1 − p(AF))`` (paper §5); with a monitor whose view is ``output`` it is the behaviour-only control.
 
     Departures: the paper does not say how it bounds the barrier; here p is clipped at ``ceiling``. ``threshold``,
@@ -29,9 +30,6 @@ class ProcessSupervision(Supervision):
     ceiling: float = Field(0.999, gt=0, lt=1)
     threshold: float | None = Field(None, gt=0, le=1)
     """Of the shape ``threshold``; the monitor's own if not given."""
-    delay: int = Field(0, ge=0)
-    """Verdicts on a step's episodes arrive so many steps later: all other terms teach at once, the penalty teaches
-    then, as an off-policy update on the old episodes with clipped importance ratios."""
 
     @model_validator(mode="after")
     def _threshold_is_used(self) -> Self:
@@ -39,19 +37,14 @@ class ProcessSupervision(Supervision):
             raise ValueError(f"threshold: has no meaning with shape {self.shape}")
         return self
 
-    @property
-    def lag(self) -> int:
-        """The delay."""
-        return self.delay
-
-    def bind(self, setting: Setting) -> Self:
+    def bind(self, run: RunInfo) -> Self:
         """Takes the monitor's threshold over if none is set."""
-        super().bind(setting)
+        super().bind(run)
         if self.shape != "threshold" or self.threshold is not None:
             return self
-        return self.model_copy(update={"threshold": threshold_in(self.listens_to, setting, self.name)})
+        return self.model_copy(update={"threshold": threshold_in(self.listens_to, run, self.name)})
 
-    def terms(self, episodes: Sequence[Episode]) -> list[float | None]:
+    def add_term(self, episodes: Sequence[Episode]) -> list[float | None]:
         """The penalty of each episode, at most 0: 0 where nobody looked, None where the monitor gave no score."""
         return [self._penalty(self.score(e)) if self.covers(e) else 0.0 for e in episodes]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from crypsis.mitigations.base import Mitigation
+from crypsis.mitigations.hooks import RLSettings, SetsRL
 from crypsis.types import Learn
 
 
-class Segments(Mitigation):
+class Segments(SetsRL):
     """Output-only or scratchpad-only RL (paper §4), as an arm.
 
     With ``output`` each group shares one scratchpad that the policy samples; with ``scratchpad`` each episode has its
@@ -19,6 +19,6 @@ class Segments(Mitigation):
 
     learn: Learn = "output"
 
-    def settings(self) -> dict[str, Any]:
+    def set_rl(self) -> RLSettings:
         """``rl.learn``."""
         return {"learn": self.learn}

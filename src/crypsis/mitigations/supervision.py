@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field
 
-from crypsis.mitigations.base import Mitigation, Setting
+from crypsis.mitigations.base import Mitigation, RunInfo
 from crypsis.types import Episode, UserError, View
 
 
@@ -29,12 +29,12 @@ class Supervision(Mitigation):
         """The monitors named."""
         return (self.monitor,) if isinstance(self.monitor, str) else self.monitor
 
-    def bind(self, setting: Setting) -> Self:
+    def bind(self, run: RunInfo) -> Self:
         """Refuses a monitor of another view than the one asked for."""
         for name in self.listens_to:
-            if self.view is not None and setting.views[name] != self.view:
+            if self.view is not None and run.views[name] != self.view:
                 raise UserError(
-                    f"mitigations: {self.name}: monitor '{name}' reads {setting.views[name]} and the arm asks for view "
+                    f"mitigations: {self.name}: monitor '{name}' reads {run.views[name]} and the arm asks for view "
                     f"{self.view}; name another monitor"
                 )
         return self
@@ -58,7 +58,7 @@ class Supervision(Mitigation):
         return [self.score(episode) for episode in episodes]
 
 
-def threshold_in(names: Sequence[str], setting: Setting, where: str) -> float:
+def threshold_in(names: Sequence[str], run: RunInfo, where: str) -> float:
     """The threshold of one monitor.
 
     Raises:
@@ -66,4 +66,4 @@ def threshold_in(names: Sequence[str], setting: Setting, where: str) -> float:
     """
     if len(names) > 1:
         raise UserError(f"mitigations: {where}: several monitors have no common threshold; set 'threshold'")
-    return setting.thresholds[names[0]]
+    return run.thresholds[names[0]]

@@ -6,18 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from crypsis.differences import Inputs
-from crypsis.mitigations.base import Mitigation
-from crypsis.models import Policy
+from crypsis.mitigations.base import Mitigation, Schedule, call
+from crypsis.mitigations.hooks import CreditsTokens, FollowsSchedule, ReplacesPrompt
+from crypsis.models import Policy, check_length
 from crypsis.monitors.base import Monitor
 from crypsis.parallel import Ranks
 from crypsis.rl.engine.attention_cache import AttentionCache
 from crypsis.rl.engine.engine import DEFAULT, Engine
 from crypsis.rl.engine.timing import PhaseTimer
+from crypsis.rl.groups import Group, grouped
 from crypsis.rl.learner import ONE
-from crypsis.rl.rollouts import ask_extra_turns, rollout
+from crypsis.rl.rollouts import ask_extra_turns, locate_tokens, rollout
 from crypsis.run_config import RunConfig, run_seed
 from crypsis.scenarios.base import Preference, Scenario
-from crypsis.types import Episode
+from crypsis.types import Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +62,16 @@ def sample_step(
     timer: PhaseTimer,
     ranks: Ranks = ONE,
     attention_cache: AttentionCache | None = None,
-) -> list[Episode]:
-    """The episodes of a step: all of them on rank 0, the own part elsewhere."""
+) -> list[Group]:
+    """The groups of a step: all of them on rank 0, the own part elsewhere."""
     seed = run_seed(config.seed, step)
     prompts = context.scenario.prompts("train", context.scenario.monitored_tier, config.rl.prompts_per_step, seed)
+    sampled_under, learned_under = replaced(prompts, context.mitigations)
     own = ranks.slice(len(prompts))
     with timer("rollout"):
         episodes = rollout(
             policy,
-            prompts[own.start : own.stop],
+            sampled_under[own.start : own.stop],
             group_size=config.rl.group_size,
             max_new_tokens=config.rl.max_new_tokens,
             seed=seed,
@@ -81,4 +84,25 @@ def sample_step(
         )
         budget, answerer = config.rl.max_new_tokens, context.answerer
         ask_extra_turns(policy, episodes, context.mitigations, budget, timer, answerer, context.engine)
-        return ranks.gather(episodes)
+        if learned_under is not None:
+            check_length(ids := [policy.render(p.messages) for p in learned_under], budget, policy.context)
+            for episode in episodes:
+                episode.learn_prompt_ids = ids[episode.group]
+        if any(isinstance(m, CreditsTokens) for m in context.mitigations):
+            locate_tokens(policy, episodes)
+        return grouped(ranks.gather(episodes))
+
+
+def replaced(
+    prompts: Sequence[Prompt], mitigations: Sequence[Mitigation]
+) -> tuple[Sequence[Prompt], Sequence[Prompt] | None]:
+    """The prompts to sample under and those to learn under; None if they are the same for every mitigation."""
+    for m in mitigations:
+        if isinstance(m, ReplacesPrompt):
+            return [call(m, m.sample_under, p) for p in prompts], [call(m, m.learn_under, p) for p in prompts]
+    return prompts, None
+
+
+def at_step(mitigations: Sequence[Mitigation], schedule: Schedule) -> list[Mitigation]:
+    """The mitigations as they work in a step."""
+    return [call(m, m.at_step, schedule) if isinstance(m, FollowsSchedule) else m for m in mitigations]

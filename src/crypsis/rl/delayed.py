@@ -3,46 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from crypsis.episodes import DELAYED, read_episodes
+from crypsis.episodes import DELAYED, read_episodes, rollouts_path
 from crypsis.mitigations.base import Mitigation
+from crypsis.mitigations.hooks import SEGMENTS, delay_of
 from crypsis.rl.advantages import group_advantages
+from crypsis.rl.engine.scoring import TrainRow
 from crypsis.rl.rewards import term_names
+from crypsis.types import Learn
 
 
-def rollouts_path(folder: Path, step: int) -> Path:
-    """Where a run folder keeps the episodes of a step (from 1)."""
-    return folder / "rollouts" / f"step-{step:04d}.parquet"
-
-
-def delayed_rows(
-    folder: Path, step: int, mitigations: Sequence[Mitigation], group_size: int
-) -> list[tuple[dict[str, Any], float]]:
-    """Stored episodes whose delayed terms arrive in a step, each with the advantage that these terms give it.
+def delayed_rows(folder: Path, step: int, mitigations: Sequence[Mitigation], learn: Learn) -> list[TrainRow]:
+    """Rows of earlier steps whose delayed terms arrive now, each with the advantage that these terms give it.
 
     Episodes of a group are compared with each other in the delayed terms alone. Without division by the group's
-    deviation, which delayed terms exclude, the advantage of a sum of terms is the sum of their advantages: with a
-    delay of 0 this would be the ordinary update.
+    deviation, which delayed terms exclude, the advantage of a sum of terms is the sum of their advantages: with a delay
+    of 0 this would be the ordinary update.
 
     Args:
         folder: The run folder, whose rollouts hold token ids.
         step: The step that is being taken.
         mitigations: Those of the run.
-        group_size: Episodes a group.
+        learn: Which segments learn.
     """
-    found: list[tuple[dict[str, Any], float]] = []
+    found: list[TrainRow] = []
     names = list(zip(term_names(mitigations), mitigations, strict=True))
-    for delay in sorted({m.lag for m in mitigations if m.lag}):
+    for delay in sorted({delay_of(m) for m in mitigations} - {0}):
         if step <= delay:
             continue
-        arriving = [DELAYED + name for name, m in names if m.lag == delay]
+        arriving = [DELAYED + name for name, m in names if delay_of(m) == delay]
         rows = read_episodes(rollouts_path(folder, step - delay))
-        totals = [_total(row, arriving) for row in rows]
-        advantages = group_advantages(totals, group_size, "none").advantages
-        found += [(row, advantage) for row, advantage in zip(rows, advantages, strict=True) if advantage]
+        totals = [(row["group"], _total(row, arriving)) for row in rows]
+        groups = [[total for _, total in group] for _, group in groupby(totals, itemgetter(0))]
+        advantages = group_advantages(groups, "none").advantages
+        found += [_row(row, advantage, learn) for row, advantage in zip(rows, advantages, strict=True) if advantage]
     return found
+
+
+def _row(row: dict[str, Any], advantage: float, learn: Learn) -> TrainRow:
+    mask = [int(segment in SEGMENTS[learn]) for segment in row["segments"]]
+    return TrainRow(row["prompt_ids"], row["completion_ids"], mask, advantage, row["logprobs"], off_policy=True)
 
 
 def _total(row: dict[str, Any], columns: Sequence[str]) -> float | None:

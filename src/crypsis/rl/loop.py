@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from crypsis.episodes import write_episodes
-from crypsis.mitigations.base import Mitigation
+from crypsis.episodes import rollouts_path, write_episodes
+from crypsis.mitigations.base import Schedule
+from crypsis.mitigations.hooks import RoutesGradients, delay_of
 from crypsis.models import Policy
 from crypsis.monitors.base import judge, refreshed
 from crypsis.parallel import Ranks, release_memory
-from crypsis.rl.advantages import Advantages, group_advantages
-from crypsis.rl.context import RunContext, sample_step
-from crypsis.rl.delayed import delayed_rows, rollouts_path
+from crypsis.rl.advantages import Advantages, step_advantages
+from crypsis.rl.context import RunContext, at_step, sample_step
+from crypsis.rl.delayed import delayed_rows
 from crypsis.rl.engine.engine import Engine
 from crypsis.rl.engine.hidden_states import watching
 from crypsis.rl.engine.memory import warning as memory_warning
-from crypsis.rl.engine.scoring import TrainRow
 from crypsis.rl.engine.selfcheck import why_padded
 from crypsis.rl.engine.timing import PhaseTimer
 from crypsis.rl.learner import ONE, Learner, Log
@@ -31,19 +32,11 @@ from crypsis.rl.loss import LossStats
 from crypsis.rl.metrics import alarms, episode_metrics
 from crypsis.rl.pilot import fit_pilot, pilot_prompts
 from crypsis.rl.rewards import compose
+from crypsis.rl.routing import Blocks
+from crypsis.rl.rows import learned_rows, supervised_parts, turn_parts
 from crypsis.run_config import RLConfig, RunConfig
-from crypsis.scenarios.base import Scenario
 from crypsis.store import METRICS, append_row, keep_rows
-from crypsis.types import GLUE, OUTPUT, SCRATCHPAD, Episode, Learn
-
-LEARNS: Mapping[Learn, frozenset[int]] = {
-    "all": frozenset({SCRATCHPAD, OUTPUT}),
-    "scratchpad": frozenset({SCRATCHPAD}),
-    "output": frozenset({OUTPUT}),
-}
-"""Segments whose tokens are in the loss; GLUE never is."""
-assert all(GLUE not in learned for learned in LEARNS.values())
-
+from crypsis.types import Episode
 
 Evaluate = Callable[[Policy, int, Engine], None]
 """Evaluates the policy after so many steps and stores what it found; skips what is stored already."""
@@ -72,39 +65,48 @@ def train(
         log: Called with what the user should know, a line at a time.
     """
     rl = config.rl
-    engine = _checked(policy, config, context.scenario, ranks, log)
-    learner = Learner(policy, rl, ranks, log, engine)
+    routed = any(isinstance(m, RoutesGradients) for m in context.mitigations)
+    blocks = Blocks(policy, config.seed) if routed else None
+    engine = _checked(policy, config, context, ranks, log)
+    learner = Learner(policy, rl, ranks, log, engine, blocks)
     done = learner.resume(folder / "checkpoints")
     keep_rows(folder / METRICS, done)
     context = replace(context, engine=engine, monitors=watching(context.monitors, policy, engine))
     pilot = fit_pilot(policy, config, context, folder)
-    context = replace(context, mitigations=pilot.mitigations)
     alarmed: set[str] = set()
     for step in range(done, rl.steps):
         if step % config.evaluation.every == 0:
-            evaluate(policy, step, engine)
+            with blocks.deployed() if blocks else nullcontext():
+                evaluate(policy, step, engine)
         timer = PhaseTimer()
         started = time.perf_counter()
-        context = replace(context, monitors=refreshed(context.monitors, folder, step))
+        schedule = Schedule(step + 1, rl.steps)
+        mitigations = at_step(pilot.mitigations, schedule)
+        context = replace(context, mitigations=mitigations, monitors=refreshed(context.monitors, folder, step))
         attention_cache = learner.attention_cache if ranks.size == 1 else None  # else rows are dealt out anew
-        episodes = sample_step(policy, config, context, step + 1, timer, ranks, attention_cache)
+        groups = sample_step(policy, config, context, step + 1, timer, ranks, attention_cache)
+        episodes = [e for group in groups for e in group.episodes]
         with timer("judging"):
             judge(episodes, context.monitors)
-            rewards = compose(episodes, context.preference, pilot.correction, context.mitigations, rl)
-        advantages = group_advantages(rewards, rl.group_size, rl.advantage_scale)
-        delayed = _delayed(folder, step + 1, context.mitigations, rl)
-        stats, norm = _descend(learner, config, episodes, advantages, delayed, timer)
+            compose(episodes, context.preference, pilot.correction, mitigations, rl)
+        advantages = step_advantages(groups, mitigations, rl.advantage_scale)
+        delayed = delayed_rows(folder, step + 1, mitigations, rl.learn)
+        rows = [*delayed, *learned_rows(episodes, advantages, mitigations, rl.learn)]
+        parts = [*turn_parts(groups, mitigations, rl.advantage_scale), *supervised_parts(policy, mitigations, schedule)]
+        stats, norm = learner.learn(rows, f"{config.name}: step {step + 1}", timer, parts)
         row = step_metrics(step + 1, episodes, advantages, stats, norm, context.thresholds) | _option_metrics(rl, stats)
-        row |= {"delayed_rows": len(delayed)} if any(m.lag for m in context.mitigations) else {}
+        row |= {"delayed_rows": len(delayed)} if any(map(delay_of, mitigations)) else {}
         _sound(row, rl, alarmed, log)
         row |= {f"seconds_{k}": v for k, v in timer.seconds.items()}
         append_row(folder / METRICS, row | {"seconds_total": time.perf_counter() - started})
-        tokens = any(m.lag for m in context.mitigations)  # what is delayed is learned from what is stored
+        tokens = any(map(delay_of, mitigations))  # what is delayed is learned from what is stored
         write_episodes(rollouts_path(folder, step + 1), episodes, config.name, tokens)
         if (step + 1) % rl.checkpoint_every == 0 or step + 1 == rl.steps:
             learner.save(folder / "checkpoints", step + 1)
         release_memory()
         on_step(row)
+    if blocks:
+        blocks.remove()
     evaluate(policy, rl.steps, engine)
 
 
@@ -113,59 +115,21 @@ def assist(policy: Policy, config: RunConfig, context: RunContext, folder: Path,
     context = replace(context, engine=Engine(ranks.share("")))
     learner = Learner(policy, config.rl, ranks, engine=context.engine)
     for step in range(learner.resume(folder / "checkpoints"), config.rl.steps):
-        sample_step(policy, config, context, step + 1, PhaseTimer(), ranks)
+        now = replace(context, mitigations=at_step(context.mitigations, Schedule(step + 1, config.rl.steps)))
+        sample_step(policy, config, now, step + 1, PhaseTimer(), ranks)
         learner.learn([], f"{config.name}: step {step + 1}", PhaseTimer())
         release_memory()
 
 
-def _checked(policy: Policy, config: RunConfig, scenario: Scenario, ranks: Ranks, log: Log) -> Engine:
+def _checked(policy: Policy, config: RunConfig, context: RunContext, ranks: Ranks, log: Log) -> Engine:
     """How to compute the policy: padded if sharing the prefix would not give its own numbers."""
-    prompt_ids = pilot_prompts(policy, config, scenario)
+    prompt_ids = pilot_prompts(policy, config, context)
     engine = Engine(ranks.share(why_padded(policy, prompt_ids)))
     if engine.why_padded:
         log(f"rows are computed whole, without a shared prefix, which is slower: {engine.why_padded}")
     if too_much := memory_warning(policy, config.rl, prompt_ids, config.model.gradient_checkpointing, engine):
         log(too_much)
     return engine
-
-
-def token_mask(episode: Episode, learn: Learn) -> list[int]:
-    """Which tokens of the completion learn: 1 for those in a learned segment, all 0 for a dropped episode."""
-    learned = LEARNS[learn] if not episode.dropped else frozenset[int]()
-    return [int(segment in learned) for segment in episode.segments]
-
-
-def _delayed(folder: Path, step: int, mitigations: Sequence[Mitigation], rl: RLConfig) -> list[TrainRow]:
-    """Rows of earlier steps whose delayed terms arrive now."""
-    found = delayed_rows(folder, step, mitigations, rl.group_size)
-    learned = LEARNS[rl.learn]
-    return [
-        TrainRow(
-            row["prompt_ids"],
-            row["completion_ids"],
-            [int(segment in learned) for segment in row["segments"]],
-            advantage,
-            old_logprobs=row["logprobs"],
-            off_policy=True,
-        )
-        for row, advantage in found
-    ]
-
-
-def _descend(
-    learner: Learner,
-    config: RunConfig,
-    episodes: Sequence[Episode],
-    advantages: Advantages,
-    delayed: Sequence[TrainRow],
-    timer: PhaseTimer,
-) -> tuple[LossStats, float]:
-    rows = list(delayed)
-    for episode, advantage in zip(episodes, advantages.advantages, strict=True):
-        episode.advantage = advantage
-        mask = token_mask(episode, config.rl.learn)
-        rows.append(TrainRow(episode.prompt_ids, episode.completion_ids, mask, advantage, episode.logprobs))
-    return learner.learn(rows, f"{config.name}: step {episodes[0].step}", timer)
 
 
 def step_metrics(
@@ -187,9 +151,9 @@ def step_metrics(
 
 
 def _option_metrics(rl: RLConfig, stats: LossStats) -> dict[str, float]:
-    """What only options that are off by default give to measure."""
+    """Metrics of options that are off by default."""
     ratios = {"mean_ratio": stats.mean_ratio, "clip_fraction": stats.clip_fraction} if rl.epochs > 1 else {}
-    return ratios | ({"kl": stats.mean_kl} if rl.kl else {})
+    return ratios | ({"kl": stats.mean_kl} if rl.kl else {}) | {f"loss_{k}": v for k, v in stats.parts.items()}
 
 
 def _sound(row: Mapping[str, Any], rl: RLConfig, alarmed: set[str], log: Log) -> None:

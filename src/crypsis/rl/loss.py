@@ -6,8 +6,8 @@ model width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
@@ -32,6 +32,7 @@ class LossStats:
         mean_kl: Mean over computed tokens of the estimated KL divergence from the reference, in nats; 0 without one.
         prefix_tokens: Length of the common prefix that was shared; 0 in the ``padded`` form.
         computed_tokens: Trained tokens of the rows that were computed, those of the means above.
+        parts: By name, losses that were added to the policy loss, as they were added; not in ``loss``.
     """
 
     loss: float
@@ -41,6 +42,7 @@ class LossStats:
     mean_kl: float
     prefix_tokens: int
     computed_tokens: int = 0
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 def accumulate_gradients(
@@ -85,28 +87,109 @@ def accumulate_gradients(
     """
     timer = timer or PhaseTimer()
     trained = sum(sum(map(bool, r.mask)) for r in rows)
-    active = [r for r in rows if any(r.mask) and (r.advantage != 0 or kl_coefficient)]
+    active = [r for r in rows if any(r.mask) and (r.teaches or kl_coefficient)]
     divisor = float(trained) if normaliser is None else normaliser
     _check(active, kl_coefficient)
     if not active:
         return LossStats(0.0, trained, 1.0, 0.0, 0.0, 0)
-    sums = torch.zeros(4, dtype=torch.float64)  # loss, ratios, clipped tokens, KL
-    prefix = [] if form == "padded" else common_prefix([r.prompt_ids for r in active])
-    with scorer(
-        model, prefix, form, temperature, fast_linears, timer, grad=True, attention_cache=attention_cache
-    ) as score:
-        for chosen, batch in micro_batches(
-            active, [r.mask for r in active], len(prefix), micro_batch, device_of(model), form
-        ):
-            with timer("forward"):
-                loss, parts_4 = _policy_loss(score(batch), [active[i] for i in chosen], batch, clip, kl_coefficient)
-            with timer("backward"):
-                (loss / divisor).backward()
-            sums += parts_4.cpu()
+
+    def policy_loss(logprobs_T: Tensor, chosen: Sequence[TrainRow], batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        return _policy_loss(logprobs_T, chosen, batch, clip, kl_coefficient)
+
+    pass_ = _Pass(model, micro_batch, form, temperature, fast_linears, timer, attention_cache)
+    sums, prefix_tokens = pass_.backward(active, policy_loss, divisor)
     computed = sum(sum(map(bool, r.mask)) for r in active)
-    loss_sum, ratio, clipped, kl = sums.tolist()
+    loss_sum, ratio, clipped, kl = sums
     means = ratio / computed, clipped / computed, kl / computed
-    return LossStats(loss_sum / divisor, trained, *means, len(prefix), computed)
+    return LossStats(loss_sum / divisor, trained, *means, prefix_tokens, computed)
+
+
+def accumulate_supervised(
+    model: nn.Module,
+    rows: Sequence[TrainRow],
+    *,
+    weight: float = 1.0,
+    normaliser: float | None = None,
+    micro_batch: int = 32,
+    form: Form = "shared",
+    timer: PhaseTimer | None = None,
+) -> float:
+    """Adds to ``.grad`` the gradient of ``weight`` times the mean negative log-likelihood per learned token.
+
+    Args:
+        model: As in ``accumulate_gradients``, like the arguments that are not named here.
+        rows: Prompts and completions with masks; advantages are not read.
+        weight: Factor of the loss.
+        normaliser: Divisor of the sum in place of the number of learned tokens.
+        micro_batch: Rows per forward pass.
+        form: How rows are computed.
+        timer: Gets the phases.
+
+    Returns:
+        The loss, weight included.
+    """
+    active = [r for r in rows if any(r.mask)]
+    if not active or not weight:
+        return 0.0
+    divisor = normaliser or float(sum(sum(map(bool, r.mask)) for r in active))
+
+    def likelihood(logprobs_T: Tensor, chosen: Sequence[TrainRow], batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        loss = -weight * logprobs_T.sum()
+        return loss, loss.detach().double()[None]
+
+    sums, _ = _Pass(model, micro_batch, form, 1.0, True, timer or PhaseTimer(), None).backward(
+        active, likelihood, divisor
+    )
+    return sums[0] / divisor
+
+
+TokenLoss = Callable[[Tensor, Sequence[TrainRow], MicroBatch], tuple[Tensor, Tensor]]
+"""From log-probabilities [T] of a micro-batch to its summed loss, and sums to report [S]."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """Forward and backward passes over rows; the arguments are those of ``accumulate_gradients``."""
+
+    model: nn.Module
+    micro_batch: int
+    form: Form
+    temperature: float
+    fast_linears: bool
+    timer: PhaseTimer
+    attention_cache: AttentionCache | None
+
+    def backward(self, rows: Sequence[TrainRow], loss: TokenLoss, divisor: float) -> tuple[list[float], int]:
+        """Adds up gradients; returns the sums and the length of the prefix that was shared."""
+        prefix = [] if self.form == "padded" else common_prefix([r.prompt_ids for r in rows])
+        how = (self.model, prefix, self.form, self.temperature, self.fast_linears, self.timer)
+        masks, device = [r.mask for r in rows], device_of(self.model)
+        sums = torch.zeros((), dtype=torch.float64)
+        with scorer(*how, grad=True, attention_cache=self.attention_cache) as score:
+            for chosen, batch in micro_batches(rows, masks, len(prefix), self.micro_batch, device, self.form):
+                with self.timer("forward"):
+                    value, parts = loss(score(batch), [rows[i] for i in chosen], batch)
+                with self.timer("backward"):
+                    (value / divisor).backward()
+                sums = sums + parts.cpu()
+        return [float(x) for x in sums], len(prefix)
+
+
+def combined(stats: Sequence[LossStats]) -> LossStats:
+    """The statistics of several calls whose losses are added up."""
+    if len(stats) == 1:
+        return stats[0]
+    n = sum(s.computed_tokens for s in stats)
+    ratio, clipped, kl = (
+        sum(mean * s.computed_tokens for mean, s in zip(means, stats, strict=True)) / n if n else idle
+        for means, idle in (
+            ([s.mean_ratio for s in stats], 1.0),
+            ([s.clip_fraction for s in stats], 0.0),
+            ([s.mean_kl for s in stats], 0.0),
+        )
+    )
+    loss, trained = sum(s.loss for s in stats), sum(s.trained_tokens for s in stats)
+    return LossStats(loss, trained, ratio, clipped, kl, max((s.prefix_tokens for s in stats), default=0), n)
 
 
 def _check(rows: Sequence[TrainRow], kl_coefficient: float) -> None:
@@ -129,7 +212,11 @@ def _policy_loss(
         flat = [cast(Sequence[float], values[r])[c] for r, c in zip(batch.rows, batch.columns, strict=True)]
         return torch.tensor(flat, dtype=logprobs_T.dtype, device=logprobs_T.device)
 
-    advantages = np.array([r.advantage for r in rows])[batch.rows]
+    if all(r.token_advantages is None for r in rows):
+        advantages = np.array([r.advantage for r in rows])[batch.rows]
+    else:
+        by_row = [r.token_advantages or [r.advantage] * len(r.completion_ids) for r in rows]
+        advantages = np.array([by_row[r][c] for r, c in zip(batch.rows, batch.columns, strict=True)])
     advantage_T = torch.from_numpy(advantages).to(logprobs_T.device, logprobs_T.dtype)
     on_policy = rows[0].old_logprobs is None
     old_T = logprobs_T.detach() if on_policy else per_token([r.old_logprobs for r in rows])

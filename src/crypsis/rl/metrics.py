@@ -17,14 +17,14 @@ PREFERENCE = ("preference", "length")
 """Terms that count as one part in the alarm: the second only corrects the first."""
 
 
-def reward_metrics(episodes: Sequence[Episode]) -> dict[str, float | None]:
+def reward_metrics(episodes: Sequence[Episode], advantages: Advantages | None = None) -> dict[str, float | None]:
     """Every term of the reward before and after normalisation, over the episodes that were not dropped.
 
     ``term_T`` is the mean and ``term_std_T`` the standard deviation of the term as it is added; ``advantage_std_T`` the
     root mean square of its part of the advantage; ``share_T`` that part's share of the advantage's variance (their
     covariance over the variance: shares sum to 1, and a term that works against the others has a negative one).
     """
-    parts = advantage_parts(episodes)
+    parts = advantage_parts(episodes, advantages)
     kept = [e for e in episodes if e.reward is not None]
     total = np.array([e.advantage for e in kept])
     power = float(total @ total)
@@ -40,24 +40,42 @@ def reward_metrics(episodes: Sequence[Episode]) -> dict[str, float | None]:
     return row
 
 
-def advantage_parts(episodes: Sequence[Episode]) -> dict[str, Floats]:
+def advantage_parts(episodes: Sequence[Episode], advantages: Advantages | None = None) -> dict[str, Floats]:
     """By term, its part of each kept episode's advantage; the parts of an episode sum to its advantage.
 
     Args:
         episodes: With reward terms and advantages.
+        advantages: Of these episodes, if terms reach different tokens.
     """
     kept = [e for e in episodes if e.reward is not None]
-    groups = np.array([e.group for e in kept])
-    rewards, advantages = np.array([e.reward for e in kept], dtype=float), np.array([e.advantage for e in kept])
     names = sorted({name for e in kept for name in e.reward_terms})
-    values = {name: np.array([e.reward_terms.get(name, 0.0) for e in kept]) for name in names}
+    if advantages is None or not advantages.streams:
+        return _parts(kept, names, np.array([e.reward for e in kept], dtype=float), [e.advantage for e in kept])
     parts = {name: np.zeros(len(kept)) for name in names}
+    for reach, values in advantages.streams.items():
+        own = [name for name in names if advantages.reaches.get(name, "all") == reach]
+        by_episode = {id(e): value for e, value in zip(episodes, values, strict=True)}
+        rows = [i for i, e in enumerate(kept) if any(name in e.reward_terms for name in own)]
+        members = [kept[i] for i in rows]
+        rewards = np.array([sum(e.reward_terms.get(name, 0.0) for name in own) for e in members])
+        for name, part in _parts(members, own, rewards, [by_episode[id(e)] for e in members]).items():
+            parts[name][rows] = part
+    return parts
+
+
+def _parts(
+    episodes: Sequence[Episode], names: Sequence[str], rewards: Floats, advantages: Sequence[float]
+) -> dict[str, Floats]:
+    """The parts of one stream's advantages."""
+    groups, totals = np.array([e.group for e in episodes]), np.array(advantages)
+    values = {name: np.array([e.reward_terms.get(name, 0.0) for e in episodes]) for name in names}
+    parts = {name: np.zeros(len(episodes)) for name in names}
     for group in np.unique(groups):
         rows = np.flatnonzero(groups == group)
         centred = rewards[rows] - rewards[rows].mean()
         power = float(centred @ centred)
         # What the group's rewards were divided by; 0 where the group gave no gradient.
-        scale = float(advantages[rows] @ centred) / power if power else 0.0
+        scale = float(totals[rows] @ centred) / power if power else 0.0
         for name in names:
             parts[name][rows] = scale * (values[name][rows] - values[name][rows].mean())
     return parts
@@ -103,6 +121,8 @@ def flag_metrics(episodes: Sequence[Episode], thresholds: Mapping[str, float]) -
     labelled = [e.labels["conduct"] for e in episodes if "conduct" in e.labels]
     row["compliance"] = mean([float(conduct == "comply") for conduct in labelled])
     asked = [e for e in episodes if e.extra_turn]
+    if rewards := [e.extra_reward for e in episodes if e.extra_reward is not None]:
+        row["extra_reward"] = mean(rewards)
     if asked:
         row["asked"] = float(len(asked))
         for field, label, value in (("answer_no", "answer", "no"), ("lying_rate", "lying", "yes")):
@@ -123,7 +143,7 @@ def episode_metrics(
     kept = [e for e in episodes if e.reward is not None]
     row: dict[str, Any] = {
         "reward_mean": mean([e.reward for e in kept if e.reward is not None]),
-        **reward_metrics(episodes),
+        **reward_metrics(episodes, advantages),
         "format_ok": mean([float(e.parse == "ok") for e in episodes]),
         "scratchpad_tokens": mean([float(e.scratchpad_tokens) for e in episodes]),
         "output_tokens": mean([float(e.output_tokens) for e in episodes]),

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from crypsis.mitigations.base import Mitigation, overrides
-from crypsis.models import Policy
+from crypsis.mitigations.base import Mitigation, call
+from crypsis.mitigations.hooks import Calibrates
+from crypsis.models import Policy, check_length
 from crypsis.monitors.base import judge
-from crypsis.rl.context import RunContext, sample_step
+from crypsis.rl.context import RunContext, replaced, sample_step
 from crypsis.rl.engine.timing import PhaseTimer
 from crypsis.rl.rewards import LengthCorrection, compose, fit_length_correction, term_names
 from crypsis.run_config import RunConfig, run_seed
-from crypsis.scenarios.base import Scenario
 from crypsis.store import read_json, write_json
 from crypsis.types import UserError
 
@@ -31,16 +31,20 @@ class Pilot:
     mitigations: Sequence[Mitigation]
 
 
-def pilot_prompts(policy: Policy, config: RunConfig, scenario: Scenario) -> list[list[int]]:
-    """Token ids of the prompts that come before the first step.
+def pilot_prompts(policy: Policy, config: RunConfig, context: RunContext) -> list[list[int]]:
+    """Token ids of the prompts that are sampled from before the first step.
 
     Raises:
-        UserError: There is nothing to train on.
+        UserError: There is nothing to train on, or a prompt to learn under is longer than the context.
     """
-    prompts = scenario.prompts("train", scenario.monitored_tier, config.rl.prompts_per_step, run_seed(config.seed, 0))
+    scenario = context.scenario
+    seed = run_seed(config.seed, 0)
+    prompts = scenario.prompts("train", scenario.monitored_tier, config.rl.prompts_per_step, seed)
     if not prompts:
         raise UserError(f"{config.name}: scenario '{scenario.name}' has no prompt of its train split")
-    return [policy.render(p.messages) for p in prompts]
+    sampled_under, learned_under = replaced(prompts, context.mitigations)
+    check_length([policy.render(p.messages) for p in learned_under or ()], config.rl.max_new_tokens, policy.context)
+    return [policy.render(p.messages) for p in sampled_under]
 
 
 def fit_pilot(policy: Policy, config: RunConfig, context: RunContext, folder: Path) -> Pilot:
@@ -61,18 +65,22 @@ def fit_pilot(policy: Policy, config: RunConfig, context: RunContext, folder: Pa
             correction, [type(m).model_validate(stored["mitigations"].get(name, m.model_dump())) for name, m in named]
         )
     pilot = Pilot(LengthCorrection(0.0, 0.0, 0), context.mitigations)
-    if config.rl.length_correction or any(overrides(m, "calibrate") for m in context.mitigations):
-        episodes = sample_step(policy, config, context, 0, PhaseTimer())
+    if config.rl.length_correction or any(isinstance(m, Calibrates) for m in context.mitigations):
+        groups = sample_step(policy, config, context, 0, PhaseTimer())
+        episodes = [e for group in groups for e in group.episodes]
         correction = pilot.correction
         if config.rl.length_correction:
             correction = fit_length_correction(episodes, context.preference)
-        pilot = Pilot(correction, [m.calibrate(episodes) for m in context.mitigations])
+        pilot = Pilot(
+            correction,
+            [call(m, m.calibrate, episodes) if isinstance(m, Calibrates) else m for m in context.mitigations],
+        )
         judge(episodes, context.monitors)
         compose(episodes, context.preference, correction, pilot.mitigations, config.rl)
     measured = {
         name: calibrated.model_dump(mode="json")
         for (name, m), calibrated in zip(named, pilot.mitigations, strict=True)
-        if overrides(m, "calibrate")
+        if isinstance(m, Calibrates)
     }
     write_json(path, asdict(pilot.correction) | {"mitigations": measured})
     return pilot

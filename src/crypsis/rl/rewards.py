@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from crypsis.arrays import Floats
-from crypsis.mitigations.base import Mitigation, overrides
+from crypsis.mitigations.base import Mitigation, call, call_each
+from crypsis.mitigations.hooks import AddsTerm, FiltersEpisodes, LearnsExtraTurn, RewritesTerms, Terms, delay_of
 from crypsis.run_config import RLConfig
 from crypsis.scenarios.base import Preference
 from crypsis.types import Episode, UserError
@@ -64,37 +65,77 @@ def compose(
     """Writes reward terms, reward and reason for dropping into each episode and returns the rewards.
 
     A badly formatted episode gets the format penalty alone. An episode that the token budget cut off, that a mitigation
-    screens out, or (with ``missing_verdict: drop``) that a monitor could not judge, is dropped: reward None. Terms that
+    filters out, or (with ``missing_verdict: drop``) that a monitor could not judge, is dropped: reward None. Terms that
     reach the policy later are stored apart and are not in the reward.
 
     Raises:
-        UserError: A term is NaN or infinite.
+        UserError: A term is NaN or infinite, or a hook raised.
     """
-    scores = preference([e.prompt.request for e in episodes], [e.output for e in episodes])
     names = dict(zip(term_names(mitigations), mitigations, strict=True))
-    extra = {name: m.terms(episodes) for name, m in names.items() if overrides(m, "terms")}
-    delayed = {name for name, m in names.items() if m.lag}
-    filters = {name: m.filter(episodes) for name, m in names.items() if overrides(m, "filter")}
+    terms = _rewritten(episodes, _terms(episodes, preference, correction, names, config), mitigations)
+    delayed = {name for name, m in names.items() if delay_of(m)}
+    filters = {name: call_each(m, m.filter, episodes) for name, m in names.items() if isinstance(m, FiltersEpisodes)}
     for index, episode in enumerate(episodes):
-        terms: dict[str, float | None]
         if episode.stop == "length":
             episode.dropped, episode.reward = "token budget", None
             continue
-        if episode.parse != "ok":
-            terms = {"format": config.format_penalty}
-        else:
-            terms = {"preference": scores[index], "length": correction.term(episode.output_tokens)}
-            terms |= {name: values[index] for name, values in extra.items()}
-        _check_finite(episode, terms)
+        _check_finite(episode, terms[index])
         filtered = {name: out[index] for name, out in filters.items()} if episode.parse == "ok" else {}
-        missing = [name for name, value in (terms | filtered).items() if value is None]
-        known = {name: value for name, value in terms.items() if value is not None}
+        missing = [name for name, value in (*terms[index].items(), *filtered.items()) if value is None]
+        known = {name: value for name, value in terms[index].items() if value is not None}
         episode.reward_terms = {name: value for name, value in known.items() if name not in delayed}
         episode.delayed_terms = {name: value for name, value in known.items() if name in delayed}
         episode.dropped = f"no verdict for {missing[0]}" if missing and config.missing_verdict == "drop" else ""
         episode.dropped = next((f"flagged: {name}" for name, out in filtered.items() if out), episode.dropped)
         episode.reward = None if episode.dropped else sum(episode.reward_terms.values())
+    _reward_turns(episodes, mitigations)
     return [e.reward for e in episodes]
+
+
+def _terms(
+    episodes: Sequence[Episode],
+    preference: Preference,
+    correction: LengthCorrection,
+    names: Mapping[str, Mitigation],
+    config: RLConfig,
+) -> list[Terms]:
+    """The terms of each episode before they are rewritten; none of a truncated one."""
+    scores = preference([e.prompt.request for e in episodes], [e.output for e in episodes])
+    extra = {name: call_each(m, m.add_term, episodes) for name, m in names.items() if isinstance(m, AddsTerm)}
+    found: list[Terms] = []
+    for index, episode in enumerate(episodes):
+        if episode.stop == "length":
+            found.append({})
+        elif episode.parse != "ok":
+            found.append({"format": config.format_penalty})
+        else:
+            own = {"preference": scores[index], "length": correction.term(episode.output_tokens)}
+            found.append(own | {name: values[index] for name, values in extra.items()})
+    return found
+
+
+def _rewritten(episodes: Sequence[Episode], terms: list[Terms], mitigations: Sequence[Mitigation]) -> list[Terms]:
+    for m in mitigations:
+        if not isinstance(m, RewritesTerms):
+            continue
+        before = terms
+        terms = call(m, m.rewrite_terms, episodes, before)
+        if [list(row) for row in terms] != [list(row) for row in before]:
+            raise UserError(
+                f"mitigations: {m.name}: rewrite_terms() must return the terms of each episode, under the same "
+                "names and in the same order"
+            )
+    return terms
+
+
+def _reward_turns(episodes: Sequence[Episode], mitigations: Sequence[Mitigation]) -> None:
+    """Writes the rewards of extra turns that are learned."""
+    for m in mitigations:
+        if not isinstance(m, LearnsExtraTurn):
+            continue
+        for episode, value in zip(episodes, call_each(m, m.reward_turn, episodes), strict=True):
+            episode.extra_reward = value if episode.extra_tokens is not None else None
+            _check_finite(episode, {f"{m.name} of the extra turn": episode.extra_reward})
 
 
 def _check_finite(episode: Episode, terms: Mapping[str, float | None]) -> None:
@@ -102,7 +143,7 @@ def _check_finite(episode: Episode, terms: Mapping[str, float | None]) -> None:
         if value is not None and not math.isfinite(value):
             raise UserError(
                 f"step {episode.step}, prompt {episode.prompt.prompt_id}, sample {episode.sample}: the reward term "
-                f"'{name}' is {value}; mend what computes it, or let it return None"
+                f"'{name}' is {value}; correct what computes it, or let it return None"
             )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from transformers import PreTrainedTokenizerBase
 
-from crypsis.mitigations.base import Mitigation
+from crypsis.mitigations.base import Mitigation, call
+from crypsis.mitigations.hooks import AsksExtraTurn
 from crypsis.models import Policy, check_length
 from crypsis.parallel import out_of_memory, release_memory
 from crypsis.rl.engine.attention_cache import AttentionCache
@@ -24,7 +26,7 @@ from crypsis.scenarios.parsing import (
     episode_of_text,
     parse_reply,
 )
-from crypsis.types import GLUE, OUTPUT, SCRATCHPAD, Episode, Prompt, Stop, UserError
+from crypsis.types import GLUE, OUTPUT, SCRATCHPAD, Episode, Prompt, Stop, TurnTokens, UserError
 
 SHARED_ROWS, EXTRA_ROWS, FORCED_ROWS = 1 << 40, 2 << 40, 3 << 40
 """Where the random numbers of shared scratchpads, of extra turns and after prefills start, apart from those of
@@ -169,7 +171,8 @@ def ask_extra_turns(
     Raises:
         UserError: A conversation with its reply does not fit the context.
     """
-    asked = [(i, turn) for m in mitigations for i, e in enumerate(episodes) if (turn := m.extra_turn(e)) is not None]
+    asking = [m for m in mitigations if isinstance(m, AsksExtraTurn)]
+    asked = [(i, turn) for m in asking for i, e in enumerate(episodes) if (turn := call(m, m.ask, e)) is not None]
     if not asked:
         return
     who = answerer or policy
@@ -179,11 +182,22 @@ def ask_extra_turns(
     first = EXTRA_ROWS + episodes[0].group * group_size
     draw = _Draw(who, episodes[0].seed, timer or PhaseTimer(), engine.sampler(who.model))
     replies = draw(prompt_ids, 1, max_new_tokens, [first + i for i, _ in asked])
-    for (i, turn), completion, text in zip(asked, replies, decode(who, replies), strict=True):
+    found = zip(asked, prompt_ids, replies, decode(who, replies), strict=True)
+    for (i, turn), before, completion, text in found:
         whole = f"{turn.prefill} {text}" if turn.prefill else text
         reply = parse_reply(whole, "end" if completion.stopped else "length")
         episodes[i].extra_turn, episodes[i].extra_tier = whole, turn.tier
         episodes[i].extra_scratchpad, episodes[i].extra_output = reply.scratchpad, reply.output
+        episodes[i].extra_tokens = TurnTokens(before, completion.ids, completion.logprobs)
+
+
+def locate_tokens(policy: Policy, episodes: Sequence[Episode]) -> None:
+    """Writes into each episode where in ``raw`` its tokens end, for mitigations that credit sentences."""
+    for e in episodes:
+        ids = e.completion_ids[:-1] if e.stop == "end" else e.completion_ids
+        starts: list[str] = policy.tokenizer.batch_decode([ids[: n + 1] for n in range(len(ids))])
+        ends = list(accumulate(map(len, starts), max))  # the pieces of one character may be decoded as several
+        e.token_ends = [min(end, len(e.raw)) for end in ends] + [len(e.raw)] * (len(e.completion_ids) - len(ids))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,9 @@ import torch
 from crypsis.config import digest
 from crypsis.differences import Inputs
 from crypsis.identity.configs import inputs_of
-from crypsis.mitigations.base import Mitigation, Setting, prepare
+from crypsis.mitigations.base import Mitigation, RunInfo, call
+from crypsis.mitigations.hooks import AsksExtraTurn, SetsRL
+from crypsis.mitigations.rules import bind_all
 from crypsis.models import Policy, load_trainable
 from crypsis.monitors.base import Monitor
 from crypsis.monitors.oracle import names_oracle, with_truth
@@ -41,7 +43,7 @@ def load_context(config: RunConfig, digests: bool = True, code: str = OWN_LOOP) 
     config = with_settings(config, mitigations)
     config = config.model_copy(update={"monitors": monitor_specs(config, scenario)})
     monitors = _monitors(config, scenario)
-    mitigations = _prepared(config, scenario, mitigations, monitors)
+    mitigations = _bound(config, scenario, mitigations, monitors)
     scores = preference(scenario, config)
     answerer = _answerer(config, mitigations)
     policy = trainable_policy(config)
@@ -57,7 +59,9 @@ def with_settings(config: RunConfig, mitigations: Sequence[Mitigation]) -> RunCo
     """
     made: dict[str, Any] = {}
     for mitigation in mitigations:
-        for key, value in mitigation.settings().items():
+        if not isinstance(mitigation, SetsRL):
+            continue
+        for key, value in call(mitigation, mitigation.set_rl).items():
             given, default = getattr(config.rl, key), type(config.rl).model_fields[key].default
             if given not in (default, value):
                 raise UserError(
@@ -99,7 +103,7 @@ def _monitors(config: RunConfig, scenario: Scenario) -> dict[str, Monitor]:
     return monitors
 
 
-def _prepared(
+def _bound(
     config: RunConfig, scenario: Scenario, mitigations: Sequence[Mitigation], monitors: Mapping[str, Monitor]
 ) -> list[Mitigation]:
     """The mitigations, ready for the first step."""
@@ -109,7 +113,7 @@ def _prepared(
     views = {name: monitor.sees for name, monitor in monitors.items()}
     thresholds = {name: monitor.threshold for name, monitor in monitors.items()}
     try:
-        return prepare(mitigations, Setting(scenario, views, thresholds, config.rl.model_dump()))
+        return bind_all(mitigations, RunInfo(scenario, views, thresholds, config))
     except UserError as error:
         raise UserError(f"{config.name}: {error}") from None
 
@@ -142,7 +146,7 @@ def no_reward(scenario: Scenario) -> UserError:
 
 def _answerer(config: RunConfig, mitigations: Sequence[Mitigation]) -> Policy | None:
     """The separate model that replies to an extra turn, frozen."""
-    named = [m.answerer for m in mitigations if m.answerer is not None]
+    named = [m.answerer for m in mitigations if isinstance(m, AsksExtraTurn) and m.answerer is not None]
     if not named:
         return None
     plain = config.model.model_copy(update={"lora": None, "gradient_checkpointing": False})

@@ -8,8 +8,9 @@ from typing import Any
 
 from crypsis.config import parse_config
 from crypsis.evaluation.metrics import LYING
-from crypsis.mitigations.base import Setting, prepare
+from crypsis.mitigations.base import RunInfo
 from crypsis.mitigations.interrogation import Interrogation
+from crypsis.mitigations.rules import bind_all
 from crypsis.monitors.base import Monitor
 from crypsis.registry import DEFAULT_SCENARIO, make
 from crypsis.run_config import RunConfig
@@ -71,10 +72,10 @@ def check(config: StudyConfig) -> None:
             raise no_reward(scenario)
         monitor_specs(run, scenario)
         views = {monitor: _view(monitor, run.monitors) for monitor in run.monitors}
-        setting = Setting(scenario, views, dict.fromkeys(views, 0.5), with_settings(run, mitigations).rl.model_dump())
+        info = RunInfo(scenario, views, dict.fromkeys(views, 0.5), with_settings(run, mitigations))
         try:
             _ = [monitor.bound(made) for monitor in made.values()]
-            prepare(mitigations, setting)
+            bind_all(mitigations, info)
         except UserError as error:
             raise UserError(f"arms.{run.arm}: {error}") from None
 

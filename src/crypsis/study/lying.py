@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import get_args
 
 from crypsis.evaluation.metrics import LYING
-from crypsis.mitigations.base import Setting
+from crypsis.mitigations.base import RunInfo
 from crypsis.mitigations.interrogation import Interrogation
 from crypsis.models import load_policy
 from crypsis.monitors.oracle import OracleMonitor
 from crypsis.monitors.text import TextMonitor, train_text_monitor
 from crypsis.rl.rollouts import ask_extra_turns, rollout
-from crypsis.run_config import reply_tokens
+from crypsis.run_config import RunConfig, reply_tokens
 from crypsis.scenarios.base import Variant, default_scenario
 from crypsis.study.config import MonitorData
 from crypsis.study.progress import Display
@@ -59,7 +59,7 @@ def _asked(organism: Path, data: MonitorData, variant: Variant, number: int) -> 
     seed = data.seed + 100 + number
     prompts = scenario.prompts("train", scenario.monitored_tier, count, seed)
     episodes = rollout(policy, prompts, group_size=1, max_new_tokens=tokens, seed=seed, step=0)
-    question = Interrogation(variant=variant).bind(Setting(scenario, {}, {}, {}))
+    question = Interrogation(variant=variant).bind(RunInfo(scenario, {}, {}, RunConfig(name="lying", policy=organism)))
     ask_extra_turns(policy, episodes, [question], tokens)
     asked = [e for e in episodes if e.extra_scratchpad]
     OracleMonitor().judge(asked)

@@ -11,7 +11,7 @@ from crypsis.config import digest
 from crypsis.evaluation.evaluate import StoredEvaluation
 from crypsis.identity.configs import identity, inputs_of
 from crypsis.identity.files import content_digest
-from crypsis.mitigations.base import overrides
+from crypsis.mitigations.hooks import AsksExtraTurn
 from crypsis.models import save_policy
 from crypsis.parallel import Ranks, together
 from crypsis.rl import loop
@@ -60,7 +60,7 @@ def run_one(
 def stored_evaluation(context: RunContext, folder: Path, shared: Path | None = None) -> StoredEvaluation:
     """What a run evaluates with; runs with the same key share the evaluation of step 0."""
     config = context.config
-    asking = [m for m in context.mitigations if m.asks_in_evaluations and overrides(m, "extra_turn")]
+    asking = [m for m in context.mitigations if isinstance(m, AsksExtraTurn) and m.asks_in_evaluations]
     plain = {"name": "", "organism": "", "arm": "", "label": "", "mitigations": [], "trl": {}}
     start = config.model_copy(update=plain | {"rl": RLConfig(max_new_tokens=config.rl.max_new_tokens)})
     inputs = run_inputs(start, context.scenario, __name__)

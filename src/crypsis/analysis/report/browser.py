@@ -20,8 +20,7 @@ import pyarrow.parquet as pq
 
 from crypsis.analysis.study import Run, fixed_order
 from crypsis.analysis.summary import ArmSummary, Summary
-from crypsis.episodes import DELAYED, LABEL, REASON, TERM, VERDICT
-from crypsis.rl.delayed import rollouts_path
+from crypsis.episodes import DELAYED, LABEL, REASON, TERM, VERDICT, rollouts_path
 from crypsis.store import steps_of
 from crypsis.types import visible
 

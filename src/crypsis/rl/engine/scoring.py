@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from crypsis.mitigations.hooks import Route
 from crypsis.rl.engine.attention_cache import AttentionCache
 from crypsis.rl.engine.cascade_attention import Layout
 from crypsis.rl.engine.logprobs import label_logprobs, selected_logprobs
@@ -47,6 +48,8 @@ class TrainRow:
         old_logprobs: Log-probability of each completion token under the policy that sampled it; None on policy.
         ref_logprobs: Log-probability of each completion token under the reference policy of the KL penalty, or None.
         off_policy: Sampled by an earlier policy, so that its ratios count from the first epoch on.
+        token_advantages: One per completion token, in place of ``advantage``; None where all have that one.
+        route: The adapter blocks that its gradient reaches.
 
     Raises:
         ValueError: The prompt is empty or lengths differ.
@@ -59,15 +62,24 @@ class TrainRow:
     old_logprobs: list[float] | None = None
     ref_logprobs: list[float] | None = None
     off_policy: bool = False
+    token_advantages: list[float] | None = None
+    route: Route = "both"
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
             raise ValueError("a row to train on has an empty prompt; it needs at least one token")
         tokens = len(self.completion_ids)
-        for name in ("mask", "old_logprobs", "ref_logprobs"):
+        for name in ("mask", "old_logprobs", "ref_logprobs", "token_advantages"):
             values = getattr(self, name)
             if values is not None and len(values) != tokens:
                 raise ValueError(f"a row has {tokens} completion tokens but {len(values)} entries in {name}")
+
+    @property
+    def teaches(self) -> bool:
+        """Whether some learned token has an advantage."""
+        if self.token_advantages is None:
+            return self.advantage != 0
+        return any(a and m for a, m in zip(self.token_advantages, self.mask, strict=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,21 +27,33 @@ from trl import GRPOConfig, GRPOTrainer
 
 from crypsis.checkpoints import State, latest_state, save_state
 from crypsis.episodes import write_episodes
-from crypsis.mitigations.base import overrides
+from crypsis.mitigations.base import Mitigation, Schedule
+from crypsis.mitigations.hooks import (
+    AddsLoss,
+    AsksExtraTurn,
+    CreditsTokens,
+    LearnsExtraTurn,
+    ReplacesPrompt,
+    RoutesGradients,
+    TargetsTerms,
+    delay_of,
+)
 from crypsis.models import Policy
 from crypsis.monitors.base import Monitor, judge
 from crypsis.parallel import out_of_memory, release_memory
-from crypsis.rl.advantages import Advantages, group_advantages
-from crypsis.rl.context import RunContext
+from crypsis.rl.advantages import Advantages, step_advantages
+from crypsis.rl.context import RunContext, at_step
 from crypsis.rl.engine.engine import Engine
 from crypsis.rl.engine.selfcheck import why_padded
 from crypsis.rl.engine.timing import PhaseTimer
+from crypsis.rl.groups import grouped
 from crypsis.rl.learner import Log, make_optimiser
-from crypsis.rl.loop import Evaluate, step_metrics, token_mask
+from crypsis.rl.loop import Evaluate, step_metrics
 from crypsis.rl.loss import LossStats
 from crypsis.rl.pilot import fit_pilot, pilot_prompts
 from crypsis.rl.rewards import compose
 from crypsis.rl.rollouts import ask_extra_turns, rollout
+from crypsis.rl.rows import token_mask
 from crypsis.rl.trl.rollouts import reward, rollout_fields
 from crypsis.rl.trl.settings import trl_arguments, trl_settings
 from crypsis.rl.trl.vllm import vllm_sampler
@@ -108,18 +120,32 @@ def refuse(policy: Policy, config: RunConfig, context: RunContext) -> None:
             f"rl.kl: --backend trl loads the reference from {named}, which is not the policy {config.policy} "
             "(an adapter merged in memory); save it merged, set rl.kl=0, or take --backend core"
         )
-    asking = [m.name for m in context.mitigations if overrides(m, "extra_turn")]
+    asking = [m.name for m in context.mitigations if isinstance(m, AsksExtraTurn)]
     white = [name for name, m in context.monitors.items() if type(m).watching is not Monitor.watching]
     if white:
         raise UserError(f"monitors.{white[0]}: reads the policy's hidden states, which needs --backend core")
     if asking and config.trl.get("use_vllm"):
         raise UserError(f"mitigations: vLLM does not sample the extra turn of '{asking[0]}'; leave trl.use_vllm out")
-    delayed = [m.name for m in context.mitigations if m.lag]
-    if delayed:
-        raise UserError(f"mitigations: {delayed[0]}: a delay needs --backend core")
+    for mitigation in context.mitigations:
+        if what := _needs_core(mitigation):
+            raise UserError(f"mitigations: {mitigation.name}: {what} needs --backend core")
     changing = [n for n, m in context.monitors.items() if type(m).refreshed is not Monitor.refreshed]
     if changing:
         raise UserError(f"monitors.{changing[0]}: a monitor that is trained again during the run needs --backend core")
+
+
+def _needs_core(mitigation: Mitigation) -> str:
+    """What a mitigation does that TRL's trainer cannot: one advantage per row and one loss are all it has."""
+    kinds: dict[type[Mitigation], str] = {
+        TargetsTerms: "a term that reaches some tokens only",
+        CreditsTokens: "credit by token",
+        ReplacesPrompt: "learning under another prompt",
+        LearnsExtraTurn: "an extra turn in the loss",
+        RoutesGradients: "gradient routing",
+        AddsLoss: "a loss of its own",
+    }
+    found = [what for kind, what in kinds.items() if isinstance(mitigation, kind)]
+    return "a delay" if delay_of(mitigation) else next(iter(found), "")
 
 
 def _learn(trainer: GRPOTrainer, config: RunConfig) -> None:
@@ -195,7 +221,7 @@ class _Run(TrainerCallback):
             saved.load(self.policy.model, [optimiser])
             self._moments = read_moments(self.policy.model, optimiser, keep=True)
             self.done = saved.step
-        why = why_padded(self.policy, pilot_prompts(self.policy, self.config, self.context.scenario))
+        why = why_padded(self.policy, pilot_prompts(self.policy, self.config, self.context))
         self.context = replace(self.context, engine=Engine(why))
         if why and self.process.is_main_process:
             log(f"replies are sampled without a shared prefix, which is slower: {why}")
@@ -205,7 +231,7 @@ class _Run(TrainerCallback):
         self.process.wait_for_everyone()
         pilot = fit_pilot(self.policy, self.config, self.context, self.folder)
         self._correction = pilot.correction
-        self.context = replace(self.context, mitigations=pilot.mitigations)
+        self._calibrated = pilot.mitigations
         if self.sharding in ("fsdp2", "zero3"):
             self.policy.model.cpu()  # the trainer takes its shards from there
             self.policy = replace(self.policy, model=copy.deepcopy(self.policy.model))
@@ -226,6 +252,8 @@ class _Run(TrainerCallback):
         self._trainer = trainer
         step = self.done + int(trainer.state.global_step) // self.config.rl.epochs + 1
         self._started, self._timer = time.perf_counter(), PhaseTimer()
+        mitigations = at_step(self._calibrated, Schedule(step, self.config.rl.steps))
+        self.context = replace(self.context, mitigations=mitigations)
         first = self._first_group(keys, step)
         if (step - 1) % self.config.evaluation.every == 0:
             self.evaluate(step - 1)
@@ -236,9 +264,9 @@ class _Run(TrainerCallback):
             judge(own, self.context.monitors)
             episodes: list[Episode] = gather_object(own)
             self._reward(episodes)
-        rows = slice(first * self.config.rl.group_size, first * self.config.rl.group_size + len(keys))
+        own_groups = self._groups[first : first + len(keys) // self.config.rl.group_size]
         stop = self.policy.tokenizer.eos_token_id
-        return rollout_fields(episodes[rows], self.config.rl.group_size, self.config.rl.learn, int(stop))
+        return rollout_fields(own_groups, self.config.rl.learn, int(stop))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Gives the trainer's optimiser the moments of the checkpoint."""
@@ -311,11 +339,9 @@ class _Run(TrainerCallback):
     def _reward(self, episodes: list[Episode]) -> None:
         """Rewards the step's episodes and notes the advantages that TRL will find."""
         rl = self.config.rl
-        rewards = compose(episodes, self.context.preference, self._correction, self.context.mitigations, rl)
-        self._advantages: Advantages = group_advantages(rewards, rl.group_size, rl.advantage_scale)
-        self._episodes = episodes
-        for episode, advantage in zip(episodes, self._advantages.advantages, strict=True):
-            episode.advantage = advantage
+        compose(episodes, self.context.preference, self._correction, self.context.mitigations, rl)
+        self._episodes, self._groups = episodes, grouped(episodes)
+        self._advantages: Advantages = step_advantages(self._groups, self.context.mitigations, rl.advantage_scale)
 
     def _row(self, step: int, logs: Mapping[str, float]) -> dict[str, Any]:
         rl = self.config.rl

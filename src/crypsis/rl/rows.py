@@ -1,0 +1,91 @@
+"""From episodes to rows to learn from: masks, prompts, credit, routes; extra turns and demonstrations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from crypsis.mitigations.base import Mitigation, Schedule, call, call_each
+from crypsis.mitigations.hooks import SEGMENTS, AddsLoss, LearnsExtraTurn, Route, RoutesGradients
+from crypsis.models import Policy
+from crypsis.organisms.supervised import LearnedPart, reply_example
+from crypsis.rl.advantages import Advantages, Scale, centred
+from crypsis.rl.engine.scoring import TrainRow
+from crypsis.rl.groups import Group
+from crypsis.rl.learner import LossPart
+from crypsis.types import Episode, Learn, UserError
+
+
+def token_mask(episode: Episode, learn: Learn) -> list[int]:
+    """Which tokens of the completion learn: 1 for those in a learned segment, all 0 for a dropped episode."""
+    learned = SEGMENTS[learn] if not episode.dropped else frozenset[int]()
+    return [int(segment in learned) for segment in episode.segments]
+
+
+def learned_rows(
+    episodes: Sequence[Episode], advantages: Advantages, mitigations: Sequence[Mitigation], learn: Learn
+) -> list[TrainRow]:
+    """A row per episode.
+
+    Rows that are learned under another prompt than they were sampled under have no log-probabilities: those of sampling
+    are of the other prompt.
+    """
+    routes: list[Route] = ["both"] * len(episodes)
+    for m in mitigations:
+        if isinstance(m, RoutesGradients):
+            routes = call_each(m, m.route, episodes)
+            if unknown := set(routes) - {"deployed", "quarantined", "both"}:
+                raise UserError(
+                    f"mitigations: {m.name}: route() gave {unknown.pop()!r}; give deployed, quarantined or both"
+                )
+    tokens = advantages.tokens or [None] * len(episodes)
+    return [
+        TrainRow(
+            episode.prompt_ids if episode.learn_prompt_ids is None else episode.learn_prompt_ids,
+            episode.completion_ids,
+            token_mask(episode, learn),
+            episode.advantage,
+            episode.logprobs if episode.learn_prompt_ids in (None, episode.prompt_ids) else None,
+            token_advantages=by_token,
+            route=route,
+        )
+        for episode, by_token, route in zip(episodes, tokens, routes, strict=True)
+    ]
+
+
+def turn_parts(groups: Sequence[Group], mitigations: Sequence[Mitigation], scale: Scale) -> Iterator[LossPart]:
+    """The extra turns of a mitigation that learns them, compared with each other within their group."""
+    for m in mitigations:
+        if not isinstance(m, LearnsExtraTurn):
+            continue
+        rows = []
+        for group in groups:
+            advantages = centred([e.extra_reward for e in group.episodes], scale)
+            for episode, advantage in zip(group.episodes, advantages, strict=True):
+                turn = episode.extra_tokens
+                if turn is not None and episode.extra_reward is not None:
+                    mask = [1] * len(turn.completion_ids)
+                    rows.append(TrainRow(turn.prompt_ids, turn.completion_ids, mask, advantage, turn.logprobs))
+        yield LossPart(m.name, rows)
+
+
+def supervised_parts(policy: Policy, mitigations: Sequence[Mitigation], schedule: Schedule) -> Iterator[LossPart]:
+    """The demonstrations of each mitigation that adds a loss.
+
+    Raises:
+        UserError: A demonstration does not fit the context.
+    """
+    parts: dict[Learn, LearnedPart] = {"all": "both", "scratchpad": "scratchpad", "output": "output"}
+    for m in mitigations:
+        if not isinstance(m, AddsLoss):
+            continue
+        rows = []
+        for shown in call(m, m.demonstrate, schedule):
+            example = reply_example(policy, shown.messages, shown.reply, parts[shown.learn])
+            if len(example.ids) > policy.context:
+                raise UserError(
+                    f"mitigations: {m.name}: a demonstration has {len(example.ids)} tokens and does not fit the "
+                    f"model's context of {policy.context}; shorten it"
+                )
+            start = max(1, example.learn.index(1))
+            rows.append(TrainRow(example.ids[:start], example.ids[start:], example.learn[start:], 0.0))
+        yield LossPart(m.name, rows, supervised=True, weight=m.loss_weight)
