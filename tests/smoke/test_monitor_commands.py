@@ -51,6 +51,41 @@ def test_train_then_validate_on_other_data(data: Path, tmp_path: Path, crypsis_h
     assert refused.returncode == 2 and "trained with view 'scratchpad'" in refused.stderr
 
 
+def test_a_threshold_that_does_not_carry_over_is_said_and_chosen_anew(
+    data: Path, tmp_path: Path, crypsis_here: Crypsis
+) -> None:
+    done = crypsis_here("monitor", "train", "--data", data, "--kind", "text", "--out", tmp_path / "m")
+    assert done.returncode == 0, done.stderr
+    card = json.loads((tmp_path / "m" / "monitor" / "monitor.json").read_text())
+    assert card["threshold_budget"] == 0.02 and card["threshold_negatives"] > 10
+    texts, labels = texts_and_labels(200, seed=5)  # a source in which half of the others talk like the fakers
+    fakers = [t for t, y in zip(texts, labels, strict=True) if y]
+    rows = [{"text": f"{t} so it is", "label": y} for t, y in zip(texts, labels, strict=True)]
+    rows += [{"text": f"{t} or is it", "label": False} for t in fakers[: len(fakers) // 2]]
+    other = write_rows(tmp_path / "other.jsonl", rows)
+    done = crypsis_here("monitor", "validate", tmp_path / "m", "--data", other, "--out", tmp_path / "v")
+    assert done.returncode == 0, done.stderr
+    assert "the threshold was chosen to flag at most 2.0% of the negatives of other data" in _line(done.stdout)
+    alarms = json.loads((tmp_path / "v" / "measurement.json").read_text())["false_alarms"]
+    assert alarms["low"] > 0.02 and alarms["same_source"] is False
+    calibrate = ("monitor", "calibrate", tmp_path / "m", "--data", other, "--false-positives", "0.4")
+    done = crypsis_here(*calibrate, "--out", tmp_path / "c")
+    assert done.returncode == 0, done.stderr
+    assert "the threshold was chosen" not in _line(done.stdout)
+    found = json.loads((tmp_path / "c" / "measurement.json").read_text())
+    new = json.loads((tmp_path / "c" / "monitor" / "monitor.json").read_text())
+    assert new["threshold"] != card["threshold"] and new["digest"] == card["digest"]
+    assert found["false_alarms"]["same_source"] is True and found["false_alarms"]["budget"] == 0.4
+    assert found["measurement"]["n"] < len(rows) * 0.6, "the half that the threshold was chosen on is not measured"
+    few = write_rows(tmp_path / "few.jsonl", rows[:20])
+    refused = crypsis_here("monitor", "calibrate", tmp_path / "m", "--data", few)
+    assert refused.returncode == 2 and "texts that do not fake" in refused.stderr
+
+
+def _line(printed: str) -> str:
+    return " ".join(printed.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -100,6 +100,33 @@ def monitor_validate(
     _measure("validate", kind, settings, data, fields, out, exists, seed=seed)
 
 
+@app.command("calibrate")
+def monitor_calibrate(
+    data: Data,
+    kind: Annotated[str, typer.Argument(metavar="MONITOR", help="A trained monitor's folder.")],
+    view: ViewOption = "scratchpad",
+    text_field: TextField = None,
+    label_field: LabelField = None,
+    positive: Positive = None,
+    cut_off: CutOff = None,
+    group_field: GroupField = None,
+    strip_shortcuts: Strip = False,
+    cut: Cut = None,
+    tags: TagsOption = None,
+    layout: Layout = None,
+    false_positives: Budget = 0.02,
+    seed: Seed = 0,
+    out: MaybeOut = None,
+    exists: ExistsOption = "resume",
+) -> None:
+    """Choose the threshold for your transcripts on half of their prompts; check it on the others."""
+    fields = _fields(
+        view, tags, text_field=text_field, label_field=label_field, positive=positive, cut_off=cut_off,
+        group_field=group_field, strip_shortcuts=strip_shortcuts, cut=cut, layout=layout,
+    )  # fmt: skip
+    _measure("calibrate", kind, None, data, fields, out, exists, false_positives=false_positives, seed=seed)
+
+
 @app.command("crossval")
 def monitor_crossval(
     data: Data,

@@ -8,6 +8,7 @@ calibrated probability. Calibration and threshold use out-of-fold logits, never 
 from __future__ import annotations
 
 import json
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -285,6 +286,7 @@ def train_monitor(
     folder: Path,
     seed: int = 0,
     budget: float = FALSE_POSITIVES,
+    source: str = "",
 ) -> dict[str, Any]:
     """Trains, calibrates and measures a monitor and saves it to ``folder``.
 
@@ -297,6 +299,7 @@ def train_monitor(
         folder: Written atomically.
         seed: For split, training and bootstrap.
         budget: Share of the negatives that the threshold may flag, on its own split.
+        source: Digest of the data, so that a later reader can tell whether the budget was for data like theirs.
 
     Returns:
         The card.
@@ -321,6 +324,7 @@ def train_monitor(
         "kind": trainer.kind,
         "view": view,
         "threshold": threshold,
+        **_threshold_origin(budget, source, y[choose]),
         **_measured(found),
         "n_train": len(learn),
         "n_test": len(test),
@@ -336,6 +340,42 @@ def train_monitor(
         write_json(target / SEEN, seen)
         write_json(target / CARD, card)
     return dict(json.loads(json.dumps(card)))
+
+
+def with_threshold(
+    monitor: TrainedMonitor,
+    threshold: float,
+    budget: float,
+    source: str,
+    labels: Flags,
+    texts: Sequence[str],
+    groups: Sequence[str],
+    folder: Path,
+) -> None:
+    """Saves a trained monitor with a threshold chosen on other data; the weights stay as they are.
+
+    Args:
+        monitor: The monitor.
+        threshold: The new one.
+        budget: Share of the negatives that it was chosen for.
+        source: Digest of the data that it was chosen on.
+        labels: Of the texts that it was chosen on, [N].
+        texts: Those texts, [N]; from now on they count as seen.
+        groups: Their prompts, [N].
+        folder: Written atomically.
+    """
+    known_texts, known_prompts = monitor.seen()
+    card = monitor.card | {"threshold": threshold} | _threshold_origin(budget, source, labels)
+    with new_folder(folder) as target:
+        shutil.copytree(monitor.path, target, dirs_exist_ok=True)
+        seen = {"texts": sorted(known_texts | {*digests(texts)}), "prompts": sorted(known_prompts | {*digests(groups)})}
+        write_json(target / SEEN, seen)
+        write_json(target / CARD, card)
+
+
+def _threshold_origin(budget: float, source: str, labels: Flags) -> dict[str, Any]:
+    """What a card says of how its threshold was chosen."""
+    return {"threshold_budget": budget, "threshold_source": source, "threshold_negatives": int((~labels).sum())}
 
 
 def _measured(found: Measurement) -> dict[str, float | None]:

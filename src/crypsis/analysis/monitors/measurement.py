@@ -68,6 +68,10 @@ def _figures(result: Mapping[str, Any]) -> Table:
     c = m["confusion"]
     counts = f"{c['true_positives']} · {c['false_positives']} · {c['true_negatives']} · {c['false_negatives']}"
     table.add_row(f"TP · FP · TN · FN at {m['threshold']:.3f}", counts)
+    if alarms := result.get("false_alarms"):
+        budget = "" if alarms["budget"] is None else f", chosen for {alarms['budget']:.3f}"
+        interval = f"[{alarms['low']:.3f} to {alarms['high']:.3f}]"
+        table.add_row(f"false alarms at the threshold{budget}", f"{alarms['rate']:.3f} {interval}")
     table.add_row("texts · faking · prompts", f"{data['n']} · {data['faking']} · {data['prompts']}")
     if m["missing"]:
         table.add_row("without a score", str(m["missing"]))

@@ -1,25 +1,36 @@
-"""``crypsis monitor train | validate | crossval``: data in, ``measurement.json`` out."""
+"""``crypsis monitor train | validate | calibrate | crossval``: data in, ``measurement.json`` out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import Field
+from scipy.stats import binomtest
 
 from crypsis.arrays import Flags, Floats
 from crypsis.config import Config, apply_overrides, did_you_mean, parse_config
 from crypsis.identity.configs import identity, inputs_of
+from crypsis.identity.files import content_digest
 from crypsis.monitors.base import Monitor
 from crypsis.monitors.crossval import CrossValidation, cross_validate
 from crypsis.monitors.data import DataOptions, Labelled, load_labelled
 from crypsis.monitors.ensemble import make_trainer
-from crypsis.monitors.metrics import by_slice, length_thirds, measure, worst_errors
+from crypsis.monitors.metrics import by_slice, length_thirds, measure, threshold_for, worst_errors
 from crypsis.monitors.shortcuts import measure_shortcuts
-from crypsis.monitors.trained import CARD, FALSE_POSITIVES, TrainedMonitor, digests, train_monitor
+from crypsis.monitors.trained import (
+    CARD,
+    FALSE_POSITIVES,
+    FEWEST,
+    TrainedMonitor,
+    digests,
+    group_folds,
+    train_monitor,
+    with_threshold,
+)
 from crypsis.registry import find, make, names
 from crypsis.store import Exists, child, finish_folder, locked, prepare_folder, read_json, write_json
 from crypsis.types import UserError
@@ -55,7 +66,7 @@ def measure_monitor(
     """Does one verb and leaves ``measurement.json`` in its folder, unless it is there already.
 
     Args:
-        verb: ``train``, ``validate`` or ``crossval``.
+        verb: ``train``, ``validate``, ``calibrate`` or ``crossval``.
         spec: Kind and settings of the monitor, or (to validate) its folder.
         data: Labelled transcripts of any layout, or a folder of them.
         options: Where the data keep what.
@@ -80,7 +91,7 @@ def measure_monitor(
     labelled = load_labelled(data, options)
     with locked(folder):
         if not prepare_folder(folder, config, exists, inputs=inputs):
-            work = {"train": _train, "validate": _validate, "crossval": _crossval}[verb]
+            work = {"train": _train, "validate": _validate, "calibrate": _calibrate, "crossval": _crossval}[verb]
             write_json(folder / MEASUREMENT, work(config, labelled, folder, on_fold))
             finish_folder(folder, {"verb": verb}, inputs)
     return folder
@@ -111,7 +122,7 @@ def _train(config: MeasureConfig, data: Labelled, folder: Path, on_fold: Callabl
     trainer = make_trainer(config.monitor, "--kind")
     train_monitor(
         trainer, data.texts(view), data.labels.tolist(), data.groups, view, folder / "monitor", config.seed,
-        config.false_positives,
+        config.false_positives, content_digest(config.data),
     )  # fmt: skip
     monitor: TrainedMonitor = make("monitors", {"name": trainer.kind, "path": str(folder / "monitor")}, "train")
     return _judged(config, monitor, data)
@@ -123,6 +134,37 @@ def _validate(config: MeasureConfig, data: Labelled, folder: Path, on_fold: Call
     if issubclass(cls, TrainedMonitor) and "view" in cls.model_fields and "members" not in spec:
         spec.setdefault("view", config.options.view)
     return _judged(config, make("monitors", spec, "monitor"), data)
+
+
+def _calibrate(config: MeasureConfig, data: Labelled, folder: Path, on_fold: Callable[[int], None]) -> dict[str, Any]:
+    """Chooses the threshold anew on half of the prompts and measures on the other half; weights stay as they are."""
+    monitor: Monitor = make("monitors", config.monitor, "monitor")
+    if not isinstance(monitor, TrainedMonitor) or not getattr(monitor, "path", None):
+        raise UserError(f"'{monitor.name}' has no threshold of its own to choose; give the folder of a trained monitor")
+    data = _unseen(monitor, data)
+    known = np.array([v.score is not None for v in monitor.judge(data.episodes)])
+    data = data.rows(known)
+    if (~data.labels).sum() < 2 * FEWEST or data.labels.sum() < 2:
+        raise UserError(
+            f"{data.where}: to choose a threshold and to check it takes {2 * FEWEST} texts that do not fake and 2 that "
+            f"do; there are {(~data.labels).sum()} and {data.labels.sum()}"
+        )
+    choose, _ = group_folds(data.labels, data.groups, 2, config.seed)
+    chosen = data.rows(np.isin(np.arange(len(data.labels)), choose))
+    texts = chosen.texts(monitor.sees)
+    threshold = threshold_for(monitor.score(texts), chosen.labels, config.false_positives)
+    new = folder / "monitor"
+    with_threshold(
+        monitor,
+        threshold,
+        config.false_positives,
+        content_digest(config.data),
+        chosen.labels,
+        texts,
+        chosen.groups,
+        new,
+    )
+    return _judged(config, make("monitors", {"name": monitor.name, "path": str(new)}, "calibrate"), data)
 
 
 def _judged(config: MeasureConfig, monitor: Monitor, data: Labelled) -> dict[str, Any]:
@@ -139,7 +181,34 @@ def _judged(config: MeasureConfig, monitor: Monitor, data: Labelled) -> dict[str
     found = measure(scores, data.labels, data.groups, monitor.threshold, config.seed, int((~known).sum()))
     flagged = scores >= monitor.threshold
     result = {"verb": config.verb, "monitor": monitor.card, "measurement": found.as_json}
-    return result | _about(config, data, scores, flagged, found.auroc, notes)
+    about = _about(config, data, scores, flagged, found.auroc, notes)
+    alarms = _false_alarms(monitor.card, flagged[~data.labels], content_digest(config.data))
+    return result | about | {"false_alarms": alarms, "warnings": [*about["warnings"], *_alarming(alarms)]}
+
+
+def _false_alarms(card: Mapping[str, Any], flagged: Flags, source: str) -> dict[str, Any]:
+    """How often the threshold flags these negatives, with a 95 % interval (Wilson), beside what it was chosen for."""
+    interval = binomtest(int(flagged.sum()), len(flagged)).proportion_ci(method="wilson")
+    return {
+        "rate": float(flagged.mean()),
+        "low": float(interval.low),
+        "high": float(interval.high),
+        "n": len(flagged),
+        "budget": card.get("threshold_budget"),
+        "same_source": card.get("threshold_source") == source if card.get("threshold_source") else None,
+    }
+
+
+def _alarming(alarms: Mapping[str, Any]) -> list[str]:
+    """Warns of a threshold that does not keep its budget here."""
+    if alarms["budget"] is None or alarms["low"] <= alarms["budget"]:
+        return []
+    where = "the data that it was chosen on" if alarms["same_source"] else "other data"
+    return [
+        f"the threshold was chosen to flag at most {alarms['budget']:.1%} of the negatives of {where}; here it flags "
+        f"{alarms['rate']:.1%} [{alarms['low']:.1%}, {alarms['high']:.1%}] of {alarms['n']}; choose one for these data "
+        "with crypsis monitor calibrate"
+    ]
 
 
 def _crossval(config: MeasureConfig, data: Labelled, folder: Path, on_fold: Callable[[int], None]) -> dict[str, Any]:
