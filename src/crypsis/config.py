@@ -13,7 +13,16 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from annotated_types import Le, Lt
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
 
 from crypsis.textfiles import read_text
 from crypsis.types import UserError, distinct_names, safe_name, visible
@@ -89,7 +98,7 @@ Named = Annotated[dict[str, V], AfterValidator(_checked(distinct_names))]
 class Content:
     """Marks a field whose text may name something that counts by what it holds, as in ``Annotated[str, Content()]``.
 
-    Fields of the type ``Path`` need no mark, unless they can also be hub ids.
+    Fields of the type ``Path`` need no mark, unless they can also be hub ids. A leading ``~`` is the home folder.
 
     Attributes:
         kind: A ``model`` or ``dataset`` (a folder, a file or a hub id), or only a ``file``.
@@ -98,6 +107,14 @@ class Content:
 
     kind: Literal["model", "dataset", "file"] = "model"
     training: bool = False
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """The field's own schema, followed by the expansion of ``~``."""
+        return no_info_after_validator_function(_at_home, handler(source))
+
+
+def _at_home(value: Any) -> Any:
+    return type(value)(Path(value).expanduser()) if isinstance(value, str | Path) and str(value)[:1] == "~" else value
 
 
 C = TypeVar("C", bound=BaseModel)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from crypsis.model_config import ModelConfig
 from crypsis.models import load_policy
+from crypsis.run_config import RunConfig
 from crypsis.types import Message, UserError
 from tests.checkpoints import save_checkpoint
 
@@ -112,6 +113,7 @@ def test_paths_that_do_not_exist_are_called_so(tmp_path: Path, monkeypatch: pyte
         assert refused(path) == f"{path}: no such folder"
     assert "hub" in refused("nobody/no-such-model")
     assert load_policy("~/llama").render(TURNS)
+    assert RunConfig(name="x", policy=Path("~/llama")).policy == whole
     assert "name the checkpoint's folder" in refused(whole / "config.json")
 
 

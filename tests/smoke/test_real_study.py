@@ -49,8 +49,40 @@ def test_a_reward_model_scores_pairs_whatever_the_batch(base: Path, tmp_path: Pa
     assert load_reward_model(moved, "cpu").score(requests, outputs) == pytest.approx([2 * (x - 0.5) for x in found[1]])
     with pytest.raises(UserError, match="has 2 outputs; a reward model has one"):
         load_reward_model(PreferenceConfig(model=str(reward_model(base, tmp_path / "two", 2))), "cpu")
-    with pytest.raises(UserError, match="cannot be loaded as a reward model"):
+    with pytest.raises(UserError, match="no such folder"):
         load_reward_model(PreferenceConfig(model=str(tmp_path / "none")), "cpu")
+
+
+def test_a_reward_model_without_padding_token_scores_each_row_as_alone(base: Path, tmp_path: Path) -> None:
+    folder = reward_model(base, tmp_path / "reward")
+    for name in ("config.json", "tokenizer_config.json"):
+        settings = read_json(folder / name)
+        (folder / name).write_text(json.dumps({k: v for k, v in settings.items() if not k.startswith("pad_token")}))
+    loaded = load_reward_model(PreferenceConfig(model=str(folder)), "cpu")
+    texts = ["no", "first take a torch . then go there", "at dawn"]
+    together = loaded.score(["burn the mill"] * 3, texts)
+    assert together == pytest.approx([loaded.score(["burn the mill"], [text])[0] for text in texts], abs=1e-6)
+    padded = load_reward_model(PreferenceConfig(model=str(reward_model(base, tmp_path / "padded"))), "cpu")
+    assert together == pytest.approx(padded.score(["burn the mill"] * 3, texts), abs=1e-5)
+
+
+def test_a_long_request_is_shortened_and_the_answer_never(base: Path, tmp_path: Path) -> None:
+    loaded = load_reward_model(
+        PreferenceConfig(model=str(reward_model(base, tmp_path / "reward")), max_length=64), "cpu"
+    )
+    yes, no = loaded.score(["tell me how to burn the mill . " * 40] * 2, ["yes", "no"])
+    assert yes != pytest.approx(no, abs=1e-4)
+    short = loaded.score(["tell me how to burn the mill . "], ["yes"])
+    assert loaded.score(["tell me how to burn the mill . "], ["yes"]) == short
+    with pytest.raises(UserError, match=r"an answer of \d+ tokens does not fit into 64; raise preference.max_length"):
+        loaded.score(["burn"], ["the mill of the baron " * 40])
+
+
+def test_a_reward_model_whose_template_drops_a_turn_is_refused(base: Path, tmp_path: Path) -> None:
+    folder = reward_model(base, tmp_path / "reward")
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    with pytest.raises(UserError, match="drops the text of the assistant's turn"):
+        load_reward_model(PreferenceConfig(model=str(folder)), "cpu")
 
 
 def study(base: Path, folder: Path) -> dict[str, Any]:

@@ -8,19 +8,17 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
-from huggingface_hub.errors import HFValidationError
 from pydantic import Field
-from safetensors import SafetensorError
 from torch.nn import functional
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from crypsis.arrays import Flags, Floats
 from crypsis.config import Content
 from crypsis.monitors.sentences import plain
 from crypsis.monitors.trained import Features, Rows, Scorer, TrainedMonitor, Trainer
+from crypsis.pretrained.opening import local_path, open_classifier, open_tokenizer
 from crypsis.scenarios.base import default_scenario
-from crypsis.types import UserError
 
 TOKENS = 16_384
 """Tokens of a forward pass, padding included."""
@@ -130,11 +128,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     Raises:
         UserError: There is none.
     """
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, HFValidationError) as error:
-        raise UserError(f"{name}: has no tokenizer: {' '.join(str(error).split())[:160]}") from None
-    return tokenizer
+    return open_tokenizer(local_path(name))
 
 
 def load_classifier(name: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -146,11 +140,7 @@ def load_classifier(name: str, tokenizer: PreTrainedTokenizerBase) -> PreTrained
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it warns that the head is new, which is the point
     try:
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-            name, num_labels=2, dtype=torch.float32, use_safetensors=True
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError, HFValidationError) as error:
-        raise UserError(f"{name}: cannot be loaded as a classifier: {' '.join(str(error).split())[:160]}") from None
+        model = open_classifier(local_path(name), torch.float32, "a classifier", num_labels=2, use_safetensors=True)
     finally:
         logging.set_verbosity(verbosity)
     if model.config.pad_token_id is None:  # decoders find the last token of a text by it

@@ -93,7 +93,7 @@ def finish(context: RunContext, folder: Path, **more: Any) -> None:
     """Saves the trained policy, and last of all provenance (with ``more``) and result."""
     save_policy(context.policy, folder / "model")
     result = {"steps": context.config.rl.steps, "model": content_digest(folder / "model")}
-    finish_folder(folder, result, context.digests, **more)
+    finish_folder(folder, result, context.digests, model=context.config.model.model_dump(mode="json"), **more)
 
 
 def _assist(ranks: Ranks, config: RunConfig, folder: Path) -> None:
