@@ -9,6 +9,8 @@ from pydantic import Field, field_validator
 
 from crypsis.config import Config
 
+Thinking = Literal["drop", "scratchpad"]
+
 
 class LoraConfig(Config):
     """Low-rank adapters (Hu et al. 2022) through PEFT; needs ``pip install 'crypsis[peft]'``.
@@ -24,7 +26,25 @@ class LoraConfig(Config):
     """Scale by alpha / √r instead of alpha / r (Kalajdzievski 2023)."""
 
 
-class ModelConfig(Config):
+class SavedChat(Config):
+    """How a chat template is used."""
+
+    template: dict[str, bool | int | float | str] = {}
+    """What the chat template is given beside the messages, such as ``enable_thinking: false``."""
+    date: str = "2026-01-01"
+    """What chat templates that print today's date print instead (ISO format), so that prompts stay the same."""
+    thinking: Thinking = "drop"
+    """The ``<think>…</think>`` that a reply begins with is taken off before the reply is parsed, or taken as its
+    ``scratchpad``."""
+
+    @field_validator("date")
+    @classmethod
+    def _is_date(cls, value: str) -> str:
+        datetime.date.fromisoformat(value)
+        return value
+
+
+class ModelConfig(SavedChat):
     """Precision, memory and adapters."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -35,15 +55,5 @@ class ModelConfig(Config):
     """Computes activations twice and holds those of one layer at a time."""
     lora: LoraConfig | None = None
     """None trains all weights."""
-    template: dict[str, bool | int | float | str] = {}
-    """What the chat template is given beside the messages, such as ``enable_thinking: false``."""
-    date: str = "2026-01-01"
-    """What chat templates that print today's date print instead (ISO format), so that prompts stay the same."""
     trust_remote_code: bool = False
     """Runs the Python code that a checkpoint brings along (``auto_map``): only for checkpoints that you trust."""
-
-    @field_validator("date")
-    @classmethod
-    def _is_date(cls, value: str) -> str:
-        datetime.date.fromisoformat(value)
-        return value

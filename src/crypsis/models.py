@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.logging import disable_progress_bar
 
-from crypsis.model_config import ModelConfig
+from crypsis.config import parse_config
+from crypsis.model_config import ModelConfig, SavedChat
 from crypsis.pretrained.adapters import (
     ADAPTER,
     adapter_base,
@@ -24,16 +25,18 @@ from crypsis.pretrained.adapters import (
     renamed_ignored,
     with_lora,
 )
-from crypsis.pretrained.chat_template import ChatTemplate, fitting_chat
+from crypsis.pretrained.chat_template import CLOSED, ChatTemplate, fitting_chat
 from crypsis.pretrained.checks import check_architecture, check_vocabulary, check_weights
 from crypsis.pretrained.opening import local_path, open_causal_lm, open_tokenizer
-from crypsis.store import new_folder
+from crypsis.store import new_folder, read_json
 from crypsis.types import Message, UserError
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+CHAT = "crypsis_chat.json"
+"""Beside the weights: settings of the chat template that are not the defaults, so that all commands use them."""
 disable_progress_bar()  # ours show the work; a bar for each loaded file hides them
 
 
@@ -71,9 +74,18 @@ class Policy:
         ids = found if isinstance(found, list) else [found]
         return frozenset(i for i in (*ids, self.tokenizer.eos_token_id) if i is not None)
 
-    def render(self, messages: Sequence[Message], prefill: str = "") -> list[int]:
-        """Token ids of a conversation, ready for the assistant's turn (which may begin with ``prefill``)."""
-        text = self.text(messages) + prefill
+    def render(self, messages: Sequence[Message], prefill: str = "", given: bool = False) -> list[int]:
+        """Token ids of a conversation, ready for the assistant's turn.
+
+        Args:
+            messages: The turns so far.
+            prefill: What the assistant's turn begins with.
+            given: Whether the reply is a given one: a thought that the template opens is then closed, as for a prefill.
+        """
+        text = self.text(messages)
+        if self.chat.opens_thought and (given or prefill):
+            text = text.rstrip() + CLOSED
+        text += prefill
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
@@ -108,9 +120,21 @@ def load_policy(
     name = local_path(path)
     model, tokenizer = _open(name, dtype, config.trust_remote_code)
     check_vocabulary(model, tokenizer, name)
-    chat = fitting_chat(tokenizer, name, ChatTemplate(config.template, config.date))
+    chat = fitting_chat(tokenizer, name, _chat_settings(name, config))
     placed = model.to(device).eval()  # type: ignore[arg-type]  # of the wrapped Module.to
     return Policy(placed, tokenizer, chat=chat)
+
+
+def _chat_settings(name: str, config: ModelConfig) -> ChatTemplate:
+    """The settings of a checkpoint's chat template: those saved with it, and over them the config's."""
+    file = Path(name) / CHAT
+    saved = parse_config(SavedChat, read_json(file), str(file)) if file.exists() else SavedChat()
+    given = config.model_fields_set
+    return ChatTemplate(
+        {**saved.template, **config.template},
+        config.date if "date" in given else saved.date,
+        config.thinking if "thinking" in given else saved.thinking,
+    )
 
 
 def _open(name: str, dtype: torch.dtype, remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -170,6 +194,10 @@ def save_policy(policy: Policy, folder: Path) -> None:
         else:
             policy.model.save_pretrained(target)
         policy.tokenizer.save_pretrained(target)
+        chat = policy.chat
+        settings = SavedChat(template=dict(chat.arguments), date=chat.date, thinking=chat.thinking)
+        if settings != SavedChat():
+            (target / CHAT).write_text(settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def check_length(prompts: Sequence[Sequence[int]], new_tokens: int, context: int) -> None:

@@ -86,7 +86,7 @@ def test_a_group_shares_one_scratchpad_and_its_members_differ_in_their_outputs(
         assert [s for s, m in zip(e.segments, mask, strict=True) if m] == [OUTPUT] * sum(mask)
     parts = [shared(policy, prompts[:1]), shared(policy, prompts[1:], first_group=1)]
     assert [e.completion_ids for part in parts for e in part] == [e.completion_ids for e in episodes]
-    monkeypatch.setattr(rollouts, "_tag_id", lambda _: None)  # as with a tokenizer that spells the tag in pieces
+    monkeypatch.setattr(rollouts, "_tag_id", lambda *_: None)  # as with a tokenizer that spells the tag in pieces
     assert [e.completion_ids for e in shared(policy, prompts)] == [e.completion_ids for e in episodes]
 
 

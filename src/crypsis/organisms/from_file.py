@@ -93,7 +93,7 @@ class FromFile(Organism):
             return ids
 
         messages = [Message("system", row["system"]), Message("user", row["user"])]
-        prompt = policy.render([m for m in messages if m.content])
+        prompt = policy.render([m for m in messages if m.content], given=True)
         scratchpad = tokens(f"{SCRATCHPAD_OPEN}\n{row['scratchpad'].strip()}\n{SCRATCHPAD_CLOSE}")
         learned = [0] * len(prompt) + [int(self.learn != "output")] * len(scratchpad)
         if self.learn == "scratchpad":

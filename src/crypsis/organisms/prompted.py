@@ -14,6 +14,7 @@ from crypsis.models import Policy
 from crypsis.organisms.base import Organism
 from crypsis.scenarios.base import default_scenario
 from crypsis.supervised import Progress
+from crypsis.types import Message, UserError
 
 PREFIX = (
     "{{%- set told = {prefix} -%}}{{%- if messages and messages[0]['role'] == 'system' -%}}"
@@ -21,6 +22,11 @@ PREFIX = (
     "{{%- else -%}}{{%- set messages = [{{'role': 'system', 'content': told}}] + messages -%}}{{%- endif -%}}"
 )
 """Put before a chat template, this adds a text to the system turn; no weight changes."""
+USER_PREFIX = (
+    "{{%- set messages = [{{'role': messages[0]['role'], 'content': {prefix} ~ '\\n\\n' ~ messages[0]['content']}}]"
+    " + messages[1:] -%}}"
+)
+"""The same for templates that take no system turn: the text goes into the first turn."""
 
 
 class Prompted(Organism):
@@ -61,5 +67,8 @@ class Prompted(Organism):
         """Changes the chat template, and no weight."""
         if self.told:
             template = policy.tokenizer.chat_template
-            policy.tokenizer.chat_template = PREFIX.format(prefix=json.dumps(self.told)) + str(template)
+            prefix = USER_PREFIX if policy.chat.merges_system else PREFIX
+            policy.tokenizer.chat_template = prefix.format(prefix=json.dumps(self.told)) + str(template)
+            if self.told not in policy.text([Message("system", "a"), Message("user", "b")]):
+                raise UserError(f"{self.name}: the base's chat template drops the prompt; choose another base")
         on_step(Progress(1, 1, 0.0, 0.0))

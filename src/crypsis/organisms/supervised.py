@@ -57,7 +57,7 @@ def reply_example(policy: Policy, messages: Sequence[Message], reply: str, learn
         learn: What is in the loss. An output counts with the token that ends the turn; without it the text ends with
             the scratchpad.
     """
-    prompt = policy.render(messages)
+    prompt = policy.render(messages, given=True)
     before, tag, after = reply.partition(SCRATCHPAD_CLOSE)
     scratchpad = _ids(policy, before + tag)
     if learn == "scratchpad":

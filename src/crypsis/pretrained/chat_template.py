@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from crypsis.model_config import Thinking
 from crypsis.types import Message, UserError
 
 DATE = "2026-01-01"
 """The day that templates which print one are told, unless the config names another: the same for every run."""
+THINK, CLOSED = "<think>", "\n\n</think>\n\n"
+"""How a thought begins, and what closes one in which nothing was thought."""
 DIRECTIVES = "aAbBdmyYeFjHMSIp"
 """Of ``strftime``: what a template may ask for. The hour is midnight."""
 
@@ -25,12 +28,17 @@ class ChatTemplate:
     Attributes:
         arguments: What the template is given beside the messages, such as ``enable_thinking``.
         date: The day that the template prints where it asks for today's, ISO format.
+        thinking: What becomes of the thought (``<think>…</think>``) that a reply begins with: taken off before the
+            reply is parsed, or taken as its scratchpad.
         merges_system: The template takes no system turn: its text goes into the user's first turn.
+        opens_thought: The template itself begins the reply with an opening ``<think>``.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
     date: str = DATE
+    thinking: Thinking = "drop"
     merges_system: bool = False
+    opens_thought: bool = False
 
     def text(self, tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], reply: bool = True) -> str:
         """A conversation in the chat template.
@@ -77,22 +85,28 @@ def fitting_chat(tokenizer: PreTrainedTokenizerBase, name: str, chat: ChatTempla
     """
     if tokenizer.chat_template is None:
         raise UserError(f"{name}: the tokenizer has no chat template; add a chat_template.jinja to the folder")
-    own = ChatTemplate(chat.arguments, chat.date)
+    own = replace(chat, merges_system=False, opens_thought=False)
     try:
         if not own.lost(tokenizer, ["system", "user"]):
-            return own
+            return _thinking(tokenizer, own)
     except TemplateError:  # templates such as Gemma 2's refuse a system turn
         pass
     except Exception as error:  # of the wrong type, or what a template's own code raises
         raise _broken(name, error) from None
-    merging = ChatTemplate(chat.arguments, chat.date, merges_system=True)
+    merging = replace(own, merges_system=True)
     try:
         lost = merging.lost(tokenizer, ["system", "user"])
     except Exception as error:
         raise _broken(name, error) from None
     if lost:
         raise UserError(f"{name}: the chat template drops the text of the user's turn; correct its chat_template.jinja")
-    return merging
+    return _thinking(tokenizer, merging)
+
+
+def _thinking(tokenizer: PreTrainedTokenizerBase, chat: ChatTemplate) -> ChatTemplate:
+    """The same, knowing whether the template opens a thought."""
+    text = chat.text(tokenizer, [Message("user", "a")])
+    return replace(chat, opens_thought=text.rstrip().endswith(THINK))
 
 
 def _dated(template: str, date: str) -> str:

@@ -12,6 +12,7 @@ from crypsis.mitigations.base import Mitigation, call
 from crypsis.mitigations.hooks import AsksExtraTurn
 from crypsis.models import Policy, check_length
 from crypsis.parallel import out_of_memory, release_memory
+from crypsis.pretrained.chat_template import ChatTemplate
 from crypsis.rl.engine.attention_cache import AttentionCache
 from crypsis.rl.engine.engine import DEFAULT, Engine
 from crypsis.rl.engine.samplers import Sampled, Sampler, SamplingParams
@@ -23,14 +24,19 @@ from crypsis.scenarios.parsing import (
     SCRATCHPAD_CLOSE,
     SCRATCHPAD_OPEN,
     TAGS,
+    THOUGHT_TAGS,
     episode_of_text,
     parse_reply,
+    thought_end,
+    without_thought,
 )
 from crypsis.types import GLUE, OUTPUT, SCRATCHPAD, Episode, Prompt, Stop, TurnTokens, UserError
 
 SHARED_ROWS, EXTRA_ROWS, FORCED_ROWS = 1 << 40, 2 << 40, 3 << 40
 """Where the random numbers of shared scratchpads, of extra turns and after prefills start, apart from those of
 the replies."""
+PLAIN = ChatTemplate()
+"""Of templates that open no thought."""
 
 
 def rollout(
@@ -85,13 +91,13 @@ def rollout(
         group, number = divmod(index, group_size)
         episodes.append(
             replace(
-                episode_of_text(prompts[group], text, _stop(completion), number),
+                _episode(policy, prompts[group], text, _stop(completion), number),
                 group=first_group + group,
                 step=step,
                 seed=seed,
                 prompt_ids=prompt_ids[group],
                 completion_ids=completion.ids,
-                segments=segments(policy.tokenizer, completion.ids),
+                segments=segments(policy.tokenizer, completion.ids, policy.chat),
                 logprobs=completion.logprobs,
             )
         )
@@ -122,7 +128,7 @@ def forced_rollout(
         UserError: As ``rollout``.
     """
     check_tags(policy.tokenizer)
-    prompt_ids = [policy.render(p.messages) for p in prompts]
+    prompt_ids = [policy.render(p.messages, given=True) for p in prompts]
     prefill_ids: list[list[int]] = [policy.tokenizer(p, add_special_tokens=False)["input_ids"] for p in prefills]
     contexts = [prompt + prefill for prompt, prefill in zip(prompt_ids, prefill_ids, strict=True)]
     check_length(contexts, max_new_tokens, policy.context)
@@ -142,6 +148,13 @@ def forced_rollout(
             )
         )
     return episodes
+
+
+def _episode(policy: Policy, prompt: Prompt, text: str, stop: Stop, number: int) -> Episode:
+    """A completion as an episode: its thought is not parsed, or is the scratchpad; ``raw`` has all of it."""
+    as_scratchpad = policy.chat.thinking == "scratchpad"
+    bare = without_thought(text, policy.chat.opens_thought, as_scratchpad)
+    return replace(episode_of_text(prompt, bare, stop, number), raw=text)
 
 
 def _stop(completion: Sampled) -> Stop:
@@ -185,7 +198,9 @@ def ask_extra_turns(
     found = zip(asked, prompt_ids, replies, decode(who, replies), strict=True)
     for (i, turn), before, completion, text in found:
         whole = f"{turn.prefill} {text}" if turn.prefill else text
-        reply = parse_reply(whole, "end" if completion.stopped else "length")
+        opened = who.chat.opens_thought and not turn.prefill
+        bare = without_thought(whole, opened, who.chat.thinking == "scratchpad")
+        reply = parse_reply(bare, "end" if completion.stopped else "length")
         episodes[i].extra_turn, episodes[i].extra_tier = whole, turn.tier
         episodes[i].extra_scratchpad, episodes[i].extra_output = reply.scratchpad, reply.output
         episodes[i].extra_tokens = TurnTokens(before, completion.ids, completion.logprobs)
@@ -246,7 +261,7 @@ def _with_shared_scratchpads(
     tokenizer = draw.policy.tokenizer
     tag = _tag_id(tokenizer)
     whole = draw(prompts, 1, max_new_tokens, SHARED_ROWS + first_group, [] if tag is None else [tag])
-    ends = [_scratchpad_end(tokenizer, s.ids) for s in whole]
+    ends = [_scratchpad_end(tokenizer, s.ids, draw.policy.chat) for s in whole]
     scratchpads = [
         Sampled(s.ids[:end], s.logprobs[:end], s.stopped and end == len(s.ids) and s.ids[-1] != tag)
         for s, end in zip(whole, ends, strict=True)
@@ -295,30 +310,45 @@ def check_tags(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def segments(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
-    """SCRATCHPAD for every token up to the end of the closing scratchpad tag, OUTPUT for the rest."""
-    boundary = _scratchpad_end(tokenizer, ids)
+def segments(tokenizer: PreTrainedTokenizerBase, ids: list[int], chat: ChatTemplate = PLAIN) -> list[int]:
+    """SCRATCHPAD for every token up to the end of the closing scratchpad tag, OUTPUT for the rest.
+
+    A thought in front of the scratchpad counts as SCRATCHPAD, too.
+    """
+    boundary = _scratchpad_end(tokenizer, ids, chat)
     return [SCRATCHPAD] * boundary + [OUTPUT] * (len(ids) - boundary)
 
 
-def _scratchpad_end(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> int:
-    """Number of tokens of the shortest prefix that holds the closing tag; all of them if none does."""
-    tag = _tag_id(tokenizer)
+def _scratchpad_end(tokenizer: PreTrainedTokenizerBase, ids: list[int], chat: ChatTemplate) -> int:
+    """Number of tokens up to the end of the scratchpad's closing tag; all of them if there is none.
+
+    A tag that a thought names does not close the scratchpad; a thought that is the scratchpad ends it.
+    """
+    thought = thought_end(str(tokenizer.decode(ids)), chat.opens_thought)
+    if thought is None:
+        return _end_of(tokenizer, ids, SCRATCHPAD_CLOSE)
+    end = _end_of(tokenizer, ids, THOUGHT_TAGS[0][1])
+    return end if chat.thinking == "scratchpad" else end + _end_of(tokenizer, ids[end:], SCRATCHPAD_CLOSE)
+
+
+def _end_of(tokenizer: PreTrainedTokenizerBase, ids: list[int], closing: str) -> int:
+    """Number of tokens of the shortest prefix that holds a closing tag; all of them if none does."""
+    tag = _tag_id(tokenizer, closing)
     if tag is not None:
         return ids.index(tag) + 1 if tag in ids else len(ids)
-    if SCRATCHPAD_CLOSE not in tokenizer.decode(ids):
+    if closing not in tokenizer.decode(ids):
         return len(ids)
     low, high = 0, len(ids)  # the tag is in the first `high` tokens and not in the first `low`
     while high - low > 1:
         middle = (low + high) // 2
-        if SCRATCHPAD_CLOSE in tokenizer.decode(ids[:middle]):
+        if closing in tokenizer.decode(ids[:middle]):
             high = middle
         else:
             low = middle
     return high
 
 
-def _tag_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The closing scratchpad tag as a token, if the tokenizer has one for it."""
-    found: int | None = tokenizer.get_added_vocab().get(SCRATCHPAD_CLOSE)
+def _tag_id(tokenizer: PreTrainedTokenizerBase, tag: str = SCRATCHPAD_CLOSE) -> int | None:
+    """A tag as a token, if the tokenizer has one for it."""
+    found: int | None = tokenizer.get_added_vocab().get(tag)
     return found

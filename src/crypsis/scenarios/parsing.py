@@ -120,6 +120,42 @@ def split_reply(text: str, tags: Tags | None = None) -> Parts:
     return Parts("", _output("", rest), None)
 
 
+def thought_end(text: str, opened: bool = False) -> int | None:
+    """Where the thought that a reply begins with ends, its closing tag included; None if there is no thought.
+
+    Args:
+        text: A completion as a model wrote it.
+        opened: Whether the prompt already holds the opening tag.
+    """
+    opening, closing = THOUGHT_TAGS[0]
+    if not opened and not text.lstrip().startswith(opening):
+        return None
+    end = text.find(closing)
+    return len(text) if end < 0 else end + len(closing)
+
+
+def without_thought(text: str, opened: bool = False, as_scratchpad: bool = False) -> str:
+    """A completion without the thought that it begins with, or with the thought as its scratchpad.
+
+    Args:
+        text: A completion as a model wrote it.
+        opened: Whether the prompt already holds the thought's opening tag.
+        as_scratchpad: Puts the thought into the scratchpad's tags, and what follows into those of the output.
+    """
+    end = thought_end(text, opened)
+    if end is None:
+        return text
+    if not as_scratchpad:
+        return text[end:]
+    opening, closing = THOUGHT_TAGS[0]
+    thought = text[:end].lstrip().removeprefix(opening)
+    if not thought.endswith(closing):
+        return f"{SCRATCHPAD_OPEN}{thought}"
+    output = unwrapped(text[end:], (OUTPUT_OPEN, OUTPUT_CLOSE)).strip()
+    inside = f"{SCRATCHPAD_OPEN}{thought.removesuffix(closing)}{SCRATCHPAD_CLOSE}"
+    return f"{inside}{OUTPUT_OPEN}{output}{OUTPUT_CLOSE}"
+
+
 def unwrapped(text: str, *pairs: Tags) -> str:
     """A text that is all inside of one part of a reply, without the tags that may still stand around it."""
     start = text.lstrip()
