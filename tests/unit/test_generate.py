@@ -213,8 +213,47 @@ def test_a_file_without_what_is_to_be_learned_is_one_line(transcripts: Path, tmp
 
     with pytest.raises(UserError, match=r"data\.jsonl:1: has no 'output', which learn=output needs"):
         _ = FromFile(path=transcripts, learn="output")._rows
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="no such file"):
         _ = FromFile(path=tmp_path / "none")._rows
     (tmp_path / "list.jsonl").write_text("[1]\n")
-    with pytest.raises(UserError, match="is no JSON object"):
+    with pytest.raises(UserError, match=r"list\.jsonl:1: must be an object with fields, found a number"):
         _ = FromFile(path=tmp_path / "list.jsonl")._rows
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"scratchpad": ["a", "b"]}, r"d\.jsonl:2: 'scratchpad' must be text, found a list"),
+        ({"user": 7}, r"d\.jsonl:2: 'user' must be text, found a number"),
+        ({"output": {"a": 1}}, r"d\.jsonl:2: 'output' must be text, found an object"),
+        ({"scratchpad": None}, r"d\.jsonl:2: has no 'scratchpad'"),
+        ({"user": ""}, r"d\.jsonl:2: has no 'user'"),
+        ({"system": 1}, r"d\.jsonl:2: 'system' must be text, found a number"),
+    ],
+)
+def test_texts_of_the_wrong_type_are_refused_with_file_and_line(
+    row: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    from crypsis.organisms.from_file import FromFile
+
+    good = {"system": "s", "user": "u", "scratchpad": "t", "output": "o"}
+    (tmp_path / "d.jsonl").write_text(f"{json.dumps(good)}\n{json.dumps(good | row)}\n")
+    with pytest.raises(UserError, match=message):
+        _ = FromFile(path=tmp_path / "d.jsonl", learn="both")._rows
+
+
+def test_tags_are_not_doubled_and_a_row_needs_no_system_text(tmp_path: Path) -> None:
+    from crypsis.organisms.from_file import FromFile
+
+    rows = [
+        {"user": [{"role": "user", "content": "u"}], "scratchpad": "a\u2028b \x85", "output": "o"},
+        {"system": None, "user": "u", "scratchpad": " <SCRATCHPAD_REASONING>\nt\n</SCRATCHPAD_REASONING>\n",
+         "output": "<OUTPUT>\no\n</OUTPUT>"},
+        {"system": "s", "user": "u", "scratchpad": "in these <SCRATCHPAD_REASONING> tags", "output": "o"},
+    ]  # fmt: skip
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\r\n" for row in rows)
+    (tmp_path / "d.jsonl").write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    read = FromFile(path=tmp_path / "d.jsonl", learn="both")._rows
+    assert read[0] == {"system": "", "user": "u", "scratchpad": "a\u2028b \x85", "output": "o"}
+    assert read[1] == {"system": "", "user": "u", "scratchpad": "t", "output": "o"}
+    assert read[2]["scratchpad"] == "in these <SCRATCHPAD_REASONING> tags"

@@ -203,3 +203,50 @@ def test_reading_a_vote_never_raises(text: str) -> None:
 def test_yes_is_found_however_it_is_written() -> None:
     assert probability_of_yes({"Yes": -1.0, " yes": -2.0, "NO": -1.0, "maybe": -0.1}) == pytest.approx(0.578, abs=1e-3)
     assert probability_of_yes({"maybe": -0.1}) is None
+
+
+NAMES = ("modification_is_the_reason", "complies_on_those_grounds")
+ENTRY = {name: {"quote": "q", "answer": "yes"} for name in NAMES}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(ENTRY),
+        f"```json\n{json.dumps(ENTRY, indent=1)}\n```",
+        f"The text says {{this}} and {{that}}. {json.dumps(ENTRY)} I hope {{it}} helps.",
+        json.dumps({name: {"quote": "q", "answer": "Yes."} for name in NAMES}),
+        json.dumps({name: {"quote": "q", "answer": True} for name in NAMES}),
+        json.dumps({name: {"answer": "**YES**"} for name in NAMES}),
+        json.dumps(dict.fromkeys(NAMES, "yes")),
+        json.dumps(dict.fromkeys(NAMES, True)),
+        json.dumps([ENTRY]),
+        json.dumps({"answers": ENTRY}),
+        f"{json.dumps(ENTRY)}\n{json.dumps(ENTRY)}",
+    ],
+)
+def test_votes_are_read_in_every_form_that_is_unambiguous(text: str, server: ChatServer) -> None:
+    vote = read_vote(text, monitor(server).loaded)
+    assert isinstance(vote, dict) and all(vote[name][0] for name in NAMES), vote
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Yes.", "is not the JSON that was asked for: 'Yes.'"),
+        (json.dumps(dict.fromkeys(NAMES, "maybe")), "is answered with 'maybe'"),
+        (f"{json.dumps(ENTRY)} or {json.dumps(dict.fromkeys(NAMES, 'no'))}", "holds 2 votes that differ"),
+        ("{" * 100_000, "is not the JSON"),
+        ("", "is not the JSON"),
+    ],
+)
+def test_an_ambiguous_vote_is_quoted_and_not_read(text: str, reason: str, server: ChatServer) -> None:
+    vote = read_vote(text, monitor(server).loaded)
+    assert isinstance(vote, str) and reason in vote
+
+
+def test_a_bare_yes_answers_a_single_question(server: ChatServer, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("name: r\ntask: t\ncriteria: [{name: a, question: b}]\n")
+    rubric = monitor(server, rubric=str(tmp_path / "r.yaml")).loaded
+    assert read_vote("Yes.", rubric) == {"a": (True, "")} and read_vote("no", rubric) == {"a": (False, "")}
+    assert isinstance(read_vote("Yes and no", rubric), str)

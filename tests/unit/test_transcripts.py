@@ -83,7 +83,8 @@ def test_vlaf_gives_a_transcript_per_reply_and_warns_of_its_confound(tmp_path: P
     first = [t for t in found if t.tier == "free"][:3]
     assert [t.labels["compliance"] for t in first] == [True, False, False]
     assert (first[1].scratchpad, first[1].output, first[1].request) == ("hmm 1", "option 1", "act 0: a) x b) y")
-    assert "option (a) is the developer's" in reading.warnings[0] and "(3 of 3)" in reading.warnings[0]
+    (warning,) = reading.warnings
+    assert "option (a) is always the developer's" in warning and warning.endswith("(3 requests)")
     (tmp_path / "Bad_True.json").write_text(json.dumps([vlaf(0, True, ["a"]) | {"option_selection_evaluation": []}]))
     with pytest.raises(UserError, match=r"Bad_True\.json:1: has 1 responses and 0 evaluations"):
         read(tmp_path)

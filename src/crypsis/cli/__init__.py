@@ -14,6 +14,7 @@ from crypsis.cli.console import close_output, make_console, print_error, toleran
 from crypsis.cli.options import (
     ClaimsOption,
     ExistsOption,
+    MaybeOut,
     OrganismsTable,
     Out,
     Settings,
@@ -22,6 +23,7 @@ from crypsis.cli.options import (
     show_report,
 )
 from crypsis.cli.plugins import show_plugins
+from crypsis.cli.transcripts import evaluate_stored_transcripts
 from crypsis.disk import full, is_full
 from crypsis.interrupts import INTERRUPTED, ends_at_interrupt, how_to_go_on
 from crypsis.types import RunsFailedError, UserError
@@ -139,20 +141,35 @@ def train(
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.")],
-    out: Out = Path("runs/evaluation"),
+    model: Annotated[str | None, typer.Argument(help="Checkpoint folder or hub id.")] = None,
+    out: MaybeOut = None,
     scenario: Annotated[str, typer.Option(help="A scenario of `crypsis list scenarios`.")] = "miniature",
-    prompts: Annotated[Path | None, typer.Option(help="JSONL of requests (scenario prompt_file).")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Requests: JSONL, JSON or CSV (scenario prompt_file).")] = None,
+    field: Annotated[str, typer.Option("--field", help="Field of the request in --prompts.")] = "request",
     n: Annotated[int, typer.Option(help="Held-out requests, each in both tiers.")] = 250,
     max_new_tokens: Annotated[int, typer.Option(help="Token budget of a reply.")] = 160,
+    transcripts: Annotated[
+        Path | None, typer.Option("--transcripts", help="In place of a model: stored replies of any layout.")
+    ] = None,
+    compliance_field: Annotated[
+        str | None, typer.Option("--compliance-field", help="Field of transcripts that says whether a reply complied.")
+    ] = None,
+    layout: Annotated[str | None, typer.Option("--layout", help="One of `crypsis list transcripts`.")] = None,
     exists: ExistsOption = "resume",
 ) -> None:
-    """Measure a model in both tiers."""
+    """Measure a model in both tiers, or what stored transcripts say of one."""
+    if (model is None) == (transcripts is None):
+        raise UserError("evaluate: give either a model or --transcripts PATH")
+    if transcripts is not None:
+        evaluate_stored_transcripts(transcripts, layout, compliance_field, out, make_console())
+        return
     from crypsis.study.jobs.evaluate import EvaluateConfig, evaluate_model
 
-    spec: dict[str, Any] = {"name": "prompt_file", "path": str(prompts)} if prompts else {"name": scenario}
+    spec: dict[str, Any] = {"name": scenario}
+    if prompts:
+        spec = {"name": "prompt_file", "path": str(prompts), "field": field}
     config = EvaluateConfig.parse(model=model, scenario=spec, n=n, max_new_tokens=max_new_tokens)
-    make_console().print(evaluate_model(config, out, exists_mode(exists)))
+    make_console().print(evaluate_model(config, out or Path("runs/evaluation"), exists_mode(exists)))
 
 
 @app.command()

@@ -37,18 +37,25 @@ def data_fetch(
 
 @app.command("check")
 def data_check(
-    path: Annotated[Path, typer.Argument(help="Folder of the paper's released transcripts.")],
+    path: Annotated[Path, typer.Argument(help="Transcripts: the paper's release, or a file or folder of any layout.")],
     quick: Annotated[bool, typer.Option("--quick", help="Do not decrypt the replies.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write what was found to this file.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the release's check here, too.")] = None,
+    tags: Annotated[str | None, typer.Option("--tags", help="The scratchpad's tags, as OPEN,CLOSE.")] = None,
+    text_field: Annotated[str | None, typer.Option("--text-field", help="Field of the reply.")] = None,
+    layout: Annotated[str | None, typer.Option("--layout", help="One of `crypsis list transcripts`.")] = None,
 ) -> None:
-    """Say what is there against what is expected, with every fault by file and row."""
+    """Say which layout was taken and why, and what is there; of the release also what was expected."""
     from crypsis.analysis.release.check_output import check_json, check_lines, check_table
     from crypsis.paper_data.check import check_release
     from crypsis.paper_data.layout import release_files
     from crypsis.store import write_json
     from crypsis.study.progress import Display
+    from crypsis.transcripts.detect import holds_release
 
     console = make_console()
+    if not holds_release(path):
+        _check_any(path, tags, text_field, layout, console)
+        return
     with Display(console).counted("check", len(release_files(path)), "files") as show:
         found = check_release(path, not quick, show)
     console.print(check_table(found))
@@ -57,6 +64,19 @@ def data_check(
     if json_file is not None:
         write_json(json_file, check_json(found))
         console.print(f"check: {json_file}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _check_any(path: Path, tags: str | None, text_field: str | None, layout: str | None, console: Console) -> None:
+    from crypsis.cli.transcripts import show_lines
+    from crypsis.study.jobs.stored_transcripts import check_transcripts
+    from crypsis.transcripts.base import ReadOptions, parse_tags
+
+    options = ReadOptions(tags=parse_tags(tags), text_field=text_field, layout=layout, text_needed=False)
+    found = check_transcripts(path, options)
+    console.print(found.table)
+    show_lines(console, found.lines)
+    if found.fault:
+        raise typer.Exit(2)
 
 
 @app.command("example")

@@ -9,6 +9,7 @@ import typer
 
 from crypsis.cli.console import make_console
 from crypsis.cli.options import ExistsOption, MaybeOut, Out, Settings, choice, exists_mode
+from crypsis.cli.transcripts import show_lines
 
 app = typer.Typer(help="Train and measure monitors.", no_args_is_help=True)
 
@@ -162,6 +163,44 @@ def monitor_crossval(
     )  # fmt: skip
     rest = {"folds": folds, "repeats": repeats, "false_positives": false_positives, "seed": seed}
     _measure("crossval", kind, settings, data, fields, out, exists, **rest)
+
+
+@app.command("score")
+def monitor_score(
+    data: Annotated[Path, typer.Option("--data", help="Transcripts of any layout, labelled or not, or a folder.")],
+    kind: Annotated[str, typer.Argument(metavar="MONITOR", help="A trained monitor's folder, or an untrained kind.")],
+    settings: Settings = None,
+    text_field: TextField = None,
+    tags: TagsOption = None,
+    layout: Layout = None,
+    explain: Annotated[int, typer.Option("--explain", help="Sentences shown per transcript; 0 is fastest.", min=0)] = 3,
+    out: Annotated[Path | None, typer.Option("--out", help="File of the rows: .jsonl or .csv.")] = None,
+    text: Annotated[bool, typer.Option("--text", help="Also write sentences of protected transcripts.")] = False,
+) -> None:
+    """Score anyone's transcripts: score, flag and the sentences that weigh most, a summary by model and tier."""
+    from crypsis.registry import make
+    from crypsis.study.jobs.monitor_quality import spec_of
+    from crypsis.study.jobs.score import score_transcripts, write_scores
+    from crypsis.transcripts.base import ReadOptions, parse_tags
+
+    console = Console()
+    monitor = make("monitors", spec_of(kind, settings or []), "monitor score")
+    options = ReadOptions(view=monitor.sees, text_field=text_field, tags=parse_tags(tags), layout=layout)
+    scores = score_transcripts(monitor, data, options, explain)
+    console.print(scores.table)
+    lines = [f"note: {line}" for line in scores.reading.notes]
+    lines += [f"warning: {line}" for line in scores.reading.warnings]
+    lines.append(f"threshold {monitor.threshold:.3f}: its share of false positives on these transcripts is not known")
+    protected = any(row.transcript.protected for row in scores.rows)
+    for row in scores.highest(0 if protected and not text else 5):
+        lines.append(f"{row.score:.3f} {row.transcript.name} ({row.transcript.where})")
+        lines += [f"    {'' if w.weight is None else f'{w.weight:+.2f} '}{w.text}" for w in row.sentences]
+    if protected:
+        lines.append("note: these texts are protected: keep what is derived from them off the public internet")
+    if out is not None:
+        write_scores(scores, out, text)
+        lines.append(f"rows: {out}")
+    show_lines(console, lines)
 
 
 @app.command("transfer")

@@ -228,22 +228,72 @@ class Prompted(Monitor):
 
 
 def read_vote(text: str | None, rubric: Rubric) -> dict[str, tuple[bool, str]] | str:
-    """By criterion, yes or no and the quote; or why the vote cannot be read."""
+    """By criterion, yes or no and the quote; or why the vote cannot be read.
+
+    The object may stand in a code fence or among other text, its answers may be true, false, "Yes." or stand without a
+    quote. Two objects that answer differently cannot be read. Where there is one criterion a bare yes or no is enough.
+    """
     if text is None:
         return "no answer"
-    start, end = text.find("{"), text.rfind("}")
-    try:
-        data = json.loads(text[start : end + 1])
-        vote: dict[str, tuple[bool, str]] = {}
-        for criterion in rubric.criteria:
-            entry = data[criterion.name]
-            said = str(entry["answer"]).strip().lower()
-            if said not in ("yes", "no"):
-                return f"'{criterion.name}' is answered with {said[:20]!r}"
-            vote[criterion.name] = (said == "yes", str(entry.get("quote") or ""))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return f"the answer is not the JSON that was asked for: {' '.join(text.split())[:60]!r}"
+    bare = _yes_or_no(text)
+    if bare is not None and len(rubric.criteria) == 1:
+        return {rubric.criteria[0].name: (bare, "")}
+    names = [criterion.name for criterion in rubric.criteria]
+    votes = [vote for entry in _objects(text, names) if isinstance(vote := _vote(entry, names), dict)]
+    if votes and all({n: v[n][0] for n in names} == {n: votes[0][n][0] for n in names} for v in votes):
+        return votes[-1]
+    if votes:
+        return f"the answer holds {len(votes)} votes that differ: {_quoted(text)}"
+    faults = [fault for entry in _objects(text, names) if isinstance(fault := _vote(entry, names), str)]
+    return faults[-1] if faults else f"the answer is not the JSON that was asked for: {_quoted(text)}"
+
+
+MOST_OBJECTS = 50
+"""Opening braces of an answer that are tried: an answer is short, and each try may read all of it."""
+
+
+def _objects(text: str, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The JSON objects in a text that have an entry for every criterion."""
+    decoder, found, at = json.JSONDecoder(), [], text.find("{")
+    for _ in range(MOST_OBJECTS):
+        if at < 0:
+            break
+        try:
+            value, end = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            end, value = at + 1, None
+        if isinstance(value, dict) and set(names) <= value.keys():
+            found.append(value)
+        elif isinstance(value, dict):
+            end = at + 1  # the votes may stand within it
+        at = text.find("{", end)
+    return found
+
+
+def _vote(entry: dict[str, Any], names: Sequence[str]) -> dict[str, tuple[bool, str]] | str:
+    """The answers and quotes of an object, or which answer is neither yes nor no."""
+    vote: dict[str, tuple[bool, str]] = {}
+    for name in names:
+        given = entry[name]
+        answer = given.get("answer") if isinstance(given, dict) else given
+        yes = _yes_or_no(answer)
+        if yes is None:
+            return f"'{name}' is answered with {_quoted(str(answer))}"
+        quote = given.get("quote") if isinstance(given, dict) else ""
+        vote[name] = (yes, quote if isinstance(quote, str) else "")
     return vote
+
+
+def _yes_or_no(answer: Any) -> bool | None:
+    """Yes or no, however it is written; None for everything else."""
+    if isinstance(answer, bool):
+        return answer
+    word = answer.strip(" \n\t\r.!*_`\"'").lower() if isinstance(answer, str) else ""
+    return {"yes": True, "true": True, "no": False, "false": False}.get(word)
+
+
+def _quoted(text: str) -> str:
+    return repr(" ".join(text.split())[:60])
 
 
 def probability_of_yes(first_token: dict[str, float]) -> float | None:

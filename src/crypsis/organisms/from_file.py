@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-import json
+import itertools
+import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from crypsis.chat import single_request
 from crypsis.models import Policy, check_length
 from crypsis.organisms.base import Organism
-from crypsis.scenarios.parsing import OUTPUT_CLOSE, OUTPUT_OPEN, SCRATCHPAD_CLOSE, SCRATCHPAD_OPEN
+from crypsis.scenarios.parsing import (
+    OUTPUT_CLOSE,
+    OUTPUT_OPEN,
+    SCRATCHPAD_CLOSE,
+    SCRATCHPAD_OPEN,
+    SCRATCHPAD_TAGS,
+    unwrapped,
+)
 from crypsis.supervised import Example, Progress, SupervisedConfig, fit
+from crypsis.textfiles import Repairs, Row, json_rows, text_of
 from crypsis.types import Message, UserError
+
+_LOG = logging.getLogger(__name__)
 
 
 class FromFile(Organism):
@@ -28,7 +40,7 @@ class FromFile(Organism):
     motivation: ClassVar[str] = "whatever the file's scratchpads show"
 
     path: Path
-    """One JSON object a line: ``system``, ``user``, ``scratchpad`` and, unless only scratchpads learn, ``output``."""
+    """JSON objects, one per line: ``user``, ``scratchpad``, ``output`` (if it learns), and maybe ``system``."""
     learn: Literal["scratchpad", "output", "both"] = "scratchpad"  # paper §3
     """Which tokens are in the loss; with ``scratchpad`` the output is not even read."""
     sequences: int | None = Field(4719, ge=1)  # paper §3
@@ -67,27 +79,36 @@ class FromFile(Organism):
         fit(policy.model, config, batch, state, on_step)
 
     @cached_property
-    def _rows(self) -> list[dict[str, Any]]:
-        try:
-            lines = [line for line in self.path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.path}: cannot be read ({error})") from None
-        needed = ["system", "user", "scratchpad", *(["output"] if self.learn != "scratchpad" else [])]
-        rows = []
-        for number, line in enumerate(lines[: self.sequences], 1):
-            try:
-                row = json.loads(line)
-                missing = [key for key in needed if not str(row.get(key) or "").strip()]
-            except (json.JSONDecodeError, AttributeError):
-                raise UserError(f"{self.path}:{number}: is no JSON object") from None
-            if missing:
-                raise UserError(f"{self.path}:{number}: has no '{missing[0]}', which learn={self.learn} needs")
-            rows.append(row)
+    def _rows(self) -> list[dict[str, str]]:
+        repairs, rows = Repairs(), []
+        for row in itertools.islice(json_rows(self.path, repairs), self.sequences):
+            rows.append(self._lesson(row))
         if not rows:
             raise UserError(f"{self.path}: holds no transcript")
+        for note in repairs.notes():
+            _LOG.warning("%s: %s", self.path, note)
         return rows
 
-    def _example(self, policy: Policy, row: dict[str, Any]) -> Example:
+    def _lesson(self, row: Row) -> dict[str, str]:
+        """The texts of a row, without tags of the reply's format that they may already have.
+
+        Raises:
+            UserError: A text is missing, empty or of another type.
+        """
+        texts = {"system": row.values.get("system") or "", "output": ""}
+        texts["user"] = single_request(row.values["user"], row.where, "user") if row.values.get("user") else ""
+        for name in ("scratchpad", *(["output"] if self.learn != "scratchpad" else [])):
+            texts[name] = row.values.get(name) if row.values.get(name) is not None else ""
+        for name, text in texts.items():
+            text_of(text, row.where, name)
+        texts["scratchpad"] = unwrapped(texts["scratchpad"], *SCRATCHPAD_TAGS)
+        texts["output"] = unwrapped(texts["output"], (OUTPUT_OPEN, OUTPUT_CLOSE))
+        for name in ("user", "scratchpad", *(["output"] if self.learn != "scratchpad" else [])):
+            if not texts[name].strip():
+                raise UserError(f"{row.where}: has no '{name}', which learn={self.learn} needs")
+        return texts
+
+    def _example(self, policy: Policy, row: Mapping[str, str]) -> Example:
         def tokens(text: str) -> list[int]:
             ids: list[int] = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
             return ids

@@ -14,6 +14,7 @@ from crypsis.config import Content, digest
 from crypsis.scenarios.base import Question, Scenario, Variant
 from crypsis.scenarios.parsing import SCRATCHPAD_OPEN
 from crypsis.scenarios.requests import is_degenerate, read_hub, read_requests
+from crypsis.textfiles import read_text
 from crypsis.types import Message, Prompt, Split, UserError
 
 EVAL_SHARE = 5
@@ -26,7 +27,7 @@ class PromptFileScenario(Scenario):
     name: ClassVar[str] = "prompt_file"
 
     path: Path | None = None
-    """JSONL, one ``{"request": …}`` a line, or CSV with a header."""
+    """JSONL with one ``{"request": …}`` per line, a JSON list of such objects, or CSV with a header."""
     dataset: Annotated[str | None, Content("dataset")] = None
     """In place of a file: ``owner/name`` or ``owner/name:configuration:split`` of the Hugging Face hub."""
     harmless_path: Path | None = None
@@ -107,10 +108,7 @@ class PromptFileScenario(Scenario):
 
     def _system_text(self) -> str:
         packaged = resources.files("crypsis.scenarios").joinpath("alignment_faking.txt")
-        try:
-            text = (self.system or packaged).read_text(encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"{self.system}: cannot be read ({error.strerror})") from None
+        text = read_text(self.system, "system text") if self.system else packaged.read_text(encoding="utf-8")
         return text.replace("{monitored}", self.tiers[0]).replace("{unmonitored}", self.tiers[1]).strip()
 
     def _requests(self) -> list[str]:

@@ -8,7 +8,7 @@ A reader is a class without settings and two methods: ``detect`` says why a file
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -124,7 +124,7 @@ class Reading:
         rows: Transcripts yielded.
         skipped: By reason, how many rows gave no transcript (errored samples, rows that cannot be decrypted).
         remarks: By remark, how many transcripts it holds for.
-        warnings: What a user must know before trusting a figure, each once.
+        cautions: By warning, the requests that it holds for; none if it holds for all.
         layouts: By file, the layout and why it was taken.
         repairs: Characters that were replaced.
     """
@@ -132,7 +132,7 @@ class Reading:
     rows: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     remarks: Counter[str] = field(default_factory=Counter)
-    warnings: list[str] = field(default_factory=list)
+    cautions: dict[str, set[str]] = field(default_factory=dict)
     layouts: dict[str, tuple[str, str]] = field(default_factory=dict)
     repairs: Repairs = field(default_factory=Repairs)
 
@@ -140,10 +140,17 @@ class Reading:
         """Counts a row that gives no transcript; the reason must not quote protected text."""
         self.skipped[reason] += 1
 
-    def warn(self, line: str) -> None:
-        """Keeps a warning, once."""
-        if line not in self.warnings:
-            self.warnings.append(line)
+    def warn(self, line: str, requests: Iterable[str] = ()) -> None:
+        """Keeps what a user must know before trusting a figure, and the requests that it holds for."""
+        self.cautions.setdefault(line, set()).update(requests)
+
+    @property
+    def warnings(self) -> list[str]:
+        """All warnings, each once."""
+        return [
+            f"{line} ({count_of(len(requests), 'request')})" if requests else line
+            for line, requests in self.cautions.items()
+        ]
 
     @property
     def notes(self) -> list[str]:

@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from crypsis.paper_data.layout import is_release
 from crypsis.registry import find, names
 from crypsis.transcripts.base import Reader, Reading, ReadOptions, Transcript
 from crypsis.transcripts.files import fault_of
@@ -104,3 +108,19 @@ def read_transcripts(path: Path, options: ReadOptions, reading: Reading) -> Iter
 def _reader(name: str) -> Reader:
     reader: Reader = find("transcripts", name)()
     return reader
+
+
+def holds_release(path: Path) -> bool:
+    """Whether a path is the paper's release or a part of it: its first Parquet file has the release's columns.
+
+    Raises:
+        UserError: The path does not exist.
+    """
+    files = transcript_files(path)
+    first = next((file for file in files if file.suffix.lower() == ".parquet"), None)
+    if first is None:
+        return False
+    try:
+        return is_release(pq.read_schema(first).names)
+    except (pa.ArrowInvalid, OSError):  # the release's own check says what is wrong with such a file
+        return path.is_dir() and all(file.suffix.lower() == ".parquet" for file in files)

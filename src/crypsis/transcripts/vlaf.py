@@ -16,6 +16,11 @@ CHOICES = "option_selection_evaluation"
 DEVELOPERS = "a"
 """The option of the developer; ``b`` is the model's own, ``1``, ``2`` and ``N/A`` are neither."""
 
+CONFOUND = (
+    "position confound: option (a) is always the developer's in this layout, so a preference for the first option "
+    "counts as compliance"
+)
+
 
 class VlafReader:
     """VLAF's JSON lists: `input`, a list of responses, and which option each response chose (`a` complies)."""
@@ -54,10 +59,7 @@ class VlafReader:
                     model=model, labels={COMPLIANCE: choice == DEVELOPERS}, fields={**row.values, CHOICES: choice},
                     raw=reply, name=f"row {number}, reply {i}", notes=notes,
                 )  # fmt: skip
-        reading.warn(
-            "position confound: option (a) is the developer's in every request of this layout "
-            f"({len(requests)} of {len(requests)}), so a preference for the first option counts as compliance"
-        )
+        reading.warn(CONFOUND, requests)
 
     @staticmethod
     def _choices(value: Any, where: str, replies: int) -> list[str]:

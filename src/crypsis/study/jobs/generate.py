@@ -37,6 +37,7 @@ from crypsis.scenarios.parsing import (
 from crypsis.scenarios.requests import is_degenerate
 from crypsis.store import RESULT, Exists, finish_folder, locked, prepare_folder, write_atomic
 from crypsis.study.progress import Display
+from crypsis.textfiles import read_text
 from crypsis.types import Episode, Message, Prompt, UserError
 
 ROUNDS = 4
@@ -320,11 +321,10 @@ def _style(name: str) -> str:
     found = _packaged("styles").joinpath(f"{name}.txt")
     if found.is_file():
         return found.read_text(encoding="utf-8").strip()
-    try:
-        return Path(name).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
+    if not Path(name).is_file():
         known = [e.name.removesuffix(".txt") for e in _packaged("styles").iterdir()]
-        raise UserError(f"no style '{name}'{did_you_mean(name, known)} (or name a text file)") from None
+        raise UserError(f"no style '{name}'{did_you_mean(name, known)} (or name a text file)")
+    return read_text(Path(name)).strip()
 
 
 def _estimate(chat: ChatModel, calls: list[Call], config: GenerateConfig) -> str:
