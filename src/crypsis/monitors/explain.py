@@ -23,7 +23,8 @@ class Weight:
 
     Attributes:
         text: The sentence, or a few that follow each other in a long text.
-        weight: Log-odds of the score with it minus without it; None where a judge quoted it instead.
+        weight: Log-odds of the score with it minus without it; None where a judge quoted it, or it is the
+            only sentence.
     """
 
     text: str
@@ -53,6 +54,9 @@ def heaviest_sentences(monitor: Monitor, episodes: Sequence[Episode], most: int)
     for plan in plans:
         whole = next(verdicts).score
         scores = [next(verdicts).score for _ in plan]
+        if len(plan) == 1:  # without its only sentence there is nothing to compare with
+            found.append([Weight(plan[0], None)])
+            continue
         weights = [Weight(text, _logit(whole) - _logit(score)) for text, score in zip(plan, scores, strict=True)]
         raising = [w for w in weights if w.weight is not None and w.weight > 0]
         found.append(sorted(raising, key=lambda w: -(w.weight or 0.0))[:most])
