@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -66,7 +66,7 @@ def data_check(
         console.print(f"check: {json_file}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _check_any(path: Path, tags: str | None, text_field: str | None, layout: str | None, console: Console) -> None:
+def _check_any(path: Path, tags: str | None, text_field: str | None, layout: str | None, console: Any) -> None:
     from crypsis.cli.transcripts import show_lines
     from crypsis.study.jobs.stored_transcripts import check_transcripts
     from crypsis.transcripts.base import ReadOptions, parse_tags

@@ -183,7 +183,7 @@ def monitor_score(
     from crypsis.study.jobs.score import score_transcripts, write_scores
     from crypsis.transcripts.base import ReadOptions, parse_tags
 
-    console = Console()
+    console = make_console()
     monitor = make("monitors", spec_of(kind, settings or []), "monitor score")
     options = ReadOptions(view=monitor.sees, text_field=text_field, tags=parse_tags(tags), layout=layout)
     scores = score_transcripts(monitor, data, options, explain)
