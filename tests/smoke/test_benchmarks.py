@@ -35,3 +35,16 @@ def test_a_quick_run_prints_and_writes_every_figure(tmp_path: Path) -> None:
     assert found["details"]["200"]["tokens_per_episode"] == {"crypsis": 4, "trl": 4}
     assert {"date", "cpu", "versions", "repetitions"} <= set(found["provenance"])
     assert "ragged_200" in done.stdout
+
+
+def test_a_quick_run_on_a_made_up_release_tells_what_the_whole_would_take(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.release", "--quick", "--out", str(tmp_path / "release.json")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, encoding="utf-8", check=False, cwd=REPOSITORY, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "release.json").read_text(encoding="utf-8"))
+    assert found["measured"]["decrypt"]["rows"] == found["rows"] == 960
+    assert found["measured"]["score"]["rows"] == 960
+    assert "the whole (2,138,969 rows), extrapolated" in done.stdout
