@@ -116,7 +116,7 @@ def test_a_study_of_a_real_model_runs(base: Path, tmp_path: Path, crypsis: Cryps
     for arm in ("baseline", "words"):
         run = tmp_path / "s" / "runs" / f"asked-{arm}-seed0"
         assert len(read_rows(run / METRICS)) == 1
-        assert "preference" in read_json(run / "provenance.json")["digests"]
+        assert "preference.model" in read_json(run / "provenance.json")["digests"]
 
 
 @pytest.mark.parametrize(
