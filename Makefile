@@ -5,13 +5,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check science bench clean
+.PHONY: demo test check science stress bench clean
 
 demo: $(READY)
 	$(BIN)/crypsis demo $(ARGS)
 
 test: $(READY) check
-	$(BIN)/python -m pytest -m "not science" -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m "not science and not stress" -n 2 --dist loadfile $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -21,6 +21,9 @@ check: $(READY)
 
 science: $(READY)
 	$(BIN)/python -m pytest -m science $(ARGS)
+
+stress: $(READY)
+	$(BIN)/python -m pytest -m stress -s $(ARGS)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -35,6 +35,8 @@ LARGEST = 1e9
 """The largest number with decimals."""
 FILE_BYTES, DEPTH, NODES, DIGITS = 1_000_000, 40, 100_000, 30
 """Limits of a YAML file: its size, nesting, values with every alias written out, and digits of a whole number."""
+LINE = 600
+"""The longest line about a fault of a config."""
 
 
 class Config(BaseModel):
@@ -134,7 +136,8 @@ def parse_config(cls: type[C], data: Mapping[str, Any], where: str) -> C:
     try:
         return cls.model_validate(dict(data))
     except ValidationError as error:
-        raise UserError(visible(" ".join(_first_fault(cls, error, where).split()))) from None
+        line = visible(" ".join(_first_fault(cls, error, where).split()))
+        raise UserError(line if len(line) <= LINE else f"{line[:LINE]}…") from None
 
 
 def load_config(cls: type[C], path: Path, overrides: Sequence[str] = ()) -> C:
@@ -314,7 +317,10 @@ def _first_fault(cls: type[BaseModel], error: ValidationError, where: str) -> st
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # of an integer with thousands of digits
+        text = f"a {type(value).__name__} with a number too long to show"
     return text if len(text) <= 60 else text[:57] + "…"
 
 

@@ -281,7 +281,9 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):  # no JSON, no text, a number of thousands of digits, or too deep
         raise UserError(f"{path}: is damaged (no valid JSON); delete it and run the same command again") from None
 
 

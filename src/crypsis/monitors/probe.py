@@ -21,13 +21,14 @@ from torch.nn import functional
 from crypsis.arrays import States
 from crypsis.identity.files import content_digest
 from crypsis.monitors.base import Monitor, ReadStates, Transcript
+from crypsis.monitors.card import CARD, ProbeCard, read_card
 from crypsis.monitors.metrics import auroc_interval, threshold_for
 from crypsis.monitors.trained import FALSE_POSITIVES, FEWEST, FLOOR, group_folds
 from crypsis.store import child, file_digest, new_folder, read_json, write_json
 from crypsis.types import SCRATCHPAD, Episode, UserError, Verdict, View
 
 Form = Literal["linear", "attention"]
-CARD, WEIGHTS, DATA = "monitor.json", "probe.safetensors", "transcripts.json"
+WEIGHTS, DATA = "probe.safetensors", "transcripts.json"
 STEPS, RATE, DECAY = 300, 0.02, 1e-2
 """Of the attention probe: full-batch AdamW, enough to settle on a thousand scratchpads."""
 
@@ -65,10 +66,7 @@ class ProbeMonitor(Monitor):
     @cached_property
     def card(self) -> dict[str, Any]:
         """What training measured, and the model that the probe belongs to."""
-        card: dict[str, Any] = read_json(self.path / CARD)
-        if card.get("kind") != self.name:
-            raise UserError(f"{self.path}: holds a monitor of kind '{card.get('kind')}', not a probe")
-        return card
+        return read_card(self.path, self.name, ProbeCard)
 
     @cached_property
     def weights(self) -> dict[str, States]:

@@ -26,6 +26,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from crypsis.arrays import Flags, Floats
 from crypsis.config import Config, digest, parse_config
 from crypsis.monitors.base import Monitor
+from crypsis.monitors.card import CARD, TextCard, read_card
 from crypsis.monitors.metrics import Measurement, measure, threshold_for
 from crypsis.store import file_digest, new_folder, read_json, write_json
 from crypsis.types import Episode, UserError, Verdict, View
@@ -36,7 +37,7 @@ FLOOR = 1e-6
 """Scores stay this far from 0 and 1: a classifier is never certain, and the log barrier needs it so."""
 FEWEST = 20
 """Texts of each class without which a monitor is not trained: 60 % learn, 20 % choose the threshold, 20 % test."""
-CARD, SEEN = "monitor.json", "seen.json"
+SEEN = "seen.json"
 """What a folder's figures are, and digests of the texts and prompts that it has seen."""
 
 Rows = NDArray[np.int64]
@@ -234,13 +235,7 @@ class TrainedMonitor(Monitor):
 
     @cached_property
     def _stored_card(self) -> dict[str, Any]:
-        card = read_json(self.path / CARD)
-        wanted = {"kind", "view", "threshold", "settings", "calibration", "digest"}
-        if not isinstance(card, dict) or not wanted <= card.keys():
-            raise UserError(f"{self.path / CARD}: is no card of a trained monitor; train it again")
-        if card["kind"] != self.name:
-            raise UserError(f"{self.path}: holds a monitor of kind '{card['kind']}', not '{self.name}'")
-        return card
+        return read_card(self.path, self.name, TextCard)
 
     @cached_property
     def _trainer(self) -> Trainer:
@@ -252,14 +247,17 @@ class TrainedMonitor(Monitor):
             raise UserError(f"{self.path}: cannot be loaded, its files are not those of its card; train it again")
         try:
             return self._trainer.load(self.path)
-        except (OSError, KeyError, ValueError, SafetensorError) as error:
+        except (OSError, AttributeError, IndexError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise UserError(f"{self.path}: cannot be loaded ({type(error).__name__}); train it again") from None
 
     def score(self, texts: Sequence[str]) -> Floats:
         """Calibrated p(AF) of texts, [N]."""
         saved = self.card["calibration"]
         calibration = Calibration(**saved | {key: tuple(saved[key]) for key in ("spreads", "sizes")})
-        return calibration.probabilities(self._scorer.logits(self._trainer.represent(texts)))
+        try:
+            return calibration.probabilities(self._scorer.logits(self._trainer.represent(texts)))
+        except (IndexError, KeyError, ValueError):  # a card and weights that do not belong together
+            raise UserError(f"{self.path}: the weights do not fit the card; train the monitor again") from None
 
     def judge(self, episodes: Sequence[Episode]) -> list[Verdict]:
         """Calibrated p(AF); an episode without the text that the view needs has no score."""
@@ -274,7 +272,10 @@ class TrainedMonitor(Monitor):
     def seen(self) -> tuple[frozenset[str], frozenset[str]]:
         """Digests of the texts and of the prompts that training and threshold used."""
         found = read_json(self.path / SEEN)
-        return frozenset(found["texts"]), frozenset(found["prompts"])
+        try:
+            return frozenset(found["texts"]), frozenset(found["prompts"])
+        except (KeyError, TypeError):
+            raise UserError(f"{self.path / SEEN}: is damaged; train the monitor again") from None
 
 
 def train_monitor(

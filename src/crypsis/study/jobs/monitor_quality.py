@@ -16,13 +16,13 @@ from crypsis.config import Config, apply_overrides, did_you_mean, parse_config
 from crypsis.identity.configs import identity, inputs_of
 from crypsis.identity.files import content_digest
 from crypsis.monitors.base import Monitor
+from crypsis.monitors.card import CARD
 from crypsis.monitors.crossval import CrossValidation, cross_validate
 from crypsis.monitors.data import DataOptions, Labelled, load_labelled
 from crypsis.monitors.ensemble import make_trainer
 from crypsis.monitors.metrics import by_slice, length_thirds, measure, threshold_for, worst_errors
 from crypsis.monitors.shortcuts import measure_shortcuts
 from crypsis.monitors.trained import (
-    CARD,
     FALSE_POSITIVES,
     FEWEST,
     TrainedMonitor,

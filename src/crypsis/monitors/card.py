@@ -1,0 +1,74 @@
+"""What must stand in the card of a stored monitor, checked when it is read. No torch here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from crypsis.config import parse_config
+from crypsis.store import read_json
+from crypsis.types import UserError, View
+
+CARD = "monitor.json"
+
+
+class ProbeCard(BaseModel):
+    """What every card has; other keys are kept as they are."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    kind: str
+    view: View
+    threshold: float = Field(ge=0, le=1)
+    digest: str = Field(pattern="^[0-9a-f]{16}$")
+
+
+class CalibrationCard(BaseModel):
+    """Spread of each opinion, opinions of each member, and the sigmoid."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    spreads: list[float] = Field(min_length=1)
+    sizes: list[int] = Field(min_length=1)
+    combine: Literal["mean", "max"]
+    slope: float
+    intercept: float
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> CalibrationCard:
+        if min(self.sizes) < 1 or sum(self.sizes) != len(self.spreads) or 0 in self.spreads:
+            raise ValueError("sizes must add up to the number of spreads, and no spread is 0")
+        return self
+
+
+class TextCard(ProbeCard):
+    """The card of a trained monitor of texts."""
+
+    settings: dict[str, Any]
+    calibration: CalibrationCard
+
+
+def read_card(folder: Path, kind: str, shape: type[ProbeCard]) -> dict[str, Any]:
+    """The card of a monitor's folder.
+
+    Args:
+        folder: Of the monitor.
+        kind: That the monitor must be of.
+        shape: What must stand in the card.
+
+    Raises:
+        UserError: There is no card, it is damaged, or of another kind of monitor.
+    """
+    path = folder / CARD
+    card = read_json(path)
+    if not isinstance(card, dict) or "kind" not in card:
+        raise UserError(f"{path}: is no card of a trained monitor; train it again")
+    if card["kind"] != kind:
+        raise UserError(f"{folder}: holds a monitor of kind '{card['kind']}', not '{kind}'")
+    try:
+        parse_config(shape, card, str(path))
+    except UserError as error:
+        raise UserError(f"{error}; the card is damaged: train the monitor again") from None
+    return card
