@@ -25,21 +25,22 @@ def config_difference(old: Any, new: Any, by_content: Collection[str] = ()) -> s
 
 
 def input_difference(old: Inputs, new: Inputs, config: Mapping[str, Any]) -> str:
-    """The first input that changed, in words; empty if none did. Inputs that only one side has are not compared.
+    """The inputs that changed, in words; empty if none did. Inputs that only one side has are not compared.
 
     Args:
         old: Inputs that a folder was made from.
         new: Those that it is to be used with.
         config: Plain settings, which name the files.
     """
+    lines = []
     for place in sorted(old.keys() & new.keys()):
         before, now = old[place], new[place]
         changed = sorted(part for part in before.keys() | now.keys() if before.get(part) != now.get(part))
         if changed:
             names = [part or Path(str(_at(config, place))).name for part in changed]
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            return f"from other inputs ({place} changed: {', '.join(names[:SHOWN])}{more})"
-    return ""
+            lines.append(f"{place} changed: {', '.join(names[:SHOWN])}{more}")
+    return f"from other inputs ({'; '.join(lines)})" if lines else ""
 
 
 def within(value: Any, places: Collection[str], root: Path, place: str = "") -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -101,13 +102,14 @@ class ProbeMonitor(Monitor):
             states = self._read([(p, c) for p, c in data["transcripts"]], self.card["layer"])
             about = {key: self.card[key] for key in ("model_digest", "form", "layer", "seed")}
             fit_probe(states, data["labels"], data["groups"], place, **about)
-            write_json(place / DATA, {"in": str(self._first)})
+            # Relative, so that a study with its runs and monitors can be moved.
+            write_json(place / DATA, {"in": os.path.relpath(self._first.resolve(), place.resolve())})
         return self._with(place, self._read)
 
     @property
     def _first(self) -> Path:
         """The folder that holds the transcripts, also for a probe that was trained again."""
-        return Path(read_json(self.path / DATA).get("in", self.path))
+        return self.path / read_json(self.path / DATA).get("in", "")
 
     def _with(self, path: Path, read: ReadStates) -> ProbeMonitor:
         other = ProbeMonitor(path=path, view=self.view, refresh_every=self.refresh_every)
