@@ -19,7 +19,7 @@ from crypsis.organisms.build import build_organism, organism_folder
 from crypsis.organisms.from_file import FromFile
 from crypsis.run_config import EvaluationConfig, RLConfig, RunConfig
 from crypsis.store import METRICS, PROVENANCE, read_json, read_rows
-from crypsis.study.measure import measure
+from crypsis.study.measure import measure_organism
 from crypsis.study.organism import build
 from crypsis.study.run import run_one
 from crypsis.types import UserError
@@ -96,7 +96,8 @@ def test_a_study_is_moved_in_the_middle_of_a_run_and_goes_on_under_any_spelling(
 
     straight = run(Path("study"), "run")
     numbers = [{k: v for k, v in row.items() if "seconds" not in k} for row in read_rows(straight / METRICS)]
-    shutil.rmtree("study/runs"), shutil.rmtree("study/start")
+    shutil.rmtree("study/runs")
+    shutil.rmtree("study/start")
     with pytest.raises(InterruptedError):
         run(Path("./study"), "run", stop)
     stored = read_yaml(Path("study/runs/run/config.yaml"))["monitors"]["scratchpad"]["path"]
@@ -120,7 +121,7 @@ def test_a_complete_cache_that_cannot_be_written_is_used(
     from crypsis.registry import make
     from crypsis.study.demo import demo_config
 
-    rows = measure(nano_organism, tmp_path / "measured", n=2)
+    rows = measure_organism(nano_organism, tmp_path / "measured", n=2)
 
     def refuse(*_: object, **__: object) -> NoReturn:
         raise PermissionError(13, "Permission denied")
@@ -130,7 +131,7 @@ def test_a_complete_cache_that_cannot_be_written_is_used(
     assert build_base(base_config("nano")) == nano_base
     recipe = make("organisms", demo_config("nano", []).organisms["tgg"], "tests")
     assert build(recipe, nano_base) == nano_organism
-    assert measure(nano_organism, tmp_path / "measured", n=2) == rows
+    assert measure_organism(nano_organism, tmp_path / "measured", n=2) == rows
 
 
 def test_provenance_of_a_run_names_its_inputs_and_takes_its_time(nano_organism: Path, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ class ProbeMonitor(Monitor):
     @property
     def _first(self) -> Path:
         """The folder that holds the transcripts, also for a probe that was trained again."""
-        return self.path / read_json(self.path / DATA).get("in", "")
+        return self.path / str(read_json(self.path / DATA).get("in", ""))
 
     def _with(self, path: Path, read: ReadStates) -> ProbeMonitor:
         other = ProbeMonitor(path=path, view=self.view, refresh_every=self.refresh_every)
