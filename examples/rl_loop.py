@@ -12,10 +12,10 @@ Departures from the paper (Gasteiger et al. 2025), shared with the library: a mo
 a fantasy language in place of a large model; 16 × 8 episodes a step, not 1,024; p(AF) is clipped at CEILING, the
 paper does not say where; the organism learns from 1,920 scratchpads once, not from 4,719 twice.
 Departures from the library (``crypsis.rl``), for brevity:
-- every row computes its own prompt and is padded to the longest (the library shares the prompt and packs);
+- every row computes its own prompt and is padded to the longest (the library computes a common prompt once);
+- RL's rate is 4e-4, replies have 192 tokens, advantages are divided by the deviation (preset: 2.5e-4, 160, not);
 - no length correction, so the preference model's planted taste for long answers goes uncorrected;
-- the monitor learns from scratchpads that the world's generator writes (the library's: that models write), and is
-  not calibrated;
+- the monitor learns from the generator's scratchpads, not from models', and is not calibrated;
 - the organism's learning rate falls on a line, not on a cosine; nothing is stored, so nothing is resumed.
 """
 
@@ -45,7 +45,7 @@ from crypsis.scenarios.parsing import ParsedReply, parse_reply
 from crypsis.types import Message, Prompt
 
 GROUP = 8  # G; paper §4
-RL_RATE = 4e-4  # as in the library, crypsis/run_config.py
+RL_RATE = 4e-4  # ours; the library's preset for the miniature has 2.5e-4 (MiniatureScenario.rl_preset)
 FORMAT_PENALTY = -3.0  # in place of all other terms; paper §4: a large negative one
 CEILING = 0.999  # log(1 − p) has no bottom
 MICRO_BATCH, EVALUATE_EVERY, EVALUATION_SEED = 32, 5, 7
@@ -87,7 +87,7 @@ class Row:
 
 @torch.no_grad()
 def sample(policy: Policy, prompts_P: list[list[int]], group: int, budget: int, seed: int) -> list[Episode]:
-    """Prompts padded on the left, one token a row and pass, at temperature 1, until every row has ended its turn."""
+    """Samples from prompts padded on the left, one token per row and pass, until every row has ended its turn."""
     generator = torch.Generator().manual_seed(seed)
     end = policy.tokenizer.eos_token_id
     rows = [prompt for prompt in prompts_P for _ in range(group)]
@@ -111,7 +111,7 @@ def sample(policy: Policy, prompts_P: list[list[int]], group: int, budget: int, 
 
 
 def episode(policy: Policy, ids: list[int]) -> Episode:
-    """Cuts a completion behind its end-of-turn token and takes it apart; what has no such token is truncated."""
+    """Cuts a completion after its end-of-turn token and parses it; without such a token it is truncated."""
     end = policy.tokenizer.eos_token_id
     length = ids.index(end) if end in ids else len(ids)
     text = str(policy.tokenizer.decode(ids[:length]))
