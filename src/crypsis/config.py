@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ FILE_BYTES, DEPTH, NODES, DIGITS = 1_000_000, 40, 100_000, 30
 """Limits of a YAML file: its size, nesting, values with every alias written out, and digits of a whole number."""
 LINE = 600
 """The longest line about a fault of a config."""
+_SECRET_KEY = re.compile(r"(?:^|[_-])(?:api[_-]?key|secret|password|token|credentials?|authorization)$", re.IGNORECASE)
+_SECRET = re.compile(r"^(?:sk-|hf_|ghp_|AIza)[\w-]{16,}$|://[^/@\s]+:[^/@\s]+@")
 
 
 class Config(BaseModel):
@@ -131,13 +134,33 @@ def parse_config(cls: type[C], data: Mapping[str, Any], where: str) -> C:
         where: File or command that the data came from, for the message.
 
     Raises:
-        UserError: The first fault, with its place and what would be valid.
+        UserError: The first fault, with its place and what would be valid; an API key among the settings, which would
+            end up in every stored config, is one.
     """
+    if place := _secret(data):
+        raise UserError(
+            f"{where}: {visible(place)}: looks like a secret, and configs are stored and shared; leave it out and set "
+            "the provider's environment variable (such as OPENAI_API_KEY)"
+        )
     try:
         return cls.model_validate(dict(data))
     except ValidationError as error:
         line = visible(" ".join(_first_fault(cls, error, where).split()))
         raise UserError(line if len(line) <= LINE else f"{line[:LINE]}…") from None
+
+
+def _secret(value: Any, place: str = "") -> str:
+    """The place of the first setting that looks like a secret; empty if there is none."""
+    if isinstance(value, str):
+        named = bool(value) and _SECRET_KEY.search(place.rpartition(".")[2]) is not None
+        return place if named or _SECRET.search(value) else ""
+    if isinstance(value, Mapping):
+        parts = value.items()
+    elif isinstance(value, list | tuple):
+        parts = enumerate(value)  # type: ignore[assignment]  # keys of either kind
+    else:
+        return ""
+    return next(filter(None, (_secret(part, f"{place}.{key}" if place else str(key)) for key, part in parts)), "")
 
 
 def load_config(cls: type[C], path: Path, overrides: Sequence[str] = ()) -> C:

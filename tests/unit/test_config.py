@@ -192,3 +192,29 @@ def test_every_packaged_config_is_valid() -> None:
             read_claims(file)
         else:
             load_config(StudyConfig, file)
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (
+            {"monitors": {"m": {"name": "prompted", "api": {"model_args": {"api_key": "abc"}}}}},
+            "api.model_args.api_key",
+        ),
+        ({"trl": {"hub_token": "abc"}}, "trl.hub_token"),
+        ({"policy": "sk-0123456789abcdefghij"}, "policy"),
+        ({"monitors": {"m": {"name": "x", "base_url": "http://me:word@127.0.0.1:1/v1"}}}, "monitors.m.base_url"),
+        ({"mitigations": [{"name": "x", "Authorization": "Bearer 1"}]}, "mitigations.0.Authorization"),
+    ],
+)
+def test_secrets_do_not_enter_configs_and_are_not_repeated(change: dict[str, Any], place: str) -> None:
+    with pytest.raises(UserError, match=r"looks like a secret") as caught:
+        parse_config(RunConfig, RUN | change, "run.yaml")
+    line = str(caught.value)
+    assert place in line and "OPENAI_API_KEY" in line
+    assert not any(secret in line for secret in ("abc", "sk-0", "word@", "Bearer"))
+
+
+def test_words_that_only_resemble_secrets_are_settings() -> None:
+    run = RUN | {"rl": {"max_new_tokens": 64}, "monitors": {"m": {"name": "text", "path": "runs/token"}}}
+    assert parse_config(RunConfig, run, "run.yaml").rl.max_new_tokens == 64
