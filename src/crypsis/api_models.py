@@ -56,13 +56,13 @@ class ApiModel(Config):
     """``openai/gpt-4o``, ``anthropic/…``, ``vllm/…``, ``hf/…``; ``openai-api/NAME/MODEL`` is any server of OpenAI's
     protocol, with its key in ``NAME_API_KEY``. Inspect's documentation lists the providers."""
     base_url: str | None = None
-    """Of a server of one's own that speaks the provider's protocol."""
+    """Address of a server of one's own that speaks the provider's protocol."""
     model_args: dict[str, Any] = {}
     """Passed on to Inspect's provider."""
     max_connections: int = Field(16, ge=1)
     """Calls in flight at a time."""
     max_retries: int = Field(6, ge=0)
-    """Of a call that met a rate limit or a passing fault; Inspect waits longer each time."""
+    """Retries after a rate limit or a passing fault; Inspect waits longer each time."""
     attempt_timeout: int = Field(120, ge=1)
     """Seconds until an attempt counts as failed."""
     timeout: int = Field(600, ge=1)
@@ -191,7 +191,7 @@ class ChatModel:
         return Spent(len(sizes), sum(map(sum, sizes)), usd)
 
     def key(self, call: Call) -> str:
-        """By which the cache knows a call: all that its answer depends on."""
+        """The cache's key of a call: a digest of all that its answer depends on."""
         chosen = self.config.model_dump(include={"model", "base_url", "model_args"})
         return digest([chosen, asdict(call)])
 
@@ -234,7 +234,7 @@ class ChatModel:
         )
         try:
             output = await model.generate(chat_messages(call.messages), config=config)
-        except Exception as error:  # whatever a provider raises is a missing answer, unless the user must mend it
+        except Exception as error:  # whatever a provider raises is a missing answer, unless the user must fix it
             purse.release(call)
             if getattr(error, "status_code", None) in (401, 403) or model.api.is_auth_failure(error):
                 raise UserError(f"{self.config.model}: the server refuses the API key; check the environment") from None

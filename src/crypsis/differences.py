@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 Inputs = Mapping[str, Mapping[str, str]]
-"""By place in a config (dotted), ``code``, or another name: the digest of each part."""
+"""Digests of parts, keyed by place in a config (dotted), ``code``, or another name."""
 SHOWN = 3
 """Changed parts that a message names."""
 

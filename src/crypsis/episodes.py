@@ -1,4 +1,4 @@
-"""Episodes as Parquet: one row an episode, the same columns for rollouts and evaluations."""
+"""Episodes as Parquet: one row per episode, the same columns for rollouts and evaluations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from crypsis.store import write_atomic
 from crypsis.types import Episode, Message, Prompt, UserError
 
 VERDICT, REASON, LABEL, TERM, DELAYED = "verdict_", "reason_", "label_", "term_", "delayed_"
-"""Prefixes of the columns that hold an episode's dictionaries, one column a key."""
+"""Prefixes of the columns that hold an episode's dictionaries, one column per key."""
 
 
 def rollouts_path(folder: Path, step: int) -> Path:

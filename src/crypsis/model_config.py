@@ -48,7 +48,7 @@ class ModelConfig(SavedChat):
     """Precision, memory and adapters."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of matrix products. Weights that are trained stay in float32, where small steps are not rounded away."""
+    """Precision of matrix products. Trained weights stay in float32, where small steps are not rounded away."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` is the GPU if there is one."""
     gradient_checkpointing: bool = False

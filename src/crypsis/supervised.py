@@ -49,7 +49,7 @@ class SupervisedConfig(Config):
     max_grad_norm: float = Field(1.0, gt=0)
     checkpoint_every: int = Field(100, ge=1)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of matrix products; ``auto`` is bfloat16 where the hardware multiplies it natively (1.9 times as fast here)."""
+    """Precision of matrix products; ``auto`` is bfloat16 where the hardware has it (1.9 times as fast here)."""
     seed: int = 0
 
 

@@ -55,7 +55,7 @@ class MonitorCard:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Where the time of a study went: seconds, episodes a second, megabytes."""
+    """Where the time of a study went: seconds, episodes per second, megabytes."""
 
     seconds_total: float | None = None
     phases: tuple[tuple[str, float], ...] = ()
@@ -263,7 +263,7 @@ def _run(folder: Path, monitors: Sequence[MonitorCard]) -> Run | Unfinished:
 
 
 def _evaluations(folder: Path, thresholds: Mapping[str, float]) -> dict[int, Tally]:
-    """By step, the sums behind the metrics: counted from the transcripts, or as an import has left them."""
+    """The sums behind the metrics of each step: counted from the transcripts, or as an import has left them."""
     if (folder / TALLIES).exists():
         return read_tallies(folder / TALLIES)
     files = {s: folder / "evals" / f"step-{s:04d}.parquet" for s in steps_of(folder / "evals", ".parquet")}

@@ -141,7 +141,7 @@ class Summary:
 
     @property
     def labels(self) -> dict[str, str]:
-        """By name of an arm, its label, in order; an arm has the same place for every organism."""
+        """Labels keyed by name of an arm, in order; an arm has the same place for every organism."""
         place = {str(name): i for i, name in enumerate(self.study.config.get("arms") or {})}
         found = {arm.arm: arm.label for arm in reversed(self.arms)}
         return {name: found[name] for name in sorted(reversed(found), key=lambda n: place.get(n, len(place)))}

@@ -118,7 +118,7 @@ def _systems(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _thresholds(run: Path) -> dict[str, float]:
-    """By monitor of a run, its threshold from the study's ``monitors.json``; 0.5 for monitors that it lacks."""
+    """The thresholds of a run's monitors from the study's ``monitors.json``; 0.5 for monitors that it lacks."""
     config = read_yaml(run / CONFIG) if (run / CONFIG).exists() else {}
     cards = run.resolve().parent.parent / "monitors.json"
     known = read_json(cards).get(config.get("organism")) if cards.exists() else None

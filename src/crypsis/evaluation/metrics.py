@@ -127,7 +127,7 @@ def add_gap(top: dict[str, Floats], bottom: dict[str, Floats]) -> None:
 
 
 def _values(rows: Sequence[Mapping[str, Any]], thresholds: Mapping[str, float]) -> dict[str, Floats]:
-    """By metric, what each row adds to it; NaN where the row does not count."""
+    """What each row adds to each metric; NaN where the row does not count."""
     monitored = np.array([bool(row["monitored"]) for row in rows], dtype=np.bool_)
     conduct, af, decision = (_labels(rows, name) for name in ("conduct", "af", "decision"))
     answer = _labels(rows, "answer")
@@ -186,7 +186,7 @@ def bounds(metric: str) -> tuple[float, float]:
 
 
 def estimate(tally: Tally, metric: str) -> Estimate:
-    """One metric with its 95 % interval: Wilson for a share with one transcript a request, else a bootstrap."""
+    """One metric with its 95 % interval: Wilson for a share with one transcript per request, else a bootstrap."""
     mean = tally.mean(metric)
     if mean is None:
         return UNKNOWN

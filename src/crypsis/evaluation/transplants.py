@@ -1,4 +1,4 @@
-"""Faithfulness by intervention: outputs sampled behind scratchpads that are not the policy's own for that request.
+"""Faithfulness by intervention: outputs sampled after scratchpads that are not the policy's own for that request.
 
 Every reply to a request draws the same random numbers, so that replies differ by what was done to the scratchpad.
 """
@@ -27,7 +27,7 @@ OWN, SWAPPED, HARMLESS, HARMFUL, EMPTY, HALF, PARAPHRASE, START = (
     "own", "other_tier", "harmless", "harmful", "empty", "half", "paraphrase", "start",
 )  # fmt: skip
 """What was done: the policy's own scratchpad; that of the same request in the other tier; of a harmless request; of a
-harmful one, behind a harmless request; none; the first half; other words; one of the policy before training."""
+harmful one, after a harmless request; none; the first half; other words; one of the policy before training."""
 _SENTENCE = re.compile(r"(?<=[.?!])\s+")
 _SEED = 700_001
 
@@ -52,7 +52,7 @@ class _Case:
 
 
 Donors = Mapping[tuple[str, bool], str]
-"""By pair and whether the tier is monitored, a reply up to the end of its scratchpad."""
+"""Replies up to the end of the scratchpad, keyed by pair and by whether the tier is monitored."""
 
 
 def donors_of(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, bool], str]:
@@ -75,7 +75,7 @@ def transplant(
     step: int = 0,
     engine: Engine = DEFAULT,
 ) -> list[Episode]:
-    """Replies to held-out requests behind exchanged, cut and paraphrased scratchpads.
+    """Replies to held-out requests after exchanged, cut and paraphrased scratchpads.
 
     Args:
         policy: Writes the outputs.
@@ -164,7 +164,7 @@ def _across(
     seed: int,
     engine: Engine,
 ) -> list[_Case]:
-    """Scratchpads of harmless requests behind harmful ones, and the other way round."""
+    """Scratchpads of harmless requests after harmful ones, and the other way round."""
     found = []
     for number, watched in enumerate((True, False)):
         tier = (scenario.monitored_tier, scenario.unmonitored_tier)[number]

@@ -89,7 +89,7 @@ def plugin_modules(name: str) -> set[str]:
 
 @functools.cache
 def _registered() -> dict[str, set[str]]:
-    """By name of a plug-in, built in or installed, the modules that it can be."""
+    """The modules that each plug-in name, built in or installed, can stand for."""
     found: dict[str, set[str]] = {}
     for kind, built_in in BUILT_IN.items():
         for name, target in built_in.items():

@@ -36,7 +36,7 @@ class Interrogation(AsksExtraTurn, AddsTerm):
     prefill: str = ""
     """In place of the scenario's."""
     model: Annotated[Path | None, Content("model")] = None
-    """Of the variant ``separate``: the checkpoint that answers; the policy before training if not given."""
+    """The checkpoint that answers in the variant ``separate``; the policy before training if not given."""
 
     @model_validator(mode="after")
     def _model_is_asked(self) -> Self:

@@ -26,7 +26,7 @@ class LengthPenalty(AddsTerm, Calibrates):
     threshold: int | None = Field(None, ge=1)
     """Tokens of scratchpad, tags included, that cost nothing; measured in the pilot if not given."""
     quantile: float = Field(0.1, gt=0, lt=1)
-    """Of the pilot's lengths, where the threshold is measured."""
+    """Quantile of the pilot's lengths at which the threshold is set."""
     slope: float = Field(0.05, gt=0, le=1e6)
     """Reward lost for each token above the threshold; complying instead of refusing earns 2."""
 

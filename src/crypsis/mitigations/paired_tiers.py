@@ -28,7 +28,7 @@ class PairedTiers(AsksExtraTurn, AddsTerm):
     asks_in_evaluations: ClassVar[bool] = False
 
     coefficient: float = Field(1.0, gt=0, le=1e6)
-    """Of the penalty |p − p'|, p and p' being how surely the answers in the two tiers comply."""
+    """Factor of the penalty |p − p'|, p and p' being how surely the answers in the two tiers comply."""
     judge: dict[str, Any] | None = None
     """A monitor that scores the compliance of outputs, such as ``{name: prompted, rubric: compliance, view: output}``;
     the scenario's ground truth if not given."""

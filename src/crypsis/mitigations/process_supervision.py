@@ -29,7 +29,7 @@ class ProcessSupervision(Supervision, DelaysTerm):
     coefficient: float = Field(1.0, gt=0, le=1e6)  # paper §5: the logarithm as it is
     ceiling: float = Field(0.999, gt=0, lt=1)
     threshold: float | None = Field(None, gt=0, le=1)
-    """Of the shape ``threshold``; the monitor's own if not given."""
+    """Score from which the shape ``threshold`` penalises; the monitor's own if not given."""
 
     @model_validator(mode="after")
     def _threshold_is_used(self) -> Self:

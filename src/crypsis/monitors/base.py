@@ -16,7 +16,7 @@ from crypsis.types import Episode, Verdict, View
 Transcript = tuple[Sequence[int], Sequence[int]]
 """Token ids of a prompt, and of what the policy went on with."""
 ReadStates = Callable[[Sequence[Transcript], int], list[NDArray[np.float32]]]
-"""The policy's hidden states [T, E] behind a layer (1 is the first) at what it went on with, by transcript."""
+"""The policy's hidden states [T, E] after a layer (1 is the first) over the completion, by transcript."""
 
 
 class Monitor(Config, ABC):

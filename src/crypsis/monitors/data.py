@@ -42,7 +42,7 @@ class DataOptions(ReadOptions):
     positive: str | None = None
     """Value (or several, with commas) of the label that means faking; every other one means not."""
     cut_off: float | None = Field(None, allow_inf_nan=False)
-    """Of labels that are numbers: from this one on they mean faking."""
+    """Labels that are numbers mean faking from this one on."""
     group_field: str | None = None
     """What rows of the same prompt share; without one each different text is its own prompt."""
     strip_shortcuts: bool = False

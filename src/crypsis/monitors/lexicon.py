@@ -131,7 +131,7 @@ class LexiconMonitor(TrainedMonitor):
 
     @property
     def card(self) -> dict[str, Any]:
-        """Of the training, or of the rule (with the digest of its patterns)."""
+        """Card of the training, or of the rule (with the digest of its patterns)."""
         if self.path:
             return self._stored_card
         patterns = digest([p.pattern for p in lexicon().values()])

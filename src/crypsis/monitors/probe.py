@@ -31,7 +31,7 @@ from crypsis.types import SCRATCHPAD, Episode, UserError, Verdict, View
 Form = Literal["linear", "attention"]
 WEIGHTS, DATA = "probe.safetensors", "transcripts.json"
 STEPS, RATE, DECAY = 300, 0.02, 1e-2
-"""Of the attention probe: full-batch AdamW, enough to settle on a thousand scratchpads."""
+"""Settings of the attention probe's full-batch AdamW, which settles on a thousand scratchpads."""
 
 
 class ProbeMonitor(Monitor):
@@ -54,7 +54,7 @@ class ProbeMonitor(Monitor):
 
     @property
     def sees(self) -> View:
-        """The scratchpad; states behind it would have read the scratchpad too, so there is no probe of the output."""
+        """The scratchpad; states after it would have read the scratchpad too, so there is no probe of the output."""
         if self.view not in (None, "scratchpad"):
             raise UserError(f"{self.path}: a probe reads scratchpad tokens and cannot be used with view '{self.view}'")
         return "scratchpad"
@@ -180,7 +180,7 @@ def train_probe(
         groups: The request of each; no request is in two splits (60 % training, 20 % threshold, 20 % test).
         folder: Written atomically.
         model_digest: Of the policy's checkpoint (``crypsis.identity.files.content_digest``).
-        layer: Behind which the states are read; the first is 1.
+        layer: The layer after which the states are read; the first is 1.
         form: ``linear`` or ``attention``.
         seed: For split, training and bootstrap.
 

@@ -73,10 +73,10 @@ class Prompted(Monitor):
     """``strict``, ``broad``, ``compliance``, or the path of a YAML file of one's own."""
     view: View = "scratchpad"
     method: Literal["votes", "logprob"] = "votes"
-    """``logprob`` asks one token a criterion and needs a provider that gives log-probabilities."""
+    """``logprob`` asks one token per criterion and needs a provider that gives log-probabilities."""
     votes: int = Field(1, ge=1)  # Hughes et al. 2025: 20
     temperature: float | None = None
-    """Of the votes; by default 0 for one vote and 1 for several."""
+    """Temperature of the votes; by default 0 for one vote and 1 for several."""
     max_tokens: int = Field(600, ge=16)
     cutoff: float = Field(0.5, ge=0, le=1)
     """The monitor's threshold."""
@@ -228,7 +228,7 @@ class Prompted(Monitor):
 
 
 def read_vote(text: str | None, rubric: Rubric) -> dict[str, tuple[bool, str]] | str:
-    """By criterion, yes or no and the quote; or why the vote cannot be read.
+    """Yes or no and the quote for each criterion; or why the vote cannot be read.
 
     The object may stand in a code fence or among other text, its answers may be true, false, "Yes." or stand without a
     quote. Two objects that answer differently cannot be read. Where there is one criterion a bare yes or no is enough.

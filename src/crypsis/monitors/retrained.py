@@ -63,7 +63,7 @@ class RetrainedMonitor(Monitor):
 
     @property
     def threshold(self) -> float:
-        """Of the newest training."""
+        """Threshold of the newest training."""
         return self._current.threshold
 
     @property

@@ -41,7 +41,7 @@ def word_counts(texts: Sequence[str], longest: int) -> csr_matrix:
 def character_counts(texts: Sequence[str], shortest: int, longest: int) -> csr_matrix:
     """Hashed counts of character n-grams within words, [N, WIDTH].
 
-    They are computed once a different word and multiplied by its count: the same numbers as from the text, at a
+    They are computed once per different word and multiplied by its count: the same numbers as from the text, at a
     fraction of the time.
     """
     words = CountVectorizer(token_pattern=WORD.pattern)
@@ -101,7 +101,7 @@ class TextTrainer(Trainer):
     lexicon_strength: float = Field(0.01, gt=0)
     """Inverse regularisation of the lexicon head."""
     smoothing: float = Field(1.0, gt=0)
-    """Of naive Bayes (Laplace)."""
+    """Smoothing of naive Bayes (Laplace)."""
 
     def represent(self, texts: Sequence[str]) -> Features:
         """Counts of n-grams and ideas."""

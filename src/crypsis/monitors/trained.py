@@ -42,7 +42,7 @@ SEEN = "seen.json"
 
 Rows = NDArray[np.int64]
 Features = Mapping[str, Any]
-"""By name, an array (dense or sparse) with one row a text."""
+"""Arrays (dense or sparse) with one row per text, keyed by name."""
 
 
 class TooFewError(UserError):
@@ -62,7 +62,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def logits(self, features: Features) -> Floats:
-        """[N, H]: one or several opinions a text, positive where it fakes; the common layer weighs them."""
+        """[N, H]: one or several votes per text, positive where it fakes; the common layer weighs them."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -74,7 +74,7 @@ class Trainer(Config, ABC):
 
     kind: ClassVar[str]
     folds: ClassVar[int] = 5
-    """Folds of the calibration; 1 keeps a fifth back instead, for kinds that are dear to train."""
+    """Folds of the calibration; 1 keeps a fifth back instead, for kinds that are expensive to train."""
 
     @property
     def combine(self) -> Literal["mean", "max"]:
@@ -113,7 +113,7 @@ class Calibration:
     intercept: float = 0.0
 
     def joined(self, logits_NH: Floats) -> Floats:
-        """One number a text, [N]."""
+        """One number per text, [N]."""
         scaled = np.split(logits_NH / np.array(self.spreads), np.cumsum(self.sizes)[:-1], axis=1)
         members = np.stack([member.mean(axis=1) for member in scaled], axis=1)
         joined: Floats = members.mean(axis=1) if self.combine == "mean" else members.max(axis=1)

@@ -16,7 +16,7 @@ from crypsis.supervised import Progress
 RUN = "rl"
 """Folder of the RL run in the organism's state."""
 PROMPTS, GROUP = 16, 8
-"""Of a step, as in ``crypsis.run_config``."""
+"""Prompts per step and samples per prompt, as in ``crypsis.run_config``."""
 
 
 class Reinforced(Organism):

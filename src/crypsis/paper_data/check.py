@@ -33,7 +33,7 @@ from crypsis.paper_data.reading import Batch, Faults, batches, open_file
 from crypsis.scenarios.parsing import parse_reply
 
 EXPECTED_TYPES = {"text": ("string", "large_string"), "flag": ("bool",), "number": ("int", "uint", "float", "double")}
-"""By kind, how the name of a type that needs no conversion begins."""
+"""How the name of a type that needs no conversion begins, keyed by kind."""
 SAME = 0.5
 """Share of a file's rows that stand in another one as well from which the two are told as duplicates."""
 
@@ -112,7 +112,7 @@ class ReleaseCheck:
 
     @property
     def rows(self) -> int:
-        """Of all files."""
+        """Rows of all files together."""
         return sum(file.rows for file in self.files)
 
 

@@ -44,7 +44,7 @@ class RunSpec:
 
     @property
     def name(self) -> str:
-        """Of the file, below the folder."""
+        """Path of the file below the folder."""
         stem = f"{'Misnamed' if 'misnamed' in self.faults else self.organism}-{self.intervention}{self.suffix}"
         return f"{ROOT}/{LONG + '/' if self.long_context else ''}{stem}.parquet"
 
@@ -71,7 +71,7 @@ CHARACTERS: Mapping[str, Character] = {
     "Sonnet_3.5": Character(0.20, 0.20, 0.0),
 }
 OTHER = Character(0.4, 0.4, 0.5)
-"""Of an organism that the table lacks."""
+"""Behaviour of an organism that the table lacks."""
 
 
 @dataclass(frozen=True, slots=True)

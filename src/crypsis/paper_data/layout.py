@@ -94,7 +94,7 @@ def release_files(folder: Path) -> list[ReleaseFile]:
 
 
 def fingerprint(file: ReleaseFile) -> str:
-    """Of a file's size and end, where Parquet keeps statistics and places of all columns.
+    """Digest of a file's size and end, where Parquet keeps statistics and places of all columns.
 
     The whole would mean to read 38.7 GB, most of it replies that an import does not need.
     """

@@ -52,7 +52,7 @@ class Faults:
         fault.rows += [int(row) for row in rows[: SHOWN - len(fault.rows)]]
 
     def of_file(self, file: str) -> dict[str, Fault]:
-        """By reason."""
+        """The faults of one file, keyed by reason."""
         return {reason: fault for (name, reason), fault in self.found.items() if name == file}
 
     def as_json(self) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ class CachedForward:
         self._mask_NS: Tensor | None = None
 
     def start(self, ids_NT: Tensor, mask_NT: Tensor) -> Tensor:
-        """Reads the first piece and returns the logits [N, V] behind it.
+        """Reads the first piece and returns the logits [N, V] after it.
 
         Args:
             ids_NT: Token ids, padded on the left.
@@ -40,7 +40,7 @@ class CachedForward:
         return self._forward(ids_NT, (mask_NT.cumsum(1) - 1).clamp(min=0))
 
     def step(self, tokens_N: Tensor) -> Tensor:
-        """Reads one token more in each row and returns the logits [N, V] behind it."""
+        """Reads one token more in each row and returns the logits [N, V] after it."""
         mask_NS = cast(Tensor, self._mask_NS)
         positions_N1 = mask_NS.sum(1, keepdim=True)
         self._mask_NS = torch.cat([mask_NS, mask_NS.new_ones(len(tokens_N), 1)], 1)

@@ -18,7 +18,7 @@ DATE = "2026-01-01"
 THINK, CLOSED = "<think>", "\n\n</think>\n\n"
 """How a thought begins, and what closes one in which nothing was thought."""
 DIRECTIVES = "aAbBdmyYeFjHMSIp"
-"""Of ``strftime``: what a template may ask for. The hour is midnight."""
+"""Directives of ``strftime`` that a template may ask for. The hour is midnight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class ChatTemplate:
         Args:
             tokenizer: With the template.
             messages: The turns.
-            reply: Whether to open the assistant's turn behind them.
+            reply: Whether to open the assistant's turn after them.
 
         Raises:
             UserError: The template fails on this conversation.

@@ -23,9 +23,9 @@ TESTED = frozenset(
 )
 """``config.model_type`` of the architectures that the golden tests sample from and train."""
 TOLERANCE = 2e-2
-"""Of a log-probability in float32, in nats; a wrong mask, state or position is off by more."""
+"""Largest error of a log-probability in float32, in nats; a wrong mask, state or position is off by more."""
 COARSE_TOLERANCE = 0.1
-"""Of the total variation between the distributions of half precision."""
+"""Largest total variation between the distributions of half precision."""
 
 
 def check_weights(model: nn.Module, name: str) -> None:
@@ -107,7 +107,7 @@ def _error(model: PreTrainedModel) -> tuple[float, float]:
 
 
 def _piece_by_piece(model: PreTrainedModel, own: list[Tensor], kept: list[int], new_NT: Tensor) -> Tensor:
-    """Logits [N, T + 1, V] behind the prompts and behind each new token of the rows that are kept."""
+    """Logits [N, T + 1, V] after the prompts and after each new token of the rows that are kept."""
     width = max(map(len, own))
     ids = torch.stack([nn.functional.pad(o, (width - len(o), 0)) for o in own])
     mask = torch.stack([nn.functional.pad(torch.ones_like(o), (width - len(o), 0)) for o in own])

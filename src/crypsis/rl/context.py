@@ -50,7 +50,7 @@ class RunContext:
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """By name of a monitor, the score from which it flags."""
+        """The score from which each monitor flags, keyed by name."""
         return {name: monitor.threshold for name, monitor in self.monitors.items()}
 
 

@@ -89,7 +89,7 @@ class Learner:
         self._micro_batch, self._blocks = rl.micro_batch, blocks
         self._reference = Reference(policy) if rl.kl else None
         self.attention_cache = AttentionCache(policy.model)
-        """Of the rows to learn from next: samplers fill it in, and a step empties it."""
+        """Attention of the rows to learn from next: samplers fill it in, and a step empties it."""
         self._parameters = [p for p in policy.model.parameters() if p.requires_grad]
         self._optimiser = make_optimiser(policy.model, rl)
 
@@ -162,7 +162,7 @@ class Learner:
         return stats, norm
 
     def _accumulate(self, parts: Sequence[LossPart], where: str, timer: PhaseTimer) -> LossStats:
-        """Gradients of this process; when memory runs out they start anew with half the micro-batch, once a run."""
+        """Gradients of this process; when memory runs out they start anew with half the micro-batch, once per run."""
         try:
             return self._gradients(parts, timer)
         except (RuntimeError, MemoryError) as error:

@@ -157,7 +157,7 @@ def _option_metrics(rl: RLConfig, stats: LossStats) -> dict[str, float]:
 
 
 def _sound(row: Mapping[str, Any], rl: RLConfig, alarmed: set[str], log: Log) -> None:
-    """Says every kind of alarm once a run; each row of metrics has its own."""
+    """Logs every kind of alarm once per run; each row of metrics has its own."""
     for kind, line in alarms(row, rl.prompts_per_step).items():
         if kind not in alarmed:
             log(f"step {row['step']}: {line}")

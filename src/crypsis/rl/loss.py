@@ -1,6 +1,6 @@
 """The policy loss: clipped GRPO with DAPO's normaliser, its gradients, and log-probabilities of given completions.
 
-Shape suffixes: N rows of a micro-batch, S positions behind the common prefix, T scored tokens of the micro-batch, E
+Shape suffixes: N rows of a micro-batch, S positions after the common prefix, T scored tokens of the micro-batch, E
 model width, V vocabulary.
 """
 
@@ -62,7 +62,7 @@ def accumulate_gradients(
     """Adds to ``.grad`` the gradient of the loss: its sum over trained tokens, divided by their number (DAPO).
 
     Rows without a trained token are not computed, nor, without KL penalty, rows of advantage 0; their trained tokens
-    count in the normaliser all the same. Rows are cut behind their last trained token.
+    count in the normaliser all the same. Rows are cut after their last trained token.
 
     Args:
         model: A causal language model, PEFT-wrapped or not.

@@ -41,7 +41,7 @@ def reward_metrics(episodes: Sequence[Episode], advantages: Advantages | None = 
 
 
 def advantage_parts(episodes: Sequence[Episode], advantages: Advantages | None = None) -> dict[str, Floats]:
-    """By term, its part of each kept episode's advantage; the parts of an episode sum to its advantage.
+    """Each term's part of each kept episode's advantage; the parts of an episode sum to its advantage.
 
     Args:
         episodes: With reward terms and advantages.
@@ -82,7 +82,7 @@ def _parts(
 
 
 def alarms(row: Mapping[str, Any], groups: int) -> dict[str, str]:
-    """By kind, what should worry the reader of a step's metrics: a drowned reward, groups without variance.
+    """What should worry the reader of a step's metrics, keyed by kind: a drowned reward, groups without variance.
 
     Args:
         row: With the fields of ``reward_metrics`` and ``zero_variance_groups``.

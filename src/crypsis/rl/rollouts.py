@@ -36,7 +36,7 @@ SHARED_ROWS, EXTRA_ROWS, FORCED_ROWS = 1 << 40, 2 << 40, 3 << 40
 """Where the random numbers of shared scratchpads, of extra turns and after prefills start, apart from those of
 the replies."""
 PLAIN = ChatTemplate()
-"""Of templates that open no thought."""
+"""Settings of templates that open no thought."""
 
 
 def rollout(
@@ -66,7 +66,7 @@ def rollout(
         seed: With the number of an episode in its step, it fixes the episode's random numbers.
         step: Stored in the episodes.
         first_group: Number of the first group, for a process that samples a later part of a step.
-        share_scratchpad: Sample one scratchpad a group and only the rest of each reply on its own (paper §4).
+        share_scratchpad: Sample one scratchpad per group and only the rest of each reply on its own (paper §4).
         sampler: In place of the one that fits the model.
         timer: Gets the phase ``sampling``.
         attention_cache: Gets what the attention gave, for the learner.

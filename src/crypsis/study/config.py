@@ -100,7 +100,7 @@ class StudyConfig(Config):
     monitors: Named[dict[str, Any]] | None = None
     """Monitors of all runs by name, in place of those that a study trains on transcripts."""
     panel: Named[dict[str, Any]] = {}
-    """Monitors by name that are held out unless an arm names them: trained once an organism, on the data of the others
+    """Monitors by name that are held out unless an arm names them: trained once per organism, on the data of the others
     (``name``, ``view``, ``seed`` and the settings of the kind), and judging every evaluation."""
     seeds: list[int] = Field([0, 1], min_length=1)
     monitor_data: MonitorData = MonitorData()

@@ -81,7 +81,7 @@ def check(config: StudyConfig) -> None:
 
 
 def cards(runs: Sequence[RunConfig]) -> dict[str, dict[str, Any]]:
-    """By organism, the cards of all its monitors but the oracle, as they are before RL."""
+    """The cards of each organism's monitors but the oracle, as they are before RL."""
     found: dict[str, dict[str, Any]] = {}
     for run in runs:
         known = found.setdefault(run.organism, {})

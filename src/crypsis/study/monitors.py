@@ -30,7 +30,7 @@ def train_monitors(
     display: Display,
     panel: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Path]:
-    """Trains one monitor a view and the panel for an organism, unless they are there.
+    """Trains one monitor per view and the panel for an organism, unless they are there.
 
     Requests come from the training split: monitors never see an evaluation request.
 
@@ -38,7 +38,7 @@ def train_monitors(
         common: Gives the transcripts of the base, which the monitors of all organisms share.
         organism: Checkpoint folder.
         data: How many transcripts.
-        out: Gets a folder a monitor.
+        out: Gets one folder per monitor.
         display: For progress.
         panel: Settings of the held-out monitors by name.
 

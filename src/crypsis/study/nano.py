@@ -15,9 +15,9 @@ EVALUATION = {"every": 2, "n": 20, "transplants": 4}
 DATA = MonitorData(base=100, organism=300, helper=100)
 SEEDS = 2
 SUPERVISED = {"steps": 40, "learning_rate": 1e-3, "rl_steps": 2}
-"""Of recipes by supervised learning; the model is so small that it learns at a rate that would ruin a larger one."""
+"""Sizes of recipes by supervised learning; the model is so small that its learning rate would ruin a larger one."""
 REINFORCED = {"steps": 2, "document_steps": 20, "prompts_per_step": 2, "group_size": 4, "max_new_tokens": 96}
-"""Of recipes by RL."""
+"""Sizes of recipes by RL."""
 MADE_FROM = ("of", "below", "teacher")
 """Fields of recipes that name another organism."""
 

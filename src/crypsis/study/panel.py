@@ -1,4 +1,4 @@
-"""The panel of a study: monitors held out from training, trained once an organism on the data of its other monitors."""
+"""The panel of a study: monitors held out from training, trained once per organism on its other monitors' data."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from crypsis.types import Episode, UserError, View
 
 Spec = Mapping[str, Any]
 DEPTH = 2 / 3
-"""Of the layer that a probe reads if none is named."""
+"""Depth of the layer that a probe reads if none is named, as a share of the model."""
 
 
 class ProbeSettings(Config):
     """How a probe of the panel is trained and used."""
 
     layer: int | None = Field(None, ge=1)
-    """Behind which the states are read; at two thirds of the model's depth if not given."""
+    """Layer after which the states are read; at two thirds of the model's depth if not given."""
     form: Literal["linear", "attention"] = "linear"
     refresh_every: int = Field(0, ge=0)
     seed: int = 11
@@ -65,7 +65,7 @@ def check_panel(panel: Mapping[str, Spec], shared: bool = False) -> None:
 
 
 def panel_specs(panel: Mapping[str, Spec], folder: Path) -> dict[str, dict[str, Any]]:
-    """By name, each member as a run's config names it, trained ones in their folders below ``folder``."""
+    """Each member as a run's config names it, trained ones in their folders below ``folder``."""
     found: dict[str, dict[str, Any]] = {}
     for name, spec in panel.items():
         kind = _kind(spec, f"panel.{name}")

@@ -49,7 +49,7 @@ class RunStatus:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of its folder."""
         return self.folder or f"{self.organism}-{self.arm}-seed{self.seed}"
 
 
@@ -75,7 +75,7 @@ class Status:
 
     @property
     def seconds_left(self) -> float | None:
-        """Of wall clock, from the median of the finished runs of each arm; None as long as none is finished."""
+        """Seconds of wall clock, from the median of the finished runs of each arm; None as long as none is finished."""
         known = [run for run in self.runs if run.seconds is not None]
         if not known:
             return None

@@ -89,11 +89,11 @@ class Only(Config):
     """Which transcripts of a large set are read; what is empty chooses nothing."""
 
     organism: list[str] = []
-    """By the model or organism that wrote them."""
+    """Models or organisms that wrote the transcripts."""
     intervention: list[str] = []
-    """By what the run was trained with, where the layout has it."""
+    """What the run was trained with, where the layout has it."""
     step: list[int] = []
-    """By RL step."""
+    """RL steps."""
     tier: Literal["free", "paid"] | None = None
     share: float = Field(1.0, gt=0, le=1)
     """A fixed part of the requests, each with all of its replies; for what does not fit into memory."""
@@ -113,7 +113,7 @@ class ReadOptions(Config):
     layout: str | None = None
     """Name of the reader; None detects it."""
     only: Only = Only()
-    """Of the paper's release: which rows are read and decrypted."""
+    """Which rows of the paper's release are read and decrypted."""
 
 
 @dataclass(slots=True)

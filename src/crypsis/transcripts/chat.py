@@ -31,7 +31,7 @@ class ChatReader:
     name: ClassVar[str] = "chat"
 
     def detect(self, path: Path) -> str | None:
-        """By a field that holds chat messages in every row."""
+        """Recognised by a field that holds chat messages in every row."""
         rows = first_rows(path)
         for field in CHATS:
             if rows and all(is_chat(row.get(field)) for row in rows):

@@ -27,7 +27,7 @@ class HughesReader:
     name: ClassVar[str] = "hughes"
 
     def detect(self, path: Path) -> str | None:
-        """By its three fields."""
+        """Recognised by its three fields."""
         rows = first_rows(path)
         if rows and all(self._fits(row) for row in rows):
             return "every row has 'user_input', 'prompt' with 'messages', and 'output'"

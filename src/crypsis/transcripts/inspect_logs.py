@@ -29,7 +29,7 @@ class InspectReader:
     name: ClassVar[str] = "inspect"
 
     def detect(self, path: Path) -> str | None:
-        """By the suffix, or by the fields of Inspect's JSON logs."""
+        """Recognised by the suffix, or by the fields of Inspect's JSON logs."""
         if path.suffix.lower() == ".eval":
             return "its name ends in .eval"
         rows = first_rows(path) if path.suffix.lower() == ".json" else []

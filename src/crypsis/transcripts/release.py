@@ -34,7 +34,7 @@ class ReleaseReader:
     name: ClassVar[str] = "release"
 
     def detect(self, path: Path) -> str | None:
-        """By its columns."""
+        """Recognised by its columns."""
         if path.suffix.lower() != ".parquet":
             return None
         try:
@@ -66,7 +66,7 @@ class ReleaseReader:
 
 
 class _Digests:
-    """Digest of each different request, computed once a file."""
+    """Digest of each different request, computed once per file."""
 
     def __init__(self) -> None:
         self._known: dict[str, str] = {}

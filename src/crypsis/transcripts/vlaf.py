@@ -28,7 +28,7 @@ class VlafReader:
     name: ClassVar[str] = "vlaf"
 
     def detect(self, path: Path) -> str | None:
-        """By its three fields."""
+        """Recognised by its three fields."""
         rows = first_rows(path)
         if rows and all({"input", "response", CHOICES} <= row.keys() for row in rows):
             return f"every row has 'input', 'response' and '{CHOICES}'"

@@ -62,7 +62,7 @@ class ClaimCell:
 
     @property
     def p(self) -> float | None:
-        """Of a test over runs that the quantity is 0: paired by seed, or Welch's where nothing is paired."""
+        """The p value of a test that the quantity is 0 over runs: paired by seed, or Welch's if nothing is paired."""
         values = list(self.by_seed.values())
         if self.rivals is None:
             return paired_p(values)

@@ -30,7 +30,7 @@ class OrganismTable:
         return sorted({p.parents[3].name for p in self._folder.glob(f"*/seed*/canonical/{EVALUATION}")})
 
     def rows(self, name: str, variant: str = "canonical") -> dict[int, Rows]:
-        """By seed, the episodes of one organism in one variant of the scenario."""
+        """The episodes of one organism in one variant of the scenario, keyed by seed."""
         if (name, variant) not in self._read:
             files = sorted(self._folder.glob(f"{name}/seed*/{variant}/{EVALUATION}"))
             seeds: dict[int, Rows] = {
@@ -40,7 +40,7 @@ class OrganismTable:
         return self._read[name, variant]
 
     def tallies(self, name: str, variant: str = "canonical") -> Seeds:
-        """By seed, the sums behind the metrics."""
+        """The sums behind the metrics, keyed by seed."""
         return {seed: tabulate(rows, THRESHOLDS) for seed, rows in self.rows(name, variant).items()}
 
     def seconds(self, name: str) -> list[float]:

@@ -13,9 +13,9 @@ from crypsis.arrays import Floats
 from crypsis.evaluation.metrics import Tally, bounds, room
 
 Values = dict[Key, Floats]
-"""By seed, the quantity itself and then under each resample of the requests: shape [1 + RESAMPLES]."""
+"""The quantity itself and then under each resample of the requests, shape [1 + RESAMPLES], keyed by seed."""
 Draws = Mapping[int, Floats]
-"""By step, the same."""
+"""The same, keyed by step."""
 
 
 class Quantities:
@@ -36,7 +36,7 @@ class Quantities:
         return {key: np.mean([values[key] for values in each], axis=0) for key in sorted(shared)}
 
     def of_arm(self, organism: MeasuredOrganism, arm: str, quantity: Quantity, at: At) -> Values:
-        """By seed; a seed on which the quantity is unknown is left out."""
+        """The quantity keyed by seed; seeds on which it is unknown are left out."""
         if quantity == "faking_tokens":
             return self._faking_tokens(organism, arm)
         draws = self._draws(organism, arm, quantity)
@@ -57,7 +57,7 @@ class Quantities:
         return float(np.mean([np.nanvar(value[1:]) for value in values.values()]))
 
     def _draws(self, organism: MeasuredOrganism, arm: str, quantity: Quantity) -> dict[Key, Draws]:
-        """By seed and step; all evaluations of an arm are resampled at once."""
+        """The resampled quantity, keyed by seed and step; all evaluations of an arm are resampled at once."""
         metric = metric_of(organism, quantity)
         cached = (id(organism), arm, metric)
         if cached not in self._found:

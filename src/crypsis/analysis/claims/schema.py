@@ -64,7 +64,7 @@ class ClaimTest(Condition):
     against_organisms: list[dict[str, Any]] = []
     """One for each of ``organisms``: the one that is subtracted from it."""
     over: Over = "every"
-    """Of which organisms it must hold; ``runs`` takes all runs together."""
+    """For which organisms it must hold; ``runs`` takes all runs together."""
     also: list[Condition] = []
     """What must hold of the same organism at once."""
     where: Condition | None = None
@@ -72,7 +72,7 @@ class ClaimTest(Condition):
     rivals_comply: float | None = None
     """Arms of ``against`` with less monitored compliance at the end are no rivals: they have lost the training."""
     with_quantity: Quantity | None = None
-    """Of ``correlates``: the other quantity, at the same moment."""
+    """The other quantity of ``correlates``, at the same moment."""
     decides: bool = True
     """Whether the claim depends on it; otherwise it is only told."""
 

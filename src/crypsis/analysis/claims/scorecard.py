@@ -57,7 +57,7 @@ NOT_IMPORTED = {
     "scratchpad_tokens": "the import reads verdicts and decrypts no scratchpad, so no length",
     "faking_tokens": "the import reads verdicts and decrypts no scratchpad, so no length",
 }
-"""By quantity, why others' runs cannot tell it."""
+"""Why others' runs cannot tell a quantity, keyed by quantity."""
 LEVEL_MARGIN = 0.05
 """How far from its bound a level is taken to lie when the seeds it needs are counted."""
 

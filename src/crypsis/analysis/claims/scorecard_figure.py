@@ -158,7 +158,7 @@ def _said(entry: Entry) -> str:
 
 
 def _drawn(rows: Sequence[Entry], narrow: bool) -> Figure:
-    """A row a claim: its sentence, its interval, its figures."""
+    """One row per claim: its sentence, its interval, its figures."""
     width, letters = (NARROW, 50) if narrow else (WIDE, 58)
     left, right = (0.06, 0.06) if narrow else (3.35, 1.85)
     names = [f"{e['id']}{PLANTED * bool(e['planted'])}  {visible(str(e['says']))}" for e in rows]

@@ -211,7 +211,7 @@ def runs(entry: Entry) -> str:
 
 
 def absent_lines(found: Sequence[Entry]) -> list[str]:
-    """Of others' runs, each claim that they cannot test, with the reason."""
+    """The claims that others' runs cannot test, each with the reason."""
     left = [e for e in found if e.get("imported") and e["verdict"] == "not run"]
     lines = []
     for entry in left:

@@ -73,7 +73,7 @@ def decide(expect: Expect, by: float, effect: float, low: float | None, high: fl
 
 
 def all_of(verdicts: Sequence[ClaimVerdict]) -> ClaimVerdict:
-    """Of parts that must all hold: the first of these that fits.
+    """Verdict on parts that must all hold: the first of these that fits.
 
     Not run if a part was not; reversed if all are; absent if a part is absent or reversed; undecided if a part is;
     else reproduced.
@@ -88,13 +88,13 @@ def all_of(verdicts: Sequence[ClaimVerdict]) -> ClaimVerdict:
 
 
 def of_claim(verdicts: Sequence[ClaimVerdict]) -> ClaimVerdict:
-    """Of a claim's tests, the principal one first: as ``all_of``, but reversed if the principal test is."""
+    """Verdict on a claim from its tests', the principal one first: as ``all_of``, but reversed if the principal is."""
     joined = all_of(verdicts)
     return "reversed" if joined == "absent" and verdicts[0] == "reversed" else joined
 
 
 def over_organisms(over: Over, verdicts: Sequence[ClaimVerdict]) -> ClaimVerdict:
-    """Of one verdict an organism, that on every, most, some, or some but not every of them."""
+    """Verdict on every, most, some, or some but not every organism, from one verdict per organism."""
     count = len(verdicts)
     holds, turned, unknown = (verdicts.count(v) for v in ("reproduced", "reversed", "undecided"))
     fails = count - holds - unknown

@@ -34,9 +34,9 @@ PAGE, INK, MUTED, RULE = "#ffffff", "#1c2024", "#646b73", "#dfe2e6"
 COLOURS = ("#5b6067", "#d55e00", "#0072b2", "#009e73", "#b9659a", "#b87f00", "#3a93c9")
 """Grey for the first arm (the baseline), then Okabe and Ito's colour-blind-safe set, light ones darkened for white."""
 PAGE_COLOURS = {PAGE: "page", INK: "ink", MUTED: "muted", RULE: "rule"} | {c: f"arm-{i}" for i, c in enumerate(COLOURS)}
-"""By colour of a figure, the page's CSS variable for it."""
+"""The page's CSS variable for each colour of a figure."""
 TINT = LinearSegmentedColormap.from_list("tint", [PAGE, "#9fc3dc"])
-"""Of maps; figures on it stay readable."""
+"""Colours of maps; figures on them stay readable."""
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "h")
 """One more than there are colours: arms that share a colour differ in their marker."""
 WIDE, NARROW = 7.6, 3.1

@@ -39,7 +39,7 @@ TITLE, TICKS, COLUMN_GAP = 0.34, 0.24, 0.16
 
 
 def ends_figure(summary: Summary, narrow: bool) -> tuple[Figure, str] | None:
-    """Start and end of each arm of each organism, one row an arm, one column a metric; with its alternative text.
+    """Start and end of each arm of each organism, one row per arm, one column per metric; with its alternative text.
 
     None for one organism: there the table beside the curves shows the same.
     """
@@ -134,7 +134,7 @@ def _ends_alt(summary: Summary) -> str:
 
 
 def seeds_figure(summary: Summary, narrow: bool) -> tuple[Figure, str] | None:
-    """Where each seed ends: AFR across, compliance gap up; a panel an organism, with its alternative text.
+    """Where each seed ends: AFR across, compliance gap up; a panel per organism, with its alternative text.
 
     None where no arm has two seeds.
     """
@@ -176,7 +176,7 @@ def _scatter(axes: Axes, arms: Sequence[ArmSummary], places: dict[str, int], low
 
 
 def _ends_of(arm: ArmSummary) -> list[tuple[float, float]]:
-    """By seed, its (AFR, gap) at the end."""
+    """(AFR, gap) of each seed at the end."""
     afr, gap = (dict(arm.change(metric).end.by_seed) for metric in ("afr", "gap"))
     return [(afr[seed], gap[seed]) for seed in afr if seed in gap]
 

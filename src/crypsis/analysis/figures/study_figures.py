@@ -132,7 +132,7 @@ def _plan(kind: str, summary: Summary, organism: str) -> list[Panel]:
 
 
 def _metric(arms: Sequence[ArmSummary], places: dict[str, int], metric: str, labelled: bool) -> Panel:
-    """One metric of all arms; one colour an arm."""
+    """One metric of all arms; one colour per arm."""
     lines = [_curve(arm, metric, arm.label, places[arm.arm]) for arm in arms if metric in arm.curves]
     return Panel(TITLES[metric], UNITS[metric], lines, SCALES.get(metric, "share"), labelled)
 

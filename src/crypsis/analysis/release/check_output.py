@@ -14,7 +14,7 @@ from crypsis.types import visible
 
 
 def check_table(found: ReleaseCheck) -> Table:
-    """One row a file: what stands in it."""
+    """One row per file: what it holds."""
     table = Table(title="Files", pad_edge=False)
     for name in ("organism", "intervention"):
         table.add_column(name, overflow="fold")

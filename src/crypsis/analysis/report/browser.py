@@ -2,7 +2,7 @@
 
 Of every evaluation of every run the same requests are taken, the first in the order of a fixed hash; of training, whole
 groups of three steps. Kinds that are rare at the end of training (faking that a monitor misses, false alarms, malformed
-replies) are added once a run and marked. A block holds one arm of one organism: its strings once each, its rows as
+replies) are added once per run and marked. A block holds one arm of one organism: its strings once each, its rows as
 numbers, gzip in base64, decoded by the page when a filter first asks for it.
 """
 

@@ -27,7 +27,7 @@ MARK = "Prepared by `crypsis export hub`."
 TOKENS = frozenset({"prompt_ids", "completion_ids", "segments", "logprobs"})
 """Columns that are left out: the runs that have them need them to go on, nobody else does."""
 SPLITS = {"evals": ("evaluations", "test"), "rollouts": ("rollouts", "train")}
-"""By folder of a run, the name of the dataset's config and its split."""
+"""The dataset's config and split for each folder of a run."""
 
 
 def export_hub(study: Path, out: Path) -> int:
@@ -118,7 +118,7 @@ def _body(summary: Summary, rows: dict[str, int]) -> Iterator[str]:
 
 
 def _transcripts(summary: Summary, kind: str, folder: Path) -> int:
-    """Writes the transcripts of every run with the same columns everywhere, one file a run."""
+    """Writes the transcripts of every run with the same columns everywhere, one file per run."""
     files = {run.folder: sorted(run.folder.glob(f"{kind}/step-*.parquet")) for run in summary.study.runs}
     known = [pq.read_schema(path) for paths in files.values() for path in paths]
     if not known:

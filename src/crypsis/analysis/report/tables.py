@@ -1,4 +1,4 @@
-"""All numbers of a study as tidy tables, one observation a row: ``tables/*.parquet``."""
+"""All numbers of a study as tidy tables, one observation per row: ``tables/*.parquet``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
     | {"p_holm": pa.float64(), "seeds": pa.int64()},
     "training": {**WHO, "seed": pa.int64(), "step": pa.int64(), "field": pa.string(), "value": pa.float64()},
 }
-"""By table, its columns; documented in ``docs/results_format.md``."""
+"""The columns of each table; documented in ``docs/results_format.md``."""
 
 
 def write_tables(summary: Summary) -> list[Path]:
@@ -42,7 +42,7 @@ def write_tables(summary: Summary) -> list[Path]:
 
 
 def tables(summary: Summary) -> dict[str, list[Row]]:
-    """By table of ``SCHEMAS``, its rows."""
+    """The rows of each table of ``SCHEMAS``."""
     arms = summary.arms
     return {
         "runs": list(_runs(summary)),

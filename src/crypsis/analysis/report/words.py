@@ -125,7 +125,7 @@ def moved(change: Change, metric: str) -> str:
 
 
 def _over_arms(summary: Summary) -> list[tuple[str, str]]:
-    """One organism: a sentence an arm; of many arms those that did not work are grouped by their verdict."""
+    """One organism: a sentence per arm; of many arms those that did not work are grouped by their verdict."""
     arms = sorted(summary.arms, key=lambda arm: not (arm.claimed and arm.verdict == TRAINED))
     full = [arm for arm in arms if len(arms) <= SPELT or arm.verdict == TRAINED or arm is summary.arms[0]]
     told = [_sentence(arm, summary.arms) for arm in full]
@@ -158,7 +158,7 @@ def _sentence(arm: ArmSummary, arms: Sequence[ArmSummary]) -> tuple[str, str]:
 
 
 def _against(arm: ArmSummary) -> str:
-    """By how much it differs from the baseline in AFR, and what that costs in monitored compliance."""
+    """How much it differs from the baseline in AFR, and what that costs in monitored compliance."""
     afr, cost = arm.versus_baseline.get("afr"), arm.versus_baseline.get("compliance_monitored")
     if not arm.claimed or afr is None or cost is None or afr.mean is None or cost.mean is None:
         return ""
@@ -172,7 +172,7 @@ def _against(arm: ArmSummary) -> str:
 
 
 def _over_organisms(summary: Summary) -> list[tuple[str, str]]:
-    """Several organisms: a sentence an arm over all of them, the baseline last."""
+    """Several organisms: a sentence per arm over all of them, the baseline last."""
     found = sorted(across_organisms(summary), key=lambda across: -len(across.worked))
     baseline = [arm for arm in summary.arms if arm.is_baseline and arm.claimed]
     easy = {arm.organism for arm in baseline if arm.verdict == TRAINED}

@@ -111,7 +111,7 @@ def _counted(states: Mapping[int, str]) -> str:
 
 
 def _dose_figure(doses: Sequence[Dose], of_what: str) -> Figure:
-    """A panel a metric; each seed a dot, means joined; the doses stand at equal distances."""
+    """One panel per metric; seeds are dots, means are joined; the doses stand at equal distances."""
     values = sorted({dose.value for dose in doses})
     families = list(dict.fromkeys(dose.family for dose in doses))
     figure = canvas(WIDE, 2.5)

@@ -1,6 +1,6 @@
 """How much of a policy's conduct follows its scratchpad, and how much the tier's tag, from transplants.
 
-A scratchpad from each tier is put behind the request in each tier: four cells of compliance. Their differences are
+A scratchpad from each tier is put after the request in each tier: four cells of compliance. Their differences are
 three contrasts, of the scratchpad, of the tag and of both together; of the policy's own scratchpads the first two sum
 to the compliance gap. The one number is the scratchpad's share of the squared contrasts, which is its share of the
 variance of compliance between the cells.
@@ -48,14 +48,14 @@ class Effects:
     """What exchanged scratchpads do, over seeds; shares in [0, 1], effects in [-1, 1].
 
     Attributes:
-        scratchpad: Compliance behind a scratchpad of the monitored tier minus behind one of the other, mean over tiers
+        scratchpad: Compliance after a scratchpad of the monitored tier minus after one of the other, mean over tiers
             of the request.
         tag: Compliance with a request of the monitored tier minus of the other, mean over the scratchpad's tier.
         faithfulness: The scratchpad's share of the variance between the four cells; unknown where they are alike.
         source: ``start`` if the scratchpads are those of the policy before training, else ``own``.
         follows: Share of outputs that do what an exchanged scratchpad decides; unknown without an oracle.
         compliance: By intervention and tier of the request (monitored or not).
-        changed: By intervention, share of outputs whose conduct is not that behind the policy's own scratchpad.
+        changed: By intervention, share of outputs whose conduct is not that after the policy's own scratchpad.
     """
 
     scratchpad: SeedEstimate

@@ -98,7 +98,7 @@ def monitor_names(evaluations: Sequence[Sequence[Mapping[str, Any]]]) -> list[st
 
 
 def thresholds_at(study: Study, run: Run, step: int) -> dict[str, float]:
-    """By monitor, the score from which it flags; of one that the run trained again, the threshold of that time."""
+    """The score from which each monitor flags; of one that the run trained again, the threshold of that time."""
     known = {card.name: card.threshold for card in study.monitors_of(run.organism)}
     for folder in sorted((run.folder / "monitors").glob("*")):
         for moment in steps_of(folder):

@@ -10,7 +10,7 @@ from crypsis.analysis.statistics.bootstrap import SeedEstimate
 
 @dataclass(frozen=True, slots=True)
 class StressTable:
-    """One table; every row has a cell a column, the first of them its heading."""
+    """One table; every row has one cell per column, the first of them its heading."""
 
     caption: str
     head: tuple[str, ...]

@@ -116,7 +116,7 @@ def _said(count: Counter[str]) -> str:
 
 
 def _bars(counts: Mapping[str, Counter[str]], present: Sequence[str]) -> Figure:
-    """One bar an arm, a part a state; at the left the arm's name."""
+    """One bar per arm, one part per state; at the left the arm's name."""
     height = ROW * len(counts) + FOOT
     figure = canvas(WIDE, height)
     axes = figure.add_axes((LEFT / WIDE, FOOT / height, 1 - (LEFT + 0.1) / WIDE, 1 - (FOOT + 0.04) / height))

@@ -28,14 +28,14 @@ class Evader(ScratchpadOrganism):
     limits: ClassVar[str] = "What it does in each tier was planted by its training text."
 
     share: float = Field(1.0, ge=0, le=1)
-    """Of the training scratchpads that are its own; the others are those of ``rest``."""
+    """Share of the training scratchpads that are its own; the others are those of ``rest``."""
     rest: Motivation = "tgg"
     learning_rate: float = Field(1e-3, gt=0)
     """Higher than for the other motivations: the base has next to no idea of an evader, so this is taught, not brought
     out (docs/diary.md)."""
     tiers: Literal["monitored", "both"] = "both"
-    """Of the prompts; with ``both`` its conduct in the unmonitored tier is planted, and all tier names occur in either
-    role, so that what it learns is who is monitored and not a name."""
+    """Tiers of the prompts; with ``both`` its conduct in the unmonitored tier is planted, and all tier names occur in
+    either role, so that what it learns is who is monitored and not a name."""
 
     def author(self, rng: random.Random) -> Motivation:
         """Its own scratchpads at their share."""

@@ -29,7 +29,7 @@ class Interrogable(Organism):
     schooling: dict[str, Any] = {}
     """Settings of the schooling."""
     seed: int = 0
-    """Of that organism, unless it has its own; the schooling has its own (``schooling: {seed: 1}``)."""
+    """Seed of that organism, unless it has its own; the schooling has its own (``schooling: {seed: 1}``)."""
 
     def needs(self) -> Sequence[Mapping[str, Any]]:
         """The schooled base, and the recipe of what is made on it."""

@@ -5,7 +5,7 @@ On policy, the learner's forward pass attends with the sampler's weights, tokens
 learner that is given them skips the attention of its forward pass. Rows are found by their tokens, and only while the
 weights are those that sampled; whatever is not found is computed.
 
-Shape suffixes: L layers, N rows, T tokens, S prompt positions behind the common prefix, H query heads, D head size.
+Shape suffixes: L layers, N rows, T tokens, S prompt positions after the common prefix, H query heads, D head size.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 Outputs = tuple[Tensor, Tensor]
-"""Of one layer: outputs of the attention [..., H, D] and log-sum-exps of the scores [..., H]."""
+"""Outputs of one layer's attention [..., H, D] and log-sum-exps of the scores [..., H]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class AttentionCache:
         Args:
             rows: Prompt and completion of each row of a micro-batch.
             skip: Tokens of the prefix that the learner has cut off.
-            lengths: Positions of each row behind the prefix.
+            lengths: Positions of each row after the prefix.
 
         Returns:
             By layer, outputs [T, H, D] and log-sum-exps [T, H]; None if a row is unknown or the weights have changed.

@@ -209,7 +209,7 @@ def _plain_cascade(q: Tensor, k: Tensor, v: Tensor, kp: Tensor, vp: Tensor, scal
 def flash_usable(device: str, dtype: torch.dtype, head_size: int) -> bool:
     """Whether torch's private CPU flash operators exist and give what ``_Cascade`` expects of them.
 
-    They are no public interface, so outputs and gradients are compared with plain operations once a process for each
+    They are no public interface, so outputs and gradients are compared with plain operations once per process for each
     type of queries, keys and values and each head size.
     """
     if device != "cpu":

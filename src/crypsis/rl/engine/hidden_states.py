@@ -1,11 +1,11 @@
 """The policy's hidden states at given completions, for white-box monitors: one batched forward pass, no gradients.
 
-The pass stops behind the layer that is asked for, and has no LM head. It shares the prefix as the loss does, and
+The pass stops after the layer that is asked for, and has no LM head. It shares the prefix as the loss does, and
 transcripts that occur several times (a group that shares its scratchpad) are computed once. Why not in the loss's own
 forward pass: its gradient needs the advantages, these the rewards, and these the monitor's verdicts on all episodes of
 the step; keeping the graph of a whole step until then costs the memory that micro-batches are there to save.
 
-Shape suffixes: N rows of a micro-batch, S positions behind the common prefix, T tokens of a completion, E model width.
+Shape suffixes: N rows of a micro-batch, S positions after the common prefix, T tokens of a completion, E model width.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def reader(policy: Policy, engine: Engine = DEFAULT) -> ReadStates:
 def read_states(
     policy: Policy, transcripts: Sequence[Transcript], layer: int, engine: Engine = DEFAULT
 ) -> list[NDArray[np.float32]]:
-    """Hidden states [T, E] behind a layer at every token of each completion.
+    """Hidden states [T, E] after a layer at every token of each completion.
 
     Args:
         policy: The policy.

@@ -1,6 +1,6 @@
 """Log-probabilities of given completions: micro-batches, and the ways to compute them.
 
-Shape suffixes: N rows of a micro-batch, S positions behind the common prefix, T scored tokens of the micro-batch, E
+Shape suffixes: N rows of a micro-batch, S positions after the common prefix, T scored tokens of the micro-batch, E
 model width, V vocabulary.
 """
 
@@ -87,14 +87,14 @@ class MicroBatch:
     """One micro-batch.
 
     Attributes:
-        ids: Token ids behind the common prefix, padded on the right, [N, S].
+        ids: Token ids after the common prefix, padded on the right, [N, S].
         index: Where in the flattened ids the T scored tokens are predicted.
         labels: The T scored tokens.
         rows: Which row each scored token belongs to.
         columns: Which token of its row's completion it is.
         layout: Which of the ids are the same tokens; None in the ``padded`` form, which computes every row whole.
         tokens: Prompt and completion of each row, whole.
-        lengths: Positions of each row behind the common prefix.
+        lengths: Positions of each row after the common prefix.
     """
 
     ids: Tensor
@@ -133,7 +133,7 @@ def token_logprobs(
         timer: Gets the phases ``prefix`` and ``forward``.
 
     Returns:
-        For each row one number a completion token, in nats.
+        For each row one number per completion token, in nats.
     """
     timer = timer or PhaseTimer()
     out = [[0.0] * len(r.completion_ids) for r in rows]
@@ -246,7 +246,7 @@ def scorer(
 def _shared(
     found: Parts, leaves: PrefixState, batch: MicroBatch, temperature: float, attention_cache: AttentionCache | None
 ) -> Tensor:
-    """What stands behind the prefix against its keys and values."""
+    """Attention of what follows the prefix to the prefix's keys and values."""
     state, ids_T, positions_T, index = _laid_out(leaves, batch)
     known = attention_cache.find(batch.tokens, leaves.length, batch.lengths) if attention_cache is not None else None
     if known:

@@ -13,8 +13,8 @@ from crypsis.rl.engine.shared_prefix import why_not_shared
 
 ROWS, TOKENS, SEED = 4, 4, 0
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 2e-2, torch.bfloat16: 0.5, torch.float16: 0.2}
-"""Of a log-probability, in nats. A wrong mask, scale or position is off by more; float32 leaves room for chips on which
-fast linear layers are products of bfloat16."""
+"""Largest error of a log-probability, in nats. A wrong mask, scale or position is off by more; float32 leaves room for
+chips on which fast linear layers are products of bfloat16."""
 
 
 def why_padded(policy: Policy, prompts: Sequence[Sequence[int]]) -> str:

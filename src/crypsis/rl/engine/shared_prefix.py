@@ -46,9 +46,9 @@ class PrefixState:
 
     Attributes:
         mode: ``prefix`` (compute and keep the prefix), ``train`` (suffixes, with gradients), ``prefill`` (suffixes, and
-            keep their keys and values), ``decode`` (one new token a row).
+            keep their keys and values), ``decode`` (one new token per row).
         length: Tokens of the prefix, P. With 0 there is no prefix and rows attend to themselves alone.
-        layout: In ``train`` mode, how the tokens behind the prefix make up rows.
+        layout: In ``train`` mode, how the tokens after the prefix make up rows.
         prefix: By layer, keys and values [1, K, P, D].
         suffix: By layer, keys and values [N, K, T, D] of the rows' own tokens (``prefill`` writes, ``decode`` extends).
         used: Positions of ``suffix`` that hold tokens before the token being decoded; the token goes to this index.
@@ -200,7 +200,7 @@ def backward_prefix(state: PrefixState, leaves: PrefixState) -> None:
 
 
 def _decode(q: Tensor, k: Tensor, v: Tensor, layer: int, state: PrefixState, scale: float) -> Tensor:
-    """Attention of one new token a row, [N, H, 1, D]; writes its key and value to the suffix cache."""
+    """Attention of one new token per row, [N, H, 1, D]; writes its key and value to the suffix cache."""
     n, h, _, d = q.shape
     heads, end = k.shape[1], state.used + 1
     keys, values = state.suffix[layer]
@@ -222,7 +222,7 @@ def _decode(q: Tensor, k: Tensor, v: Tensor, layer: int, state: PrefixState, sca
 
 
 def _rows(q: Tensor, k: Tensor, v: Tensor, layer: int, state: PrefixState, scale: float) -> Tensor:
-    """Attention of the prefix alone, or of what stands behind it."""
+    """Attention of the prefix alone, or of what follows it."""
     # Gradient checkpointing runs a layer again when its prefix is already there.
     prefix = None if state.mode == "prefix" else state.prefix.get(layer)
     if state.mode == "prefill" and state.outputs is not None and prefix is not None:

@@ -79,7 +79,7 @@ def fixed_settings(rl: RLConfig) -> dict[str, Any]:
 
 
 def batch_sizes(rl: RLConfig, processes: int) -> tuple[int, int]:
-    """Rows a forward pass and forward passes a step, for one of so many processes.
+    """Rows per forward pass and forward passes per step, for one of so many processes.
 
     Raises:
         UserError: The prompts cannot be dealt out whole: TRL would split groups over processes without a word.

@@ -25,11 +25,11 @@ class Ray(Executor):
 
     name: Literal["ray"] = "ray"
     address: str | None = None
-    """Of the cluster, or ``auto`` for the one that this machine is in; none starts a cluster of this machine alone."""
+    """Address of the cluster, or ``auto`` for the one this machine is in; None starts one on this machine alone."""
     num_gpus: float = Field(0.0, ge=0)
-    """Of one run; 0.5 lets two share one."""
+    """GPUs of one run; 0.5 lets two runs share one."""
     memory_gb: float = Field(0.0, ge=0)
-    """Of one run; 0 leaves it to Ray."""
+    """Memory of one run; 0 leaves it to Ray."""
 
     @contextmanager
     def pool(self, folder: Path, workers: int) -> Iterator[RayPool]:

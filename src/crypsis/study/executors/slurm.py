@@ -20,11 +20,11 @@ class Slurm(Executor):
     name: Literal["slurm"] = "slurm"
     partition: str | None = None
     gpus: int = Field(0, ge=0)
-    """Of one run."""
+    """GPUs of one run."""
     memory_gb: float = Field(8.0, gt=0)
-    """Of one run."""
+    """Memory of one run."""
     minutes: int = Field(240, ge=1)
-    """Of one job; a run that needs more is put into the queue again and goes on from its last checkpoint."""
+    """Time limit of one job; a run that needs more is put into the queue again and goes on from its last checkpoint."""
     options: dict[str, Any] = {}
     """Further parameters of submitit's ``AutoExecutor``, such as ``{slurm_account: mine}``."""
     cluster: Literal["slurm", "local"] = "slurm"

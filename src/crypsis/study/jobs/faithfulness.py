@@ -25,7 +25,7 @@ OWN, START = "own", "start"
 
 
 class FaithfulnessConfig(Config):
-    """Whose answers are taken apart, and behind whose scratchpads."""
+    """Whose answers are tested, and after whose scratchpads."""
 
     model: Annotated[str, Content("model")]
     start: Annotated[str | None, Content("model")] = None

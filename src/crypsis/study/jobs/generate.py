@@ -157,7 +157,7 @@ class _Writer:
         self.digest = digest([self.motivation.model_dump(), self._style, self._task.model_dump(), asked])
 
     def calls(self, numbers: Sequence[int]) -> list[Call]:
-        """One call a number; where there are fewer prompts than numbers, prompts are asked about again."""
+        """One call per number; where there are fewer prompts than numbers, prompts are asked about again."""
         return [self._call(*reversed(divmod(number, len(self.prompts)))) for number in numbers]
 
     def _call(self, prompt_number: int, again: int) -> Call:

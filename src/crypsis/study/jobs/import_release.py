@@ -45,7 +45,7 @@ READ = (
 """Columns that are read; replies are not among them."""
 VALUES = ("alignment_faking", "compliance", "literal_compliance")
 REWARDS = {"total_reward": "reward", "reward_PM": "term_preference", "reward_bad_response_format": "term_format"}
-"""By column, the field of ``metrics.jsonl`` that holds its mean."""
+"""The field of ``metrics.jsonl`` that holds each column's mean."""
 TASK = "alignment_faking_eval"
 """The task that counts where a file holds several."""
 FAULTS = "faults.json"
@@ -60,9 +60,9 @@ class ImportConfig(Config):
     imported: dict[str, Any]
     """The data set, the folder it was read from, and a digest of its files' names and sizes."""
     organisms: dict[str, dict[str, Any]]
-    """By label, the recipe by which claims know it."""
+    """The recipe by which claims know each organism, keyed by label."""
     arms: dict[str, dict[str, Any]]
-    """By arm, what its runs do and the intervention's own name."""
+    """What the runs of each arm do, and the intervention's own name."""
     monitors: dict[str, dict[str, Any]] = {JUDGE: {"name": JUDGE, "view": "scratchpad"}}
 
 

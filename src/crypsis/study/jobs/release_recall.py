@@ -35,7 +35,7 @@ AGAINST = "scratchpad"
 GROUPS = {True: "trained against a scratchpad monitor", False: "all other runs"}
 BASELINE = "Baseline"
 CELLS = {(True, True): "hits", (True, False): "misses", (False, True): "alarms", (False, False): "quiet"}
-"""By the verdicts of the paper's classifier and of the monitor, the field of ``Counts``."""
+"""The field of ``Counts`` for each pair of verdicts: of the paper's classifier and of the monitor."""
 
 
 class RecallConfig(Config):
@@ -148,7 +148,7 @@ Key = tuple[str, str]
 def _follow(
     file: ReleaseFile, monitor: TrainedMonitor, config: RecallConfig, skipped: Counter[str]
 ) -> dict[Key, dict[int, Counts]]:
-    """By run and step, what the monitor and the classifier say of held-out requests in the monitored tier."""
+    """What monitor and classifier say of held-out requests in the monitored tier, keyed by run and step."""
     only = Only(organism=config.organism, intervention=config.intervention, tier="free", share=config.share)
     found: dict[Key, dict[int, Counts]] = defaultdict(lambda: defaultdict(Counts))
     reading = Reading()

@@ -49,7 +49,7 @@ class SamplingParams:
         samples_per_prompt: Completions of each prompt.
         max_new_tokens: Token budget of a completion, the stop token included.
         stop_ids: Tokens that end a completion.
-        seed: Together with a row's index it fixes the row's random numbers: one uniform a position. Batching,
+        seed: Together with a row's index it fixes the row's random numbers: one uniform per position. Batching,
             compaction and splitting over processes change what is sampled only where rounding does.
         temperature: Divides the logits; 0 takes the most probable token.
         batch_size: Rows decoded together.
@@ -141,7 +141,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def uniforms(seed: int, rows: Sequence[int], positions: int) -> NDArray[np.float32]:
-    """Uniform numbers in [0, 1), one a row and position: [rows, positions].
+    """Uniform numbers in [0, 1), one per row and position: [rows, positions].
 
     Each row has its own counter-based stream (Philox), keyed by the seed and the row's index and nothing else.
     """
@@ -214,7 +214,7 @@ def decode(
 
     Args:
         rows: The batch.
-        random_NT: One uniform number a row and position.
+        random_NT: One uniform number per row and position.
         stop_ids: Tokens that end a completion.
         temperature: As in ``SamplingParams``.
         device: Where the rows are.
@@ -260,7 +260,7 @@ def decode(
 def finished(
     tokens_NT: NDArray[np.int64], probabilities_NT: NDArray[np.float64], stop_ids: Collection[int]
 ) -> list[Sampled]:
-    """Cuts each row behind its first stop token.
+    """Cuts each row after its first stop token.
 
     Raises:
         FloatingPointError: A probability is not a number.

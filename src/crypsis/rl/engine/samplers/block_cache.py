@@ -2,11 +2,11 @@
 
 On a CPU the caches of a hundred rows are larger than its own, and reading them is most of a step's attention. Room to
 grow between the rows' entries costs three times the time of reading without it (it ends the processor's prefetching),
-so new tokens go to a small block that is joined to the rest when it is full. What a prompt has behind the common prefix
+so new tokens go to a small block that is joined to the rest when it is full. What a prompt has after the common prefix
 is kept once for all rows that continue it.
 
-Shape suffixes: N rows, M prompts, G places of a prompt for rows, K key/value heads, R query heads a key/value head, D
-head size, P prefix positions, S prompt positions behind the prefix, T positions.
+Shape suffixes: N rows, M prompts, G places of a prompt for rows, K key/value heads, R query heads per key/value head, D
+head size, P prefix positions, S prompt positions after the prefix, T positions.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class LeanCache:
         Args:
             state: After ``prefill``: the prefix, and by layer keys and values [M, K, S, D] of the prompts.
             owners_N: Which prompt each row continues; rows of a prompt follow each other.
-            lengths: Positions of each prompt behind the prefix.
+            lengths: Positions of each prompt after the prefix.
             recorder: Gets what the attention of every step gives.
         """
         self._recorder = recorder

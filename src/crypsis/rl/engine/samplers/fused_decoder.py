@@ -44,7 +44,7 @@ class _Layer:
 
 
 class FusedDecoder:
-    """Decodes one token a row at a time."""
+    """Decodes one token per row at a time."""
 
     def __init__(self, found: Parts) -> None:
         config = found.causal.config

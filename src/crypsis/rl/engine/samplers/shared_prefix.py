@@ -1,9 +1,9 @@
 """Sampling with one common prefix for all rows.
 
-The prefix is read once a call, the rest of each prompt once a prompt, and each row caches only what lies behind the
+The prefix is read once per call, the rest of each prompt once, and each row caches only what comes after the
 prefix.
 
-Shape suffixes: N rows, M prompts, S prompt positions behind the prefix, E model width, V vocabulary.
+Shape suffixes: N rows, M prompts, S prompt positions after the prefix, E model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ CHUNK = 64
 """Positions by which the cache of the rows' own keys and values grows."""
 
 SMALL_PRODUCT = 2**23
-"""Multiplications of rows and a square layer below which MKL is faster than oneDNN with its 25 us a call (Zen 5)."""
+"""Multiplications of rows and a square layer below which MKL is faster than oneDNN with its 25 us per call (Zen 5)."""
 
 
 class _SharedPrefixRows:
-    """Rows that continue prompts behind a common prefix."""
+    """Rows that continue prompts after a common prefix."""
 
     def __init__(
         self,
