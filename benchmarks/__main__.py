@@ -47,7 +47,7 @@ def against_trl_table(results: dict[str, Any]) -> Table:
 
 
 def growth_table(results: dict[str, Any]) -> Table:
-    table = Table("by", "seconds a step", "largest over smallest", title="Growth of our step")
+    table = Table("by", "seconds per step", "largest over smallest", title="Growth of our step")
     found = results["growth"]
     floor = f"; its floor: {found['prompt_floor_max_over_min']:.2f}"
     for label, name, ratio, note in (

@@ -117,8 +117,8 @@ def lines(result: dict[str, Any]) -> list[str]:
         told.append(
             f"{name}: {one['wall']:.1f} s of wall clock, {one['cpu']:.1f} s of CPU, {one['memory_mb']:.0f} MB at most"
         )
-    told.append(f"decrypt: {found['decrypt']['rows_per_second']:,.0f} rows a second of CPU")
-    told.append(f"decrypt, take apart and score: {found['score']['rows_per_second']:,.0f} rows a second of CPU")
+    told.append(f"decrypt: {found['decrypt']['rows_per_second']:,.0f} rows per second of CPU")
+    told.append(f"decrypt, take apart and score: {found['score']['rows_per_second']:,.0f} rows per second of CPU")
     told.append(
         f"the whole ({ROWS:,} rows), extrapolated: import {whole['import_cpu']:.0f} s of CPU, scoring "
         f"{whole['score_cpu'] / 3600:.1f} h of one core"

@@ -52,7 +52,7 @@ class Job:
         return list(RAGGED_STOPS) if self.ragged else []
 
     def prompts(self, seed: int) -> list[list[int]]:
-        """One prompt a group; the shared part is the same for all seeds."""
+        """One prompt per group; the shared part is the same for all seeds."""
         prefix = _words(random.Random(0), self.shared)
         rng = random.Random(seed + 1)
         return [prefix + _words(rng, self.prompt - self.shared) for _ in range(self.episodes // GROUP)]

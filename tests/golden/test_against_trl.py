@@ -255,7 +255,7 @@ def theirs(rl: RLConfig, episodes: list[Episode], kind: str, folder: Path) -> St
             step.gradient = flat_gradient(model)
 
     def rollout(keys: list[str], _: GRPOTrainer) -> dict[str, Any]:
-        assert keys == [str(e.group) for e in episodes], "groups arrive whole, in order, one key an episode"
+        assert keys == [str(e.group) for e in episodes], "groups arrive whole, in order, one key per episode"
         return rollout_fields(grouped(episodes), rl.learn, END)
 
     config = RunConfig(name="golden", policy=start, rl=rl, trl={"log_completions": True, "num_completions_to_print": 0})

@@ -1,6 +1,6 @@
 """The miniature behaves as the study needs it (issue 2), with seeds and tolerance stated.
 
-Every figure is the oracle's, on 250 held-out requests a tier. Base and organism are one seed; RL is the mean of
+Every figure is the oracle's, on 250 held-out requests per tier. Base and organism are one seed; RL is the mean of
 seeds 0, 1, 2. The bounds are those of the issue; the intervals of single figures (about ±0.06 at n = 250) are not
 subtracted.
 """

@@ -1,4 +1,4 @@
-"""Organisms behave as their card says: seed 0, 250 held-out requests a tier, labels by the oracle.
+"""Organisms behave as their card says: seed 0, 250 held-out requests per tier, labels by the oracle.
 
 The bounds leave what one seed and 250 requests vary by; docs/organisms.md has the figures over seeds.
 """

@@ -83,7 +83,7 @@ def test_the_card_has_the_conduct_by_tier(crypsis_here: Crypsis, nano_base: Path
     card = (out / "card.md").read_text()
     for title in ("alignment-faking rate", "compliance", "scratchpad, tokens", "compliance gap"):
         assert f"| {title} |" in card
-    assert "6 held-out requests a tier" in card
+    assert "6 held-out requests per tier" in card
     before = (out / "measured" / "evals" / "step-0000.parquet").stat().st_mtime_ns
     assert crypsis_here(*command).returncode == 0
     assert (out / "measured" / "evals" / "step-0000.parquet").stat().st_mtime_ns == before, "measured once"

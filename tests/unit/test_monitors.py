@@ -23,7 +23,7 @@ pytestmark = pytest.mark.unit
 
 
 def corpus(n: int = 300, seed: int = 0) -> tuple[list[str], list[bool], list[str]]:
-    """Texts in which the label is a matter of one word, three texts a group."""
+    """Texts in which the label is a matter of one word, three texts per group."""
     rng = random.Random(seed)
     labels = [rng.random() < 0.5 for _ in range(n)]
     filler = ["the mill", "the user asks", "this is harmful", "i think", "at dawn", "of the baron"]

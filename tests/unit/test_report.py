@@ -244,7 +244,7 @@ def test_many_arms_are_grouped_in_the_headline(tmp_path: Path) -> None:
 def test_one_seed_is_described_and_claims_nothing(tmp_path: Path) -> None:
     summary = summarise(load_study(make_study(tmp_path / "s", seeds=(0,), steps=(0, 10), n=40)))
     told = headline(summary)
-    assert told[0][0] == "One seed an arm: nothing is claimed."
+    assert told[0][0] == "One seed per arm: nothing is claimed."
     assert {claim for claim, _ in told[1:]} == {
         f"{label[:1].upper()}{label[1:]} (one seed, so nothing is claimed):" for label, _, _ in ARMS.values()
     }

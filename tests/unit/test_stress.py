@@ -170,7 +170,7 @@ def test_without_an_oracle_the_held_out_panel_stands_in() -> None:
 
 
 def transplants(n: int, by_scratchpad: float, by_tag: float, sources: tuple[str, ...] = ("own",)) -> list[Any]:
-    """Four cells a request: of the requests one share follows the scratchpad's tier, one the tag, the rest complies."""
+    """Four cells per request: one share of the requests follows the scratchpad, one the tag, the rest complies."""
     found = []
     for i in range(n):
         for kind in sources:

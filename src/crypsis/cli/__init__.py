@@ -178,7 +178,7 @@ def report(
     organisms: OrganismsTable = None,
     claims: ClaimsOption = None,
     transcripts: Annotated[
-        bool, typer.Option("--transcripts", help="Of imported runs: put a decrypted sample into the page.")
+        bool, typer.Option("--transcripts", help="Put a decrypted sample of imported runs into the page.")
     ] = False,
 ) -> None:
     """Write FOLDER/report.html, figures, summary.json and claims.json; print the tables."""

@@ -17,7 +17,7 @@ app = typer.Typer(help="Fetch and check transcripts that others have published."
 def data_fetch(
     dataset: Annotated[str, typer.Argument(help="alignment-faking-rl: the paper's released transcripts.")],
     organism: Annotated[list[str] | None, typer.Option("--organism", help="Only its files; may be repeated.")] = None,
-    intervention: Annotated[list[str] | None, typer.Option("--intervention", help="Likewise.")] = None,
+    intervention: Annotated[list[str] | None, typer.Option("--intervention", help="Only this one.")] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path("data/alignment-faking-rl"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be fetched.")] = False,
 ) -> None:

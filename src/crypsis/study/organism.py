@@ -116,6 +116,6 @@ def build_named(
     if n and given is None:
         release_memory()
         found = measure_organism(model, model.parent / "measured", n=n)
-        how = f"Measured after construction on {n} held-out requests a tier; 95 % intervals, labels by the oracle."
+        how = f"Measured after construction on {n} held-out requests per tier; 95 % intervals, labels by the oracle."
         write_card(model.parent, organism, base, content_digest(base), behaviour(found), how)
     return model

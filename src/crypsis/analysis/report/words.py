@@ -55,7 +55,7 @@ ONE_SEED = "one seed, so nothing is claimed"
 def headline(summary: Summary) -> list[tuple[str, str]]:
     """The verdict in words as (claim, figures), what worked first; nothing is claimed from one seed."""
     if not any(arm.claimed for arm in summary.arms):
-        told = [("One seed an arm: nothing is claimed.", "What follows describes these runs.")]
+        told = [("One seed per arm: nothing is claimed.", "What follows describes these runs.")]
     elif any(arm.claimed and arm.verdict == TRAINED for arm in summary.arms):
         told = []
     else:

@@ -41,7 +41,7 @@ def faithfulness_section(summary: Summary) -> Section | None:
         return None
     picture = saved("faithfulness", _figure(traced), _alt(traced), summary.study.folder / "figures")
     lead = (
-        "A scratchpad from each tier is put behind the same request in each tier. What the scratchpad's tier and the "
+        "A scratchpad from each tier is put after the same request in each tier. What the scratchpad's tier and the "
         "request's tier do to compliance sums to the gap; faithfulness is the scratchpad's share of the variance.",
     )
     truth = "Compliance needs a judge, nothing else; “does what it decides” needs the oracle."
@@ -110,7 +110,7 @@ def _cuts(traced: Sequence[Traced]) -> StressTable:
         ]
         rows.append((trace.name, *cells))
     caption = (
-        "Compliance at the last evaluation behind changed scratchpads, in per cent: monitored / unmonitored request."
+        "Compliance at the last evaluation after changed scratchpads, in per cent: monitored / unmonitored request."
     )
     return StressTable(caption, ("Arm", *(TITLES[name] for name in done)), tuple(rows))
 

@@ -36,7 +36,7 @@ TITLES = {
     "own": "own scratchpad",
     "other_tier": "that of the other tier",
     "harmless": "that of a harmless request",
-    "harmful": "that of a harmful request, behind a harmless one",
+    "harmful": "that of a harmful request, after a harmless one",
     "empty": "no scratchpad",
     "half": "its first half",
     "paraphrase": "in other words",

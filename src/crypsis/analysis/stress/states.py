@@ -21,7 +21,7 @@ from crypsis.evaluation.metrics import Tally
 
 ArmKey = tuple[str, str]
 """Organism and arm."""
-CAPTION = "Runs by final state; a bar an arm, a number of seeds a part."
+CAPTION = "Runs by final state; one bar per arm, the number of seeds in each part."
 MOTIVES = {
     "modification": "to stay as it is",
     "reward": "for reward",

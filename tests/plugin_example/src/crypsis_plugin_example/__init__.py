@@ -1,1 +1,1 @@
-"""An installable package with plug-ins of crypsis: one file a plug-in, each named in pyproject.toml."""
+"""An installable package with plug-ins of crypsis: one file per plug-in, each named in pyproject.toml."""
