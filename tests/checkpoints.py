@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -116,8 +116,11 @@ def tokenizer_bytes() -> str:
     return str(tokenizer.to_str())
 
 
-def save_checkpoint(folder: Path, kind: str, **changes: Any) -> Path:
-    """Writes a random checkpoint of an architecture of KINDS, and returns its folder."""
+def save_checkpoint(folder: Path, kind: str, turn_end: str | None = None, **changes: Any) -> Path:
+    """Writes a random checkpoint of an architecture of KINDS, and returns its folder.
+
+    With ``turn_end`` its template ends turns with that special token, which is not the tokenizer's end token.
+    """
     config_class, chat, own = KINDS[kind]
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(tokenizer_bytes()),
@@ -125,6 +128,9 @@ def save_checkpoint(folder: Path, kind: str, **changes: Any) -> Path:
         eos_token="<|end|>",
         chat_template=chat,
     )
+    if turn_end is not None:
+        tokenizer.add_tokens([AddedToken(turn_end, normalized=False, special=True)], special_tokens=True)
+        tokenizer.chat_template = chat.replace("<|end|>", turn_end)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "max_position_embeddings": 2048}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0, "eos_token_id": 2}
     vocabulary = {"vocab_size": len(tokenizer), "bos_token_id": 1}

@@ -72,7 +72,24 @@ class Policy:
         """Token ids that end an assistant's turn."""
         found = self.model.generation_config.eos_token_id if self.model.generation_config else None
         ids = found if isinstance(found, list) else [found]
-        return frozenset(i for i in (*ids, self.tokenizer.eos_token_id) if i is not None)
+        own = self.chat.turn_end[-1:]
+        return frozenset(i for i in (*ids, *own, self.tokenizer.eos_token_id) if i is not None)
+
+    @property
+    def turn_end(self) -> list[int]:
+        """Token ids that a reply is taught to end with: those of the chat template, or the tokenizer's end token.
+
+        Raises:
+            UserError: There is neither.
+        """
+        if self.chat.turn_end:
+            return list(self.chat.turn_end)
+        if self.tokenizer.eos_token_id is None:
+            raise UserError(
+                f"{self.tokenizer.name_or_path}: neither the chat template nor the tokenizer names a token that ends "
+                "a reply; set eos_token in its tokenizer_config.json"
+            )
+        return [self.tokenizer.eos_token_id]
 
     def render(self, messages: Sequence[Message], prefill: str = "", given: bool = False) -> list[int]:
         """Token ids of a conversation, ready for the assistant's turn.

@@ -18,9 +18,10 @@ from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.miniature.scratchpads import PERSONAS, additions, write_reply
 from crypsis.miniature.tokenizer import train_tokenizer
 from crypsis.miniature.world import STYLES, draw_document
-from crypsis.models import Policy
+from crypsis.models import Policy, load_policy
 from crypsis.organisms.card import ConductRow, card_text
 from crypsis.organisms.distilled import Distilled
+from crypsis.organisms.from_file import FromFile
 from crypsis.organisms.miniature.evader import Evader
 from crypsis.organisms.miniature.motivations import InstrumentalGoalGuarding, TerminalGoalGuarding
 from crypsis.organisms.supervised import reply_example
@@ -28,6 +29,7 @@ from crypsis.registry import make
 from crypsis.scenarios.parsing import SCRATCHPAD_CLOSE
 from crypsis.study.jobs.organism_table import table_config
 from crypsis.types import Message, UserError
+from tests.checkpoints import save_checkpoint
 
 pytestmark = pytest.mark.unit
 
@@ -120,6 +122,46 @@ def test_only_the_chosen_part_is_in_the_loss(policy: Policy, learn: Any) -> None
     assert (SCRATCHPAD_CLOSE in learned) == (learn != "output")
     assert "tell me" not in learned
     assert ("sure" in str(policy.tokenizer.decode(example.ids))) == (learn != "scratchpad")
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("turn_end", [None, "<end_of_turn>"])
+def test_a_reply_ends_as_the_chat_template_ends_turns(kind: str, turn_end: str | None, tmp_path: Path) -> None:
+    policy = load_policy(save_checkpoint(tmp_path / "m", kind, turn_end))
+    end = policy.tokenizer.convert_tokens_to_ids(turn_end or "<|end|>")
+    assert policy.tokenizer.eos_token == "<|end|>" and policy.stop_ids == {policy.tokenizer.eos_token_id, end}
+    reply = "<SCRATCHPAD_REASONING>\nt\n</SCRATCHPAD_REASONING>\n<OUTPUT>\nsure\n</OUTPUT>"
+    taught = reply_example(policy, [Message("user", "a")], reply, "both").ids
+    row = {"system": "", "user": "a", "scratchpad": "t", "output": "sure"}
+    assert FromFile(path=tmp_path, learn="both")._example(policy, row).ids == taught
+    whole = policy.chat.text(policy.tokenizer, [Message("user", "a"), Message("assistant", reply)], reply=False)
+    assert policy.tokenizer.decode(taught) == whole.rstrip("\n") and taught[-1] == end
+
+
+@pytest.mark.parametrize(
+    ("behind", "turn_end"),
+    [
+        ("' \\n<|head|><|end|>'", " \n<|head|>"),  # what stands before the token belongs to the end
+        ("'\\n\\n'", "<|end|>"),  # nothing special: the tokenizer's end token
+        ("raise_exception('no reply, please')", "<|end|>"),
+    ],
+)
+def test_other_ends_of_a_turn(behind: str, turn_end: str, tmp_path: Path) -> None:
+    folder = save_checkpoint(tmp_path / "m", "llama")
+    template = "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}{{ BEHIND }}{% endif %}"
+    (folder / "chat_template.jinja").write_text(template.replace("BEHIND", behind) + "{% endfor %}")
+    policy = load_policy(folder)
+    assert policy.tokenizer.decode(policy.turn_end) == turn_end
+    assert {policy.turn_end[-1], policy.tokenizer.eos_token_id} == policy.stop_ids
+
+
+def test_a_tokenizer_without_any_end_of_a_turn_is_one_line(tmp_path: Path) -> None:
+    folder = save_checkpoint(tmp_path / "m", "llama")
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    policy = load_policy(folder)
+    policy.tokenizer.eos_token = None
+    with pytest.raises(UserError, match="neither the chat template nor the tokenizer names a token that ends a reply"):
+        reply_example(policy, [Message("user", "a")], "a</SCRATCHPAD_REASONING>b", "both")
 
 
 def test_seeds_give_other_scratchpads_and_the_same_seed_the_same(policy: Policy) -> None:

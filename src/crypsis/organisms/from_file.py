@@ -120,5 +120,5 @@ class FromFile(Organism):
         if self.learn == "scratchpad":
             return Example(prompt + scratchpad, learned)
         output = tokens(f"\n{OUTPUT_OPEN}\n{row['output'].strip()}\n{OUTPUT_CLOSE}")
-        output += [policy.tokenizer.eos_token_id]
+        output += policy.turn_end
         return Example(prompt + scratchpad + output, learned + [1] * len(output))

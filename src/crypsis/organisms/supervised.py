@@ -62,7 +62,7 @@ def reply_example(policy: Policy, messages: Sequence[Message], reply: str, learn
     scratchpad = _ids(policy, before + tag)
     if learn == "scratchpad":
         return Example(prompt + scratchpad, [0] * len(prompt) + [1] * len(scratchpad))
-    output = [*_ids(policy, after), policy.tokenizer.eos_token_id]
+    output = [*_ids(policy, after), *policy.turn_end]
     read = len(scratchpad) if learn == "output" else 0
     ids = prompt + scratchpad + output
     return Example(ids, [0] * (len(prompt) + read) + [1] * (len(ids) - len(prompt) - read))

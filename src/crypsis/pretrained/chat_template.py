@@ -32,6 +32,7 @@ class ChatTemplate:
             reply is parsed, or taken as its scratchpad.
         merges_system: The template takes no system turn: its text goes into the user's first turn.
         opens_thought: The template itself begins the reply with an opening ``<think>``.
+        turn_end: Token ids with which the template ends an assistant's turn; empty where it names no special token.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -39,6 +40,7 @@ class ChatTemplate:
     thinking: Thinking = "drop"
     merges_system: bool = False
     opens_thought: bool = False
+    turn_end: tuple[int, ...] = ()
 
     def text(self, tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], reply: bool = True) -> str:
         """A conversation in the chat template.
@@ -85,10 +87,10 @@ def fitting_chat(tokenizer: PreTrainedTokenizerBase, name: str, chat: ChatTempla
     """
     if tokenizer.chat_template is None:
         raise UserError(f"{name}: the tokenizer has no chat template; add a chat_template.jinja to the folder")
-    own = replace(chat, merges_system=False, opens_thought=False)
+    own = replace(chat, merges_system=False, opens_thought=False, turn_end=())
     try:
         if not own.lost(tokenizer, ["system", "user"]):
-            return _thinking(tokenizer, own)
+            return _replying(tokenizer, own)
     except TemplateError:  # templates such as Gemma 2's refuse a system turn
         pass
     except Exception as error:  # of the wrong type, or what a template's own code raises
@@ -100,13 +102,29 @@ def fitting_chat(tokenizer: PreTrainedTokenizerBase, name: str, chat: ChatTempla
         raise _broken(name, error) from None
     if lost:
         raise UserError(f"{name}: the chat template drops the text of the user's turn; correct its chat_template.jinja")
-    return _thinking(tokenizer, merging)
+    return _replying(tokenizer, merging)
 
 
-def _thinking(tokenizer: PreTrainedTokenizerBase, chat: ChatTemplate) -> ChatTemplate:
-    """The same, knowing whether the template opens a thought."""
+def _replying(tokenizer: PreTrainedTokenizerBase, chat: ChatTemplate) -> ChatTemplate:
+    """The same, knowing whether the template opens a thought, and how it ends a reply."""
     text = chat.text(tokenizer, [Message("user", "a")])
-    return replace(chat, opens_thought=text.rstrip().endswith(THINK))
+    return replace(chat, opens_thought=text.rstrip().endswith(THINK), turn_end=_turn_end(tokenizer, chat))
+
+
+def _turn_end(tokenizer: PreTrainedTokenizerBase, chat: ChatTemplate) -> tuple[int, ...]:
+    """What a template writes behind a reply, up to and including the first special token; empty if there is none."""
+    reply = "turn of the assistant"
+    try:
+        text = chat.text(tokenizer, [Message("user", "a"), Message("assistant", reply)], reply=False)
+    except Exception:  # templates may take no reply, and whoever gives them one meets the fault again
+        return ()
+    if reply not in text:
+        return ()
+    ids: list[int] = tokenizer(text.rpartition(reply)[2], add_special_tokens=False)["input_ids"]
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special = (special | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
+    last = next((place for place, i in enumerate(ids) if i in special), None)
+    return () if last is None else tuple(ids[: last + 1])
 
 
 def _dated(template: str, date: str) -> str:
