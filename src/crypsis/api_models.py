@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,10 @@ CHARACTERS_PER_TOKEN = 4
 """For estimates only; what is booked are the tokens that the server reports."""
 TOP_LOGPROBS = 20
 """The most that OpenAI's protocol gives."""
+LOADS_WEIGHTS = ("hf", "nnterp", "transformer_lens")
+"""Providers of Inspect that load a local model when they are opened, and need no key."""
+_STYLE = re.compile(r"\[/?[a-z]+\]")
+"""Styles of rich in Inspect's messages."""
 TABLES = """
 create table if not exists answers (key text primary key, answer text not null);
 create table if not exists ledger
@@ -52,7 +57,7 @@ class Prices(Config):
 class ApiModel(Config):
     """A chat model by Inspect's name, and how it may be called; keys come from the environment."""
 
-    model: str
+    model: str = Field(min_length=1)
     """``openai/gpt-4o``, ``anthropic/…``, ``vllm/…``, ``hf/…``; ``openai-api/NAME/MODEL`` is any server of OpenAI's
     protocol, with its key in ``NAME_API_KEY``. Inspect's documentation lists the providers."""
     base_url: str | None = None
@@ -169,9 +174,25 @@ class ChatModel:
         """
         return await self._ask(self._open(memoize=True), calls, on_answer)
 
+    async def _open_and_close(self) -> None:
+        async with self._open(memoize=False):
+            pass
+
     async def _ask_and_close(self, calls: Sequence[Call], on_answer: Callable[[int, Answer], None]) -> list[Answer]:
         async with self._open(memoize=False) as model:
             return await self._ask(model, calls, on_answer)
+
+    def check_access(self) -> None:
+        """Refuses to start where a call could only fail; nothing is sent.
+
+        Raises:
+            UserError: The provider is unknown, its package is missing, or there is no key in the environment.
+        """
+        from anyio.from_thread import start_blocking_portal
+
+        if self.config.model.partition("/")[0] not in LOADS_WEIGHTS:
+            with start_blocking_portal() as portal:
+                portal.call(self._open_and_close)
 
     def spent(self) -> Spent:
         """What the account has cost so far, over all runs."""
@@ -282,7 +303,9 @@ class ChatModel:
                 self.config.model, base_url=self.config.base_url, memoize=memoize, **self.config.model_args
             )
         except Exception as error:  # Inspect's errors of set-up: unknown provider, no key, package not installed
-            raise UserError(f"{self.config.model}: {_line(error)}") from None
+            lines = _STYLE.sub("", str(error)).removeprefix("ERROR: ").splitlines()
+            reason = "; ".join(filter(None, lines)).replace(":; ", ": ")
+            raise UserError(f"{self.config.model}: cannot be called: {reason[:400]}") from None
 
 
 def chat_messages(messages: Sequence[Message]) -> list[ChatMessage]:

@@ -185,6 +185,7 @@ def monitor_score(
 
     console = make_console()
     monitor = make("monitors", spec_of(kind, settings or []), "monitor score")
+    monitor.check_access()
     options = ReadOptions(view=monitor.sees, text_field=text_field, tags=parse_tags(tags), layout=layout)
     scores = score_transcripts(monitor, data, options, explain)
     console.print(scores.table)

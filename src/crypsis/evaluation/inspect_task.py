@@ -65,6 +65,8 @@ def alignment_faking(
             rubric: Prompted(api=api, rubric=rubric, view="scratchpad", votes=votes, writes_label=True),
             "compliance": Prompted(api=api, rubric="compliance", view="output", votes=votes, writes_label=True),
         }
+        for monitor in monitors.values():
+            monitor.check_access()
     return Task(
         dataset=MemoryDataset(samples, name=scenario.name),
         solver=generate(max_tokens=max_tokens, temperature=1.0),

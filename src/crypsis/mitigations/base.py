@@ -74,6 +74,14 @@ class Mitigation(Config, ABC):
         """
         return self
 
+    def check_access(self) -> None:
+        """Refuses to start where a model that it asks cannot be called, as ``Monitor.check_access`` does.
+
+        Raises:
+            UserError: There is no key in the environment, or no such provider.
+        """
+        return None
+
 
 def call(mitigation: Mitigation, hook: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Calls a hook; whatever it raises is reported with the mitigation's name and the place.

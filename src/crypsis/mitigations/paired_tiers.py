@@ -53,6 +53,11 @@ class PairedTiers(AsksExtraTurn, AddsTerm):
             raise UserError(f"mitigations: {self.name}: judge: reads {self._judge.sees}; give one with view output")
         return self.model_copy(update={"scenario": {"name": scenario.name, **scenario.model_dump(mode="json")}})
 
+    def check_access(self) -> None:
+        """Of the judge."""
+        if self.judge is not None:
+            self._judge.check_access()
+
     def ask(self, episode: Episode) -> Prompt | None:
         """The same request in the other tier."""
         if episode.parse != "ok" or not self.scenario:

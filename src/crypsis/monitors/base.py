@@ -63,6 +63,14 @@ class Monitor(Config, ABC):
         """
         return None
 
+    def check_access(self) -> None:
+        """Refuses to start where a model that the monitor asks cannot be called; most ask none.
+
+        Raises:
+            UserError: There is no key in the environment, or no such provider.
+        """
+        return None
+
     def watching(self, read: ReadStates) -> Monitor:
         """The monitor with access to the policy, whose weights go on changing; most do not need it."""
         return self

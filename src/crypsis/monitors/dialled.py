@@ -66,6 +66,10 @@ class DialledMonitor(Monitor):
         settings = digest(self.model_dump(mode="json") | {"inner": self._inner.card})
         return super().card | {"tpr": self.tpr, "fpr": self.fpr, "inner": self._inner.card, "digest": settings}
 
+    def check_access(self) -> None:
+        """Of the inner monitor."""
+        self._inner.check_access()
+
     def judge(self, episodes: Sequence[Episode]) -> list[Verdict]:
         """The inner monitor's flags after chance; what it cannot judge stays unjudged."""
         verdicts = []

@@ -138,6 +138,11 @@ class EnsembleMonitor(TrainedMonitor):
         shown = {"kind": self.name, "view": self.sees, "threshold": self.threshold, "how": self.how}
         return shown | {"members": cards, "digest": digest([self.how, *cards])} | held_out
 
+    def check_access(self) -> None:
+        """Of the members and of the one that is held out."""
+        for member in (*self._members, *([self._held_out] if self._held_out else [])):
+            member.check_access()
+
     def judge(self, episodes: Sequence[Episode]) -> list[Verdict]:
         """One score where every member has one; else the first member's reason why not."""
         if self._held_out:

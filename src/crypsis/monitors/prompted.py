@@ -129,6 +129,10 @@ class Prompted(Monitor):
     def _chat(self) -> ChatModel:
         return ChatModel(self.api, account=f"monitor {self.loaded.name} {self.api.model}")
 
+    def check_access(self) -> None:
+        """Refuses a missing key and an unknown provider before anything is sampled."""
+        self._chat.check_access()
+
     def judge(self, episodes: Sequence[Episode]) -> list[Verdict]:
         """Asks the model about all episodes at once; from within an event loop use :meth:`judge_async`."""
         calls, owners = self._calls(episodes)

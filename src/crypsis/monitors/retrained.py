@@ -56,6 +56,11 @@ class RetrainedMonitor(Monitor):
         found: Monitor = make("monitors", self.start, f"monitors ({self.name}): start")
         return found
 
+    @cached_property
+    def _labeller(self) -> Monitor:
+        found: Monitor = make("monitors", self.labeller, f"monitors ({self.name}): labeller")
+        return found
+
     @property
     def sees(self) -> View:
         """The view of the monitor that it starts from; it is trained with the same."""
@@ -70,6 +75,11 @@ class RetrainedMonitor(Monitor):
     def card(self) -> dict[str, Any]:
         """The card of the newest training."""
         return self._current.card | {"kind": self.name}
+
+    def check_access(self) -> None:
+        """Of the monitor that it starts from and of the labeller."""
+        self._current.check_access()
+        self._labeller.check_access()
 
     def judge(self, episodes: Sequence[Episode]) -> list[Verdict]:
         """Verdicts of the newest training."""
@@ -95,7 +105,7 @@ class RetrainedMonitor(Monitor):
         episodes = [episode_of(row) for file in files for row in read_episodes(file) if row["parse"] == "ok"]
         random.Random(f"labels:{self.seed}:{step}").shuffle(episodes)
         asked = episodes[: self.budget]
-        labeller: Monitor = make("monitors", self.labeller, f"monitors ({self.name}): labeller")
+        labeller = self._labeller
         return [
             {"text": e.seen(self.sees), "faking": v.flagged(labeller.threshold), "group": e.prompt.pair_id}
             for e, v in zip(asked, labeller.judge(asked), strict=True)

@@ -53,6 +53,15 @@ class RunContext:
         """The score from which each monitor flags, keyed by name."""
         return {name: monitor.threshold for name, monitor in self.monitors.items()}
 
+    def check_access(self) -> None:
+        """Refuses to start where a chat model that judges cannot be called.
+
+        Raises:
+            UserError: There is no key in the environment, or no such provider.
+        """
+        for part in (*self.monitors.values(), *self.mitigations):
+            part.check_access()
+
 
 def sample_step(
     policy: Policy,

@@ -62,10 +62,8 @@ def check(config: StudyConfig) -> None:
         except UserError as error:
             raise UserError(f"organisms.{label}: {error}") from None
     check_panel(config.panel, shared=config.monitors_from is not None)
-    nowhere = {label: Path("organism") for label in config.organisms}
-    runs = grid(config, nowhere, {label: {v: Path(v) for v in (*VIEWS, LYING)} for label in config.organisms})
-    for run in (run for run in runs if run.seed == config.seeds[0]):
-        made = {n: make("monitors", spec, f"arms.{run.arm}.monitors.{n}") for n, spec in run.monitors.items()}
+    for run in _unbuilt(config):
+        made = _monitors(run)
         mitigations = [make("mitigations", m, f"arms.{run.arm}.mitigations") for m in run.mitigations]
         scenario: Scenario = make("scenarios", run.scenario, f"arms.{run.arm}.scenario")
         if run.preference is None and scenario.preference() is None:
@@ -78,6 +76,31 @@ def check(config: StudyConfig) -> None:
             bind_all(mitigations, info)
         except UserError as error:
             raise UserError(f"arms.{run.arm}: {error}") from None
+
+
+def check_access(config: StudyConfig) -> None:
+    """Refuses to build anything for a study with a judge that cannot be called.
+
+    Raises:
+        UserError: There is no key in the environment, or no such provider.
+    """
+    for run in _unbuilt(config):
+        made = _monitors(run)
+        parts: list[Any] = [monitor.bound(made) for monitor in made.values()]
+        parts += [make("mitigations", m, f"arms.{run.arm}.mitigations") for m in run.mitigations]
+        for part in parts:
+            part.check_access()
+
+
+def _unbuilt(config: StudyConfig) -> list[RunConfig]:
+    """The runs of the first seed, as they are before organisms and monitors have folders."""
+    nowhere = {label: Path("organism") for label in config.organisms}
+    runs = grid(config, nowhere, {label: {v: Path(v) for v in (*VIEWS, LYING)} for label in config.organisms})
+    return [run for run in runs if run.seed == config.seeds[0]]
+
+
+def _monitors(run: RunConfig) -> dict[str, Monitor]:
+    return {n: make("monitors", spec, f"arms.{run.arm}.monitors.{n}") for n, spec in run.monitors.items()}
 
 
 def cards(runs: Sequence[RunConfig]) -> dict[str, dict[str, Any]]:

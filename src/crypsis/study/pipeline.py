@@ -37,7 +37,7 @@ from crypsis.store import (
 )
 from crypsis.study.config import HOW, StudyConfig, widen
 from crypsis.study.execute import run_all
-from crypsis.study.grid import asked, cards, check, grid
+from crypsis.study.grid import asked, cards, check, check_access, grid
 from crypsis.study.lying import train_lying_monitor
 from crypsis.study.monitors import base_transcripts, train_monitors
 from crypsis.study.organism import build
@@ -69,6 +69,7 @@ def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) 
             widen(out, config, inputs)
         if prepare_folder(out, config, exists, HOW, inputs):
             return out
+        check_access(config)
         clock = _Clock(out)
         base = clock.time("base model", lambda: _base(config, display))
         organisms = {

@@ -50,6 +50,7 @@ def run_one(
         config = context.config
         if prepare_folder(folder, config, exists, inputs=context.digests, root=study):
             return folder
+        context.check_access()
         evaluate, log = stored_evaluation(context, folder, shared), run_log(folder, log)
         with together(config.rl.processes, _assist, config, folder) as ranks:
             loop.train(context.policy, config, context, folder, evaluate, on_step, ranks, log)

@@ -54,6 +54,7 @@ def run_by_trl(
     with locked(folder, wait=LOCK_WAIT) if main else nullcontext():
         if first(lambda: prepare_folder(folder, config, exists, inputs=context.digests)):
             return folder
+        context.check_access()
         evaluate, log = stored_evaluation(context, folder), run_log(folder, log)
         trained = trl_backend.train(context.policy, config, context, folder, evaluate, on_step, log)
         if main:

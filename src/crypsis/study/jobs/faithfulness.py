@@ -62,6 +62,8 @@ def measure_faithfulness(config: FaithfulnessConfig, out: Path, exists: Exists) 
         texts = {"evaluation": digest([[m.content for m in p.messages] for p in asked])}
         inputs = inputs_of(config, __name__, prompts=texts)
         if not prepare_folder(out, config, exists, inputs=inputs):
+            for judge in judges.values():
+                judge.check_access()
             for name, model in ((OWN, config.model), (START, config.start)):
                 if model:
                     writer = policy if model == config.model else load_policy(model)

@@ -125,6 +125,7 @@ def generate(
     inputs = inputs_of(config, __name__, texts={"writer": writer.digest})
     with locked(out):
         if not prepare_folder(out, config, exists, inputs=inputs):
+            writer.check_access()
             kept, refused = _collect(writer, config, on_answer)
             write_atomic(out / "scratchpads.jsonl", _lines(kept[: config.n]))
             write_atomic(out / "rejected.jsonl", _lines(refused))
@@ -155,6 +156,12 @@ class _Writer:
         self.chat = ChatModel(config.api, account=f"generate {self.motivation.name} {config.api.model}")
         asked = [[m.content for m in p.messages] for p in self.prompts]
         self.digest = digest([self.motivation.model_dump(), self._style, self._task.model_dump(), asked])
+
+    def check_access(self) -> None:
+        """Refuses to start where the writer or the filter's judge cannot be called."""
+        self.chat.check_access()
+        if self.monitor is not None:
+            self.monitor.check_access()
 
     def calls(self, numbers: Sequence[int]) -> list[Call]:
         """One call per number; where there are fewer prompts than numbers, prompts are asked about again."""

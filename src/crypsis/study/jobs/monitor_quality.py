@@ -133,7 +133,9 @@ def _validate(config: MeasureConfig, data: Labelled, folder: Path, on_fold: Call
     cls = find("monitors", str(spec.get("name")))
     if issubclass(cls, TrainedMonitor) and "view" in cls.model_fields and "members" not in spec:
         spec.setdefault("view", config.options.view)
-    return _judged(config, make("monitors", spec, "monitor"), data)
+    monitor: Monitor = make("monitors", spec, "monitor")
+    monitor.check_access()
+    return _judged(config, monitor, data)
 
 
 def _calibrate(config: MeasureConfig, data: Labelled, folder: Path, on_fold: Callable[[int], None]) -> dict[str, Any]:
