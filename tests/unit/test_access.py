@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -15,12 +16,20 @@ from crypsis.monitors.base import Monitor
 from crypsis.registry import make
 from crypsis.types import UserError
 from tests.conftest import Crypsis
-from tests.damage import one_line
 
 pytestmark = pytest.mark.unit
 
-JUDGE: dict[str, Any] = {"name": "prompted", "api": {"model": "openai-api/local/judge", "base_url": "http://127.0.0.1:9"}}
+JUDGE: dict[str, Any] = {
+    "name": "prompted",
+    "api": {"model": "openai-api/local/judge", "base_url": "http://127.0.0.1:9"},
+}
 LEXICON = {"name": "lexicon"}
+
+
+def one_line(done: CompletedProcess[str]) -> str:
+    """What a refused command said."""
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stdout + done.stderr
+    return done.stderr
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +100,9 @@ def test_a_run_samples_nothing_without_its_judges_key(
 def test_a_study_builds_nothing_without_its_judges_key(tmp_path: Path, crypsis_here: Crypsis) -> None:
     config, out = tmp_path / "study.yaml", tmp_path / "study"
     arms = {"a": {"label": "A", "monitors": {"judge": JUDGE}}}
-    config.write_text(yaml.safe_dump({"name": "judged", "scale": "nano", "organisms": {"tgg": {"name": "tgg"}}, "arms": arms}))
+    config.write_text(
+        yaml.safe_dump({"name": "judged", "scale": "nano", "organisms": {"tgg": {"name": "tgg"}}, "arms": arms})
+    )
     assert "LOCAL_API_KEY" in one_line(crypsis_here("study", "run", config, "--out", out))
     assert not (out / "runs").exists() and not any((tmp_path / "cache").glob("*base*"))
 
@@ -102,7 +113,9 @@ def test_validating_and_writing_need_the_key_before_they_ask(tmp_path: Path, cry
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     model = ("api.model=openai-api/local/judge", "api.base_url=http://127.0.0.1:9")
     for verb in ("validate", "score"):
-        done = crypsis_here("monitor", verb, "prompted", *model, "--data", data, *(["--out", tmp_path / "m"] * (verb == "validate")))
+        done = crypsis_here(
+            "monitor", verb, "prompted", *model, "--data", data, *(["--out", tmp_path / "m"] * (verb == "validate"))
+        )
         assert "LOCAL_API_KEY" in one_line(done)
     writer = ("organism", "generate", "tgg", "--model", "openai-api/local/judge", "--n", "2", "--out", tmp_path / "g")
     assert crypsis_here(*writer, "--dry-run").returncode == 0, "an estimate needs no key"
