@@ -59,8 +59,10 @@ class RunContext:
         Raises:
             UserError: There is no key in the environment, or no such provider.
         """
-        for part in (*self.monitors.values(), *self.mitigations):
-            part.check_access()
+        for monitor in self.monitors.values():
+            monitor.check_access()
+        for mitigation in self.mitigations:
+            mitigation.check_access()
 
 
 def sample_step(
