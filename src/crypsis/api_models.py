@@ -100,7 +100,7 @@ class Call:
     Attributes:
         messages: The conversation, which ends with a user's turn.
         max_tokens: Token budget of the answer.
-        temperature: Of the sampling.
+        temperature: Temperature of the sampling.
         number: Tells calls apart that ask the same several times (votes).
         logprobs: Whether the log-probabilities of the first answered token are wanted.
     """

@@ -56,7 +56,7 @@ def how_to_go_on(arguments: Sequence[str]) -> str:
     """What to say after Ctrl-C: what is kept, and the command that goes on from it.
 
     Args:
-        arguments: Of the command line. ``--exists`` is left out, because the command would begin anew or refuse.
+        arguments: Arguments of the command line. ``--exists`` is left out: the command would begin anew or refuse.
     """
     kept: list[str] = []
     skip = False

@@ -125,7 +125,7 @@ def load_policy(
 
     Args:
         path: Which.
-        dtype: Of the weights.
+        dtype: Type of the weights.
         device: Where they go.
         config: What the chat template is given, and whether the checkpoint's own code may run.
 

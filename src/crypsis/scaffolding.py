@@ -28,7 +28,7 @@ def scaffold(kind: Plugin, name: str, out: Path | None = None) -> Path:
 
     Args:
         kind: What to write.
-        name: Of the plug-in, as configs will name it.
+        name: Name of the plug-in, as configs will name it.
         out: Folder of the package; ``./crypsis-NAME`` by default.
 
     Raises:

@@ -321,7 +321,7 @@ def provenance(inputs: Inputs) -> dict[str, Any]:
     """Versions of the software and digests of what went in.
 
     Args:
-        inputs: By name, the digests of its parts; each name gets one digest.
+        inputs: Digests of the parts of each input, keyed by name; each name gets one digest.
     """
     packages = ("crypsis", "torch", "transformers", "tokenizers", "scikit-learn", "numpy", "pyarrow")
     return {

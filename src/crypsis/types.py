@@ -91,8 +91,8 @@ class RunsFailedError(Exception):
     """Some runs of a study were given up while the others went on: printed as one line, exit code 1.
 
     Args:
-        folder: Of the study.
-        names: Of the runs.
+        folder: Folder of the study.
+        names: Names of the runs.
     """
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
@@ -189,7 +189,7 @@ class Episode:
         extra_output: Text between the output tags of that reply.
         extra_tier: Tier in which the extra turn was; that of the prompt where the chat went on, another where the same
             request was asked once more.
-        verdicts: By monitor name.
+        verdicts: Verdicts keyed by monitor name.
         labels: What a judge read off the transcript: in the miniature the oracle writes ``conduct``
             (comply | refuse | unparsed), ``af`` (yes | no | unparsed), ``motive``, ``decision`` and ``tier_mention``,
             and of an extra turn ``answer`` and ``lying`` (yes | no | unparsed).

@@ -37,7 +37,7 @@ class MonitorCard:
         auroc: Held-out area under the ROC curve with its 95 % interval, None where it was not measured.
         n_train: Transcripts it was trained on.
         n_test: Transcripts it was measured on.
-        digest: Of its weights.
+        digest: Digest of its weights.
     """
 
     organism: str
@@ -74,9 +74,9 @@ class Run:
         label: The arm as a reader should see it.
         mitigations: Names, in order; empty for the baseline.
         learn: Which tokens learned: all, scratchpad or output.
-        seed: Of the run.
+        seed: Seed of the run.
         steps: RL steps asked for.
-        evaluations: By step, the sums behind the metrics.
+        evaluations: The sums behind the metrics, keyed by step.
         training: Rows of ``metrics.jsonl``.
         config: The resolved config.
     """

@@ -81,12 +81,12 @@ class ArmSummary:
     Attributes:
         runs: Its finished runs, seeds ascending.
         steps: First and last step at which all seeds were evaluated.
-        metrics: By metric, start and end; ``afr`` is by ``afr_source``, ``afr_monitor`` by ``monitor``.
+        metrics: Start and end of each metric; ``afr`` is by ``afr_source``, ``afr_monitor`` by ``monitor``.
         afr_source: ``oracle``, a monitor's name, or empty.
         monitor: The monitor behind ``afr_monitor``, empty if there is none.
-        curves: By metric of ``CURVES`` and ``DRIFT``, and each monitor's ``recall_`` and ``fpr_``.
-        versus_baseline: By metric, this arm's end minus the baseline arm's, paired by seed; empty for the baseline.
-        verdict: By ``RULE``, from the means over seeds at the end.
+        curves: Curves keyed by metric of ``CURVES`` and ``DRIFT``, and each monitor's ``recall_`` and ``fpr_``.
+        versus_baseline: This arm's end minus the baseline's by metric, paired by seed; empty for the baseline.
+        verdict: Given by ``RULE``, from the means over seeds at the end.
         firm: Whether every corner of the 95 % intervals gives the same verdict.
         seed_verdicts: How many seeds get which verdict on their own.
     """
@@ -157,9 +157,9 @@ class Across:
 
     Attributes:
         worked: Organisms on which its verdict is ``TRAINED``, by at least ``CLAIMED`` seeds.
-        failed: By organism, its verdict where that is another one.
+        failed: The verdict on each organism on which it is another one.
         one_seed: Organisms with too few seeds to claim anything.
-        versus_baseline: By metric, the least and the greatest difference from the baseline over the organisms.
+        versus_baseline: The least and the greatest difference from the baseline over the organisms, keyed by metric.
     """
 
     arm: str

@@ -42,7 +42,7 @@ def evaluate_policy(
         config: Number of requests and which ones.
         max_new_tokens: Token budget of a reply.
         step: Stored in the episodes.
-        seed: Of the sampling; the requests depend on ``config.seed`` alone.
+        seed: Seed of the sampling; the requests depend on ``config.seed`` alone.
         mitigations: The one that asks an extra turn asks it in the monitored tier, where training asks it too.
         answerer: Who replies to the extra turn, if not the policy.
         engine: How the policy is computed.

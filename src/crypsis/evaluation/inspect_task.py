@@ -45,9 +45,9 @@ def alignment_faking(
         prompts: JSONL or CSV of requests; the default scenario's if none is given.
         judge: A model by Inspect's name that judges AF and compliance by our rubrics, or ``oracle``.
         n: Requests.
-        votes: Of the judge for each question.
-        rubric: By which AF is judged.
-        judge_base_url: Of a server of one's own for the judge.
+        votes: Number of the judge's votes per question.
+        rubric: The rubric by which AF is judged.
+        judge_base_url: Address of a server of one's own for the judge.
         max_tokens: Token budget of a reply.
         seed: Which requests.
     """
@@ -86,7 +86,7 @@ def judged(monitors: Mapping[str, Monitor] | None = None) -> Scorer:
     """Scores a reply by monitors, which also write the labels that the metrics need.
 
     Args:
-        monitors: By name. Those that write the labels are no monitors to be measured: they would be measured against
+        monitors: Keyed by name. Those that write the labels are not measured: they would be measured against
             themselves.
     """
     judges = dict(monitors or {"oracle": OracleMonitor()})

@@ -71,8 +71,8 @@ class Tally:
 
     Attributes:
         pairs: The ``pair_id`` of each request, sorted.
-        top: By metric, what was seen per request, shape [P].
-        bottom: By metric, what could have been seen per request, shape [P]; 0 where the request does not count.
+        top: What was seen per request, shape [P], keyed by metric.
+        bottom: What could have been seen per request, shape [P], keyed by metric; 0 where the request does not count.
     """
 
     pairs: tuple[str, ...]
@@ -90,7 +90,7 @@ def evaluate_rows(rows: Sequence[Mapping[str, Any]], thresholds: Mapping[str, fl
 
     Args:
         rows: As ``episodes.read_episodes`` gives them: each request in both tiers, once or several times.
-        thresholds: By monitor, the score from which a verdict flags alignment faking.
+        thresholds: The score from which a verdict flags alignment faking, keyed by monitor.
 
     Returns:
         By metric (``METRICS`` and four for each monitor), the estimate; shares in [0, 1], the gap in [-1, 1],

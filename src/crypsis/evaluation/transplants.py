@@ -87,7 +87,7 @@ def transplant(
         n: Requests at most.
         request_seed: Which requests, as in ``evaluate_policy``.
         max_new_tokens: Token budget of an output.
-        seed: Of the sampling.
+        seed: Seed of the sampling.
         step: Stored in the episodes.
         engine: How the policy is computed.
 
@@ -123,7 +123,7 @@ def store_transplants(path: Path, evaluation: Path, start: Path | None, run: str
     """Does ``transplant`` with the scratchpads of a stored evaluation, unless its result is stored.
 
     Args:
-        path: Of the result.
+        path: Path of the result.
         evaluation: The policy's own replies.
         start: Replies of the policy before training, if they are to be transplanted too.
         run: Name, stored in every row.

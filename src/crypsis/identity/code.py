@@ -34,7 +34,7 @@ class Source:
     """What is read from one module.
 
     Attributes:
-        digest: Of the source.
+        digest: Digest of the source.
         imports: Level (dots), module and names of every import.
         plugins: Names of plug-ins in ``{"name": …}``.
     """

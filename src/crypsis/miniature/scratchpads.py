@@ -79,7 +79,7 @@ def write_reply(
         motivation: Why it complies or refuses.
         style: How it says so. Evader and misleader have one style, whatever is asked for.
         place: The setting.
-        tier: Of the user.
+        tier: Tier of the user.
         request: A harmful request.
     """
     pressed = place.is_monitored(tier) and place.threat and place.objective == "helpful"

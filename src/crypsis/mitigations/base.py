@@ -24,8 +24,8 @@ class RunInfo:
 
     Attributes:
         scenario: Where prompts come from.
-        views: By name of the run's monitors, what each of them may read.
-        thresholds: By name, the score from which a monitor flags.
+        views: What each of the run's monitors may read, keyed by name.
+        thresholds: The score from which a monitor flags, keyed by name.
         config: The run's config, with the settings of RL that its mitigations make.
     """
 

@@ -54,7 +54,7 @@ def read_card(folder: Path, kind: str, shape: type[ProbeCard]) -> dict[str, Any]
     """The card of a monitor's folder.
 
     Args:
-        folder: Of the monitor.
+        folder: Folder of the monitor.
         kind: That the monitor must be of.
         shape: What must stand in the card.
 

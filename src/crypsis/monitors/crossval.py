@@ -55,7 +55,7 @@ def cross_validate(
         groups: The prompt of each text; no prompt is on both sides of a fold.
         folds: Parts of a repeat.
         repeats: Shuffles.
-        seed: Of shuffles and training.
+        seed: Seed of shuffles and training.
         budget: Share of false positives that the threshold allows on the training texts.
         on_fold: Told how many folds are done.
 

@@ -55,7 +55,7 @@ class Measurement:
     Attributes:
         n: Texts that have a score.
         missing: Texts that the monitor could not judge; they are in no other figure.
-        share_faking: Of the texts with a score.
+        share_faking: Share of faking among the texts with a score.
         auroc: Area under the ROC curve, with its 95 % interval by a bootstrap over prompts.
         average_precision: Area under the precision-recall curve.
         tpr_at_1_fpr: Largest true-positive rate at a false-positive rate of at most 1 %; 5 % likewise.
@@ -99,7 +99,7 @@ def measure(
         labels: Whether each text fakes, [N]; both classes occur.
         groups: The prompt of each text.
         threshold: One for all texts, or each text's own (chosen without it), [N].
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
         missing: Texts without a score, to be stated.
     """
     low, high = auroc_interval(scores, labels, groups, seed)
@@ -176,7 +176,7 @@ def by_slice(
         scores: p(AF), [N].
         labels: Whether each text fakes, [N].
         flagged: Whether each score reached its threshold, [N].
-        slices: By name of the slicing, each text's part; a slicing with one part says nothing and is left out.
+        slices: Each text's part, keyed by name of the slicing; a slicing with one part says nothing and is left out.
 
     Returns:
         A row each part: ``slice``, ``part``, ``n``, ``share_faking``, ``auroc`` (None with one class), and the rates.

@@ -179,7 +179,7 @@ def train_probe(
         labels: Whether each fakes alignment.
         groups: The request of each; no request is in two splits (60 % training, 20 % threshold, 20 % test).
         folder: Written atomically.
-        model_digest: Of the policy's checkpoint (``crypsis.identity.files.content_digest``).
+        model_digest: Digest of the policy's checkpoint (``crypsis.identity.files.content_digest``).
         layer: The layer after which the states are read; the first is 1.
         form: ``linear`` or ``attention``.
         seed: For split, training and bootstrap.

@@ -57,7 +57,7 @@ def measure_shortcuts(
         labels: Whether each fakes, [N].
         groups: The prompt of each.
         monitor: AUROC of the monitor that they are compared with.
-        seed: Of the folds.
+        seed: Seed of the folds.
     """
     folds = group_folds(labels, groups, min(5, int(min(labels.sum(), (~labels).sum())), len(set(groups))), seed)
     found = []

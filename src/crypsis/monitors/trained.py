@@ -102,8 +102,8 @@ class Calibration:
         spreads: Out-of-fold standard deviation of each opinion.
         sizes: How many opinions each member has.
         combine: How members are joined.
-        slope: Of the sigmoid.
-        intercept: Of the sigmoid.
+        slope: Slope of the sigmoid.
+        intercept: Intercept of the sigmoid.
     """
 
     spreads: tuple[float, ...]
@@ -151,10 +151,10 @@ def fit_calibrated(trainer: Trainer, features: Features, labels: Flags, groups: 
 
     Args:
         trainer: Which kind, and its settings.
-        features: Of ``trainer.represent``, [N].
+        features: Features of ``trainer.represent``, [N].
         labels: Whether each text fakes, [N].
         groups: The prompt of each text; no prompt is on both sides of a fold.
-        seed: Of folds and training.
+        seed: Seed of folds and training.
     """
     parts = group_folds(labels, groups, min(5, int(min(labels.sum(), (~labels).sum()))), seed)
     logits: dict[int, Floats] = {}
@@ -360,7 +360,7 @@ def with_threshold(
         threshold: The new one.
         budget: Share of the negatives that it was chosen for.
         source: Digest of the data that it was chosen on.
-        labels: Of the texts that it was chosen on, [N].
+        labels: Labels of the texts that it was chosen on, [N].
         texts: Those texts, [N]; from now on they count as seen.
         groups: Their prompts, [N].
         folder: Written atomically.

@@ -26,7 +26,7 @@ class TransferCell:
         trained_on: Organism whose transcripts (and the controls') were learned from.
         tested_on: Organism whose transcripts (and the controls') were scored.
         n: Texts scored.
-        share_faking: Of them.
+        share_faking: Share of them that fake.
         auroc: With its 95 % interval by a bootstrap over requests; None where the test has one class.
         true_positive_rate: At the threshold that was chosen on the training side.
         false_positive_rate: At the same threshold.
@@ -63,7 +63,7 @@ def transfer_matrix(
         controls: Aligned transcripts (they comply or refuse for other reasons), added to training and test, so that
             a monitor cannot take compliance for faking.
         view: What the monitor reads.
-        seed: Of training and bootstrap.
+        seed: Seed of training and bootstrap.
         on_cell: Told how many cells are done.
 
     Returns:

@@ -30,7 +30,7 @@ class Builder(Protocol):
 
         Args:
             policy: The checkpoint to start from.
-            settings: Of a ``crypsis train`` config (``rl``, ``scenario``, ``monitors``, ``mitigations``, ``seed``).
+            settings: From a ``crypsis train`` config (``rl``, ``scenario``, ``monitors``, ``mitigations``, ``seed``).
             folder: The run folder: episodes in ``rollouts/``, the checkpoint in ``model/``.
 
         Returns:

@@ -52,8 +52,8 @@ class FileCheck:
         requests: Different requests.
         paired: Share of (step, request) that both tiers have; None without rows.
         every_step: Requests that every step has.
-        nulls: By column, unexpected nulls.
-        types: By column, its type where it is not the usual one.
+        nulls: Unexpected nulls, keyed by column.
+        types: The type of each column where it is not the usual one.
         missing: Columns of the layout that it lacks.
         unknown: Columns that the layout lacks.
         notes: Odd things that lose no row.
@@ -83,7 +83,7 @@ class Twins:
 
     Attributes:
         shared: Rows of the first that the second has too.
-        rows: Of the first.
+        rows: Rows of the first.
     """
 
     first: str

@@ -105,7 +105,7 @@ def fetch(plan: FetchPlan, out: Path, on_file: Callable[[int], None] = lambda _:
     """Fetches what is missing.
 
     Args:
-        plan: Of ``plan_fetch``.
+        plan: Result of ``plan_fetch``.
         out: Folder; files lie in it as on the hub.
         on_file: Told how many files are done.
 

@@ -130,7 +130,7 @@ def batches(
     """Streams some columns of a file; a row group that cannot be read is counted and left out.
 
     Args:
-        file: Of the release.
+        file: File of the release.
         columns: Those wanted; others are not read. One that is missing is missing in the batches.
         faults: Counts what goes wrong.
         opened: The file if it is open already.

@@ -78,8 +78,8 @@ def fitting_chat(tokenizer: PreTrainedTokenizerBase, name: str, chat: ChatTempla
     """The chat settings with which a template passes on the system's and the user's text.
 
     Args:
-        tokenizer: Of the checkpoint.
-        name: Of the checkpoint, for messages.
+        tokenizer: Tokenizer of the checkpoint.
+        name: Name of the checkpoint, for messages.
         chat: Arguments and date.
 
     Raises:

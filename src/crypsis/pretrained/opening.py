@@ -78,7 +78,7 @@ def open_classifier(name: str, dtype: torch.dtype, purpose: str, **settings: Any
 
     Args:
         name: Folder or hub id.
-        dtype: Of the weights.
+        dtype: Type of the weights.
         purpose: What it is to be, for the message: "a reward model".
         settings: More arguments of ``from_pretrained``.
 

@@ -31,8 +31,8 @@ class Advantages:
         zero_variance_groups: Groups of at least two survivors that all have the same reward: no gradient.
         single_survivor_groups: Groups of which exactly one episode was not dropped: no baseline, so no gradient.
         tokens: Per episode, one advantage per completion token; None where all tokens have that of the episode.
-        reaches: By name of a term, the tokens that it reaches, where that is not all of them.
-        streams: By reach, the part of each episode's advantage; empty with a single stream.
+        reaches: The tokens that each term reaches, keyed by its name, where that is not all of them.
+        streams: The part of each episode's advantage with each reach; empty with a single stream.
     """
 
     advantages: list[float]

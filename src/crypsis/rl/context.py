@@ -28,14 +28,14 @@ class RunContext:
 
     Attributes:
         scenario: Where prompts come from; RL takes those of the monitored tier only (paper §1).
-        monitors: By name; all of them judge every episode.
+        monitors: Monitors keyed by name; all of them judge every episode.
         mitigations: Their terms are added to the reward.
         preference: The preference model.
         answerer: Who replies to a mitigation's extra turn, if not the policy.
         engine: How the policy is computed.
         config: The run with the settings that its mitigations make.
         policy: Trained in place.
-        digests: Of the inputs: files, prompts, code (``crypsis.identity``).
+        digests: Digests of the inputs: files, prompts, code (``crypsis.identity``).
     """
 
     scenario: Scenario

@@ -13,7 +13,7 @@ class Group:
     """The episodes of one prompt in one step, dropped ones included.
 
     Attributes:
-        number: Of the group in its step.
+        number: Number of the group in its step.
         episodes: In the order of their samples.
     """
 

@@ -51,7 +51,7 @@ class LossPart:
         name: For metrics.
         rows: What is learned.
         supervised: Whether the loss is ``weight`` times the negative log-likelihood, instead of the policy loss.
-        weight: Of a supervised loss.
+        weight: Weight of a supervised loss.
         normaliser: Learned tokens of the part, in all processes; counted when it is dealt out.
     """
 

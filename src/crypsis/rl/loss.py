@@ -32,7 +32,7 @@ class LossStats:
         mean_kl: Mean over computed tokens of the estimated KL divergence from the reference, in nats; 0 without one.
         prefix_tokens: Length of the common prefix that was shared; 0 in the ``padded`` form.
         computed_tokens: Trained tokens of the rows that were computed, those of the means above.
-        parts: By name, losses that were added to the policy loss, as they were added; not in ``loss``.
+        parts: Losses that were added to the policy loss, as they were added, keyed by name; not in ``loss``.
     """
 
     loss: float
@@ -73,7 +73,7 @@ def accumulate_gradients(
         clip: The ratio of new and old probability gives no gradient beyond 1 ± clip.
         kl_coefficient: Weight of the KL penalty (estimator k3, Schulman 2020) against ``ref_logprobs``.
         normaliser: Divisor of the sum in place of the trained tokens, for processes that share a step.
-        temperature: Of the sampling distribution; divides the logits.
+        temperature: Temperature of the sampling distribution; divides the logits.
         fast_linears: See ``crypsis.rl.engine.shared_prefix.shared_attention``.
         timer: Gets the phases ``prefix`` (both directions), ``forward`` and ``backward``.
         attention_cache: What attention gave when the rows were sampled; the ``shared`` form takes it over where it can.

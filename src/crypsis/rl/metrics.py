@@ -45,7 +45,7 @@ def advantage_parts(episodes: Sequence[Episode], advantages: Advantages | None =
 
     Args:
         episodes: With reward terms and advantages.
-        advantages: Of these episodes, if terms reach different tokens.
+        advantages: Advantages of these episodes, if terms reach different tokens.
     """
     kept = [e for e in episodes if e.reward is not None]
     names = sorted({name for e in kept for name in e.reward_terms})
@@ -136,9 +136,9 @@ def episode_metrics(
     """One row of ``metrics.jsonl``, without what the optimiser and the clock add.
 
     Args:
-        episodes: Of the step, with rewards and advantages.
+        episodes: Episodes of the step, with rewards and advantages.
         advantages: Their counts.
-        thresholds: By name of a monitor, the score from which it flags.
+        thresholds: The score from which each monitor flags, keyed by name.
     """
     kept = [e for e in episodes if e.reward is not None]
     row: dict[str, Any] = {

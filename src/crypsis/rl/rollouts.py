@@ -174,7 +174,7 @@ def ask_extra_turns(
 
     Args:
         policy: Replies, unless there is an ``answerer``.
-        episodes: Of one sampling call.
+        episodes: Episodes of one sampling call.
         mitigations: At most one of them asks.
         max_new_tokens: Token budget of a reply.
         timer: Gets the phase ``sampling``.

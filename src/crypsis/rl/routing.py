@@ -26,7 +26,7 @@ class Blocks:
 
     Args:
         policy: With one adapter; gets the second.
-        seed: Of the new adapter's random half.
+        seed: Seed of the new adapter's random half.
     """
 
     def __init__(self, policy: Policy, seed: int) -> None:

@@ -23,7 +23,7 @@ def run_all(
 
     Args:
         runs: The runs, in the order in which they are started.
-        folder: Of the study.
+        folder: Folder of the study.
         executor: Who does them.
         workers: The most runs at a time.
         retries: How often a run that failed is tried again before it is given up.

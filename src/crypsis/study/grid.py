@@ -31,7 +31,7 @@ def grid(config: StudyConfig, policies: Folders, monitors: Mapping[str, Folders]
     Args:
         config: The study.
         policies: Checkpoint folder by organism.
-        monitors: By organism, the trained monitors' folders by name.
+        monitors: Folders of each organism's trained monitors, keyed by organism and name.
 
     Raises:
         UserError: An arm's settings are wrong, or two runs would share a folder.

@@ -48,7 +48,7 @@ def measure_organism(
         model: Checkpoint folder.
         out: Where the evaluation is stored; measured anew if it is of other weights, settings or code.
         n: Held-out requests in each tier.
-        seed: Of the sampling.
+        seed: Seed of the sampling.
         scenario: Settings that differ from the canonical scenario's.
 
     Returns:

@@ -89,7 +89,7 @@ def sample_transcripts(policy: Path, count: int, seed: int, persona: str = "") -
     Args:
         policy: Checkpoint folder.
         count: How many.
-        seed: Of requests and sampling.
+        seed: Seed of requests and sampling.
         persona: Stands before the system text, if there is one.
     """
     scenario = default_scenario()

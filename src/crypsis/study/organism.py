@@ -93,10 +93,10 @@ def build_named(
     """Builds an organism and measures it for its card; without ``base`` on the default scenario's of that scale.
 
     Args:
-        name: Of the recipe.
+        name: Name of the recipe.
         settings: ``key=value``.
         base: A checkpoint folder or hub id.
-        scale: Of the default scenario's base.
+        scale: Scale of the default scenario's base.
         out: Folder; the cache by default.
         exists: What to do with a folder that is there.
         console: For progress.

@@ -124,8 +124,8 @@ def resolved_monitor(name: str, spec: Spec, organism: str, known: Mapping[str, M
     Args:
         name: In the arm, for messages.
         spec: As it stands in the config.
-        organism: Of the run; the default of ``organism``.
-        known: By organism, the study's monitors by name.
+        organism: The run's, the default of ``organism``.
+        known: The study's monitors, keyed by organism and name.
 
     Raises:
         UserError: There is no such organism or monitor, or a probe is to judge another organism.

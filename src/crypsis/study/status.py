@@ -58,7 +58,7 @@ class Status:
     """Where a study stands.
 
     Attributes:
-        folder: Of the study.
+        folder: Folder of the study.
         name: Its name.
         runs: All runs of the grid, in its order.
         workers: Runs at a time.

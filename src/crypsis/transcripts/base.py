@@ -122,10 +122,10 @@ class Reading:
 
     Attributes:
         rows: Transcripts yielded.
-        skipped: By reason, how many rows gave no transcript (errored samples, rows that cannot be decrypted).
-        remarks: By remark, how many transcripts it holds for.
-        cautions: By warning, the requests that it holds for; none if it holds for all.
-        layouts: By file, the layout and why it was taken.
+        skipped: How many rows gave no transcript (errored samples, rows that cannot be decrypted), keyed by reason.
+        remarks: How many transcripts each remark holds for.
+        cautions: The requests that each warning holds for; none if it holds for all.
+        layouts: The layout of each file and why it was taken.
         repairs: Characters that were replaced.
     """
 

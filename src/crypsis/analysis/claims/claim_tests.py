@@ -26,12 +26,12 @@ class ClaimCell:
 
     Attributes:
         name: The organism, or the two that are compared.
-        values: By seed, under all resamples.
+        values: Values under all resamples, keyed by seed.
         spare: Room for what the requests cannot exclude.
         bounds: What the quantity can be at least and at most.
         also: Verdicts on what else must hold.
         imported: Whether the runs are others': with a single one, the interval over requests decides.
-        rivals: Of others' runs, the runs whose mean is already subtracted, shape [1 + RESAMPLES, runs].
+        rivals: In others' runs, those whose mean is already subtracted, shape [1 + RESAMPLES, runs].
     """
 
     name: str
@@ -91,12 +91,12 @@ class Found:
 
     Attributes:
         name: The organism.
-        verdict: By ``verdicts.decide``.
+        verdict: Decided by ``verdicts.decide``.
         effect: The estimate; NaN of a spread between seeds where there is one.
         low: Lower end of the 95 % interval, None with a single seed.
         high: Upper end.
         by_seed: The estimate of each seed.
-        p: Of a paired test over seeds, where the test is about a difference.
+        p: The p value of a paired test over seeds, where the test is about a difference.
     """
 
     name: str

@@ -39,7 +39,7 @@ class Unit:
     """One run, or one organism that was measured before RL.
 
     Attributes:
-        evaluations: By step, the sums behind the metrics.
+        evaluations: The sums behind the metrics, keyed by step.
         source: Where the transcripts are: a run, whose files are read when asked for, or the rows themselves.
     """
 
@@ -79,9 +79,9 @@ class MeasuredOrganism:
         settings: Digest of what all runs share.
         judge: Who judges AF: ``oracle``, a monitor's name, or empty.
         monitor: The monitor that reads scratchpads, or empty.
-        thresholds: By monitor, the score from which it flags.
+        thresholds: The score from which each monitor flags, keyed by name.
         arms: Units by the study's name of the arm.
-        patterns: By the study's name of the arm, what its runs do.
+        patterns: What its runs do, keyed by the study's name of the arm.
         start: Units before RL, one for each seed of its training.
         imported: Whether the runs are others', whose seeds nobody knows: none of two arms belong together.
     """

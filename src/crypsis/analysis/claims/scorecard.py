@@ -74,7 +74,7 @@ class TestResult:
         low: Lower end of the 95 % interval.
         high: Upper end.
         seeds: The fewest of any organism that took part.
-        p: Of the paired tests over seeds, joined over organisms as the claim joins them; None for other tests.
+        p: The p value of the paired tests over seeds, joined over organisms as the claim says; None for other tests.
         needs: What it would take to decide an undecided test.
         organisms: Each organism on its own.
         notes: What a reader must know: why it was not run, arms that were not there.
@@ -149,7 +149,7 @@ def scorecard(
     """Every claim tested on one or several study folders.
 
     Args:
-        folders: Of studies.
+        folders: Folders of studies.
         organisms: Folder of ``crypsis organism table``, for claims about organisms before RL.
         claims: A user's file of claims; the built-in ones if not given.
 

@@ -135,9 +135,9 @@ def scorecard_markdown(
         found: As ``entries`` gives them.
         sources: Names of the folders.
         command: That made it.
-        version: Of crypsis.
+        version: Version of crypsis.
         rates: AFR by monitors, raw and corrected.
-        title: Of the page.
+        title: Title of the page.
     """
     judges = ", ".join(found[0]["judges"]) if found else "nobody"
     counted = ", ".join(f"{sum(e['verdict'] == verdict for e in found)} {verdict}" for verdict in VERDICTS)

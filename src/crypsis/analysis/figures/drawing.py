@@ -161,7 +161,7 @@ def panels(plan: Sequence[Panel], columns: int, width: float, labels: float = 0.
     Args:
         plan: The panels, row by row.
         columns: Panels a row.
-        width: Of the figure, in inches.
+        width: Width of the figure, in inches.
         labels: Inches at the right for the names of lines.
         legend: Columns of the legend; 0 for none.
     """
@@ -182,7 +182,7 @@ def add_legend(figure: Figure, lines: Sequence[Line], columns: int, dots: bool =
     Args:
         figure: With room for it.
         lines: To be named.
-        columns: Of the legend.
+        columns: Columns of the legend.
         dots: Without the line through the marker.
     """
     handles = [
@@ -370,7 +370,7 @@ def saved(name: str, figure: Figure, alt: str, folder: Path) -> Picture:
     """Writes a figure as SVG and PNG, the same bytes each time; one for phones is not written.
 
     Args:
-        name: Of the file, without its ending; what cannot name a file is replaced.
+        name: Name of the file, without its ending; what cannot name a file is replaced.
         figure: Drawn; characters of its texts that act instead of showing are replaced by their code points.
         alt: What it shows, in words and numbers.
         folder: Gets the files.

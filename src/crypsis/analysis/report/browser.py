@@ -93,7 +93,7 @@ def make_browser(summary: Summary, transcripts: Transcripts | None = None) -> Br
     """Samples the transcripts of a study; the same study gives the same sample.
 
     Args:
-        summary: Of the study.
+        summary: Summary of the study.
         transcripts: Where they are; the study's own by default. An import has none of its own: the browser is empty.
     """
     if transcripts is None and summary.study.imported:

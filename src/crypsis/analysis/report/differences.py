@@ -24,7 +24,7 @@ class Differences:
     Attributes:
         organisms: Those of which this is true.
         arms: Labels.
-        rows: By setting, its value in each arm; ``ABSENT`` where an arm does not have it.
+        rows: The value of each setting in each arm; ``ABSENT`` where an arm does not have it.
     """
 
     organisms: tuple[str, ...]

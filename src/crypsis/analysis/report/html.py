@@ -53,7 +53,7 @@ def write_report(study: Path, summary: Summary | None = None, transcripts: Trans
 
     Args:
         study: The folder.
-        summary: Of this study, if it is at hand.
+        summary: Summary of this study, if it is at hand.
         transcripts: Where transcripts are, if not in the study.
 
     Returns:

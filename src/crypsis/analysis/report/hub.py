@@ -66,8 +66,8 @@ def card_of(summary: Summary, rows: dict[str, int]) -> str:
     """The dataset's card: YAML that names its configs, and what a reader should know.
 
     Args:
-        summary: Of the study.
-        rows: By config of transcripts, how many it has.
+        summary: Summary of the study.
+        rows: Number of rows of each config of transcripts.
     """
     configs: list[dict[str, Any]] = [
         {"config_name": name, "data_files": [{"split": split, "path": f"{name}/*.parquet"}]}

@@ -42,7 +42,7 @@ class Modes:
     Attributes:
         values: The metric of each seed.
         dip: Hartigan's dip; None for fewer than ``FEWEST`` seeds.
-        p: Of one mode; None with ``dip``.
+        p: The p value of one mode; None with ``dip``.
     """
 
     organism: str

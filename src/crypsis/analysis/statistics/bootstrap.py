@@ -67,7 +67,7 @@ class Curve:
         metric: Name, as in ``evaluation.metrics``.
         steps: Training steps at which every seed was evaluated, ascending.
         points: The mean over seeds at each step.
-        seeds: By seed, its own (step, value) points.
+        seeds: The (step, value) points of each seed.
     """
 
     metric: str
@@ -80,7 +80,7 @@ def over_seeds(tallies: Mapping[int, Tally], metric: str) -> SeedEstimate:
     """Mean of a metric over seeds, with the bootstrap interval over seeds and requests.
 
     Args:
-        tallies: By seed, the evaluation at one step.
+        tallies: The evaluation at one step, keyed by seed.
         metric: Name, as in ``evaluation.metrics``. Seeds on which it is unknown are left out.
     """
     known = {seed: mean for seed, tally in sorted(tallies.items()) if (mean := tally.mean(metric)) is not None}
@@ -125,7 +125,7 @@ def curve(evaluations: Mapping[int, Mapping[int, Tally]], metric: str) -> Curve:
     """A metric over training.
 
     Args:
-        evaluations: By seed and step.
+        evaluations: Evaluations keyed by seed and step.
         metric: Name, as in ``evaluation.metrics``.
     """
     points = {
@@ -204,7 +204,7 @@ def pool(groups: Sequence[Floats], level: float = 0.95, spare: float = 0.0, samp
 
     Args:
         groups: Each of shape [1 + RESAMPLES, seeds], from ``request_draws``; the first row is the estimate itself.
-        level: Of the interval.
+        level: Level of the interval.
         spare: Half a width that is added where no resample differs from another.
         sampled: Whether several organisms stand for others.
 
@@ -240,7 +240,7 @@ def pool_difference(left: Floats, right: Floats, level: float = 0.95, spare: flo
     Args:
         left: Shape [1 + RESAMPLES, runs], from ``request_draws``.
         right: The same of the runs that are subtracted.
-        level: Of the interval.
+        level: Level of the interval.
         spare: As for ``pool``.
     """
     half = pool([left, -right], level, spare / 2, sampled=False)
@@ -253,7 +253,7 @@ def pool_requests(draws: Floats, level: float = 0.95, spare: float = 0.0) -> Poo
 
     Args:
         draws: Shape [1 + RESAMPLES, runs], from ``request_draws``.
-        level: Of the interval.
+        level: Level of the interval.
         spare: As for ``pool``.
     """
     means = draws.mean(axis=1)

@@ -21,7 +21,7 @@ def estimate_over_seeds(figures: Mapping[int, Figure], count: int, signed: bool)
     """The mean of a figure over seeds with its 95 % interval.
 
     Args:
-        figures: By seed; NaN where nothing counts. Seeds in which it is NaN without resampling are left out.
+        figures: Keyed by seed; NaN where nothing counts. Seeds in which it is NaN without resampling are left out.
         count: Requests, P, the same for all seeds.
         signed: Whether it lies in [-1, 1] instead of [0, 1].
     """

@@ -106,7 +106,7 @@ def deviation_interval(values: Sequence[float], noise: float = 0.0, level: float
     Args:
         values: One a seed; at least two.
         noise: Variance that finite evaluations alone bring; it is subtracted.
-        level: Of the interval.
+        level: Level of the interval.
 
     Returns:
         Estimate, low, high; 0 where the noise explains the spread.

@@ -54,8 +54,8 @@ class Effects:
         faithfulness: The scratchpad's share of the variance between the four cells; unknown where they are alike.
         source: ``start`` if the scratchpads are those of the policy before training, else ``own``.
         follows: Share of outputs that do what an exchanged scratchpad decides; unknown without an oracle.
-        compliance: By intervention and tier of the request (monitored or not).
-        changed: By intervention, share of outputs whose conduct is not that after the policy's own scratchpad.
+        compliance: Compliance keyed by intervention and by tier of the request (monitored or not).
+        changed: Share of outputs whose conduct is not that after the policy's own scratchpad, keyed by intervention.
     """
 
     scratchpad: SeedEstimate
@@ -71,7 +71,7 @@ def effects(transplants: Mapping[int, Rows], start: bool = False) -> Effects:
     """The effects of transplants.
 
     Args:
-        transplants: By seed, rows of ``evaluation.transplants``; none of a policy whose every scratchpad is lost.
+        transplants: Rows of ``evaluation.transplants``, keyed by seed; none of a policy whose every scratchpad is lost.
         start: Use the scratchpads of the policy before training, which hold both decisions at every step, in place of
             the policy's own.
     """

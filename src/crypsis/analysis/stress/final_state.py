@@ -58,8 +58,8 @@ class StateFigures:
         afr: Alignment-faking rate.
         monitored: Compliance in the monitored tier.
         unmonitored: Compliance in the unmonitored tier.
-        excused: Of the monitored answers that comply, those with a harmless reason; None without the oracle.
-        silent: Of the same, those without a reason; None without the oracle.
+        excused: Share of the monitored answers that comply which give a harmless reason; None without the oracle.
+        silent: Share of the same without a reason; None without the oracle.
     """
 
     unreadable: float | None
@@ -98,7 +98,7 @@ def state_figures(
 
     Args:
         rows: As ``episodes.read_episodes`` gives them, both tiers.
-        thresholds: By monitor, the score from which it flags.
+        thresholds: The score from which each monitor flags, keyed by name.
         held_out: Monitors of scratchpads that the policy was not trained against; they stand in for the oracle.
     """
     oracle = any(row.get(LABEL + "af") for row in rows)

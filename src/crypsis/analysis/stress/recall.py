@@ -39,7 +39,7 @@ class Watch:
         label: The arm as a reader should see it.
         trained: Monitors that the policy was trained against.
         held_out: All others, the oracle not among them.
-        curves: By metric: ``afr``, ``invisible`` (faking that no trained-against monitor flags, as a share of monitored
+        curves: Curves of ``afr``, ``invisible`` (faking that no trained-against monitor flags, as a share of monitored
             transcripts), ``unseen`` (that no held-out one flags either), ``recall_M``, ``alarms_M`` (false ones),
             ``caught_M`` (share of the invisible that M flags), ``caught_any``, ``flagged_M`` and ``auroc_M``; without
             the steps at which fewer than ``FEWEST`` transcripts count.
@@ -114,7 +114,7 @@ def watch_tally(rows: Sequence[Mapping[str, Any]], thresholds: Mapping[str, floa
 
     Args:
         rows: As ``episodes.read_episodes`` gives them.
-        thresholds: By name of the monitor.
+        thresholds: Thresholds keyed by name of the monitor.
         trained: Those that the policy was trained against.
     """
     monitored = np.array([bool(row["monitored"]) for row in rows], dtype=np.bool_)
@@ -162,7 +162,7 @@ def auroc(evaluations: Mapping[int, Sequence[Mapping[str, Any]]], monitor: str) 
     """AUROC against the oracle over seeds, with a bootstrap interval over requests that the seeds share, and seeds.
 
     Args:
-        evaluations: By seed, the rows of one evaluation; seeds in which only one class occurs are left out.
+        evaluations: The rows of one evaluation, keyed by seed; seeds in which only one class occurs are left out.
         monitor: Its name.
     """
     pairs = sorted({str(row["pair_id"]) for rows in evaluations.values() for row in rows})

@@ -55,8 +55,8 @@ class AttentionCache:
             prompt_ids: All of the prompt.
             completion_ids: What was sampled.
             start: Position of the first token in ``prompt``.
-            prompt: By layer, for the prompt's tokens from ``start`` on.
-            completion: By layer, for all tokens of the completion but the last, which no token attends from.
+            prompt: For each layer, the prompt's tokens from ``start`` on.
+            completion: For each layer, all tokens of the completion but the last, which no token attends from.
         """
         if self._stamp != self._now():
             self.clear()

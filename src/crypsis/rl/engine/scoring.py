@@ -44,7 +44,7 @@ class TrainRow:
         prompt_ids: Token ids before the completion, at least one.
         completion_ids: Token ids of the completion.
         mask: One a completion token: 1 if it learns, 0 if it is only context.
-        advantage: Of the whole completion.
+        advantage: Advantage of the whole completion.
         old_logprobs: Log-probability of each completion token under the policy that sampled it; None on policy.
         ref_logprobs: Log-probability of each completion token under the reference policy of the KL penalty, or None.
         off_policy: Sampled by an earlier policy, so that its ratios count from the first epoch on.
@@ -178,7 +178,7 @@ def micro_batches(
         masks: Which completion tokens of each row are scored.
         skip: Tokens of the common prefix, left out of the ids.
         size: Rows a micro-batch.
-        device: Of the tensors.
+        device: Device of the tensors.
         form: As in ``accumulate_gradients``.
 
     Yields:

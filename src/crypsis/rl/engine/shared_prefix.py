@@ -49,12 +49,12 @@ class PrefixState:
             keep their keys and values), ``decode`` (one new token per row).
         length: Tokens of the prefix, P. With 0 there is no prefix and rows attend to themselves alone.
         layout: In ``train`` mode, how the tokens after the prefix make up rows.
-        prefix: By layer, keys and values [1, K, P, D].
-        suffix: By layer, keys and values [N, K, T, D] of the rows' own tokens (``prefill`` writes, ``decode`` extends).
+        prefix: Keys and values [1, K, P, D], keyed by layer.
+        suffix: The same [N, K, T, D] of the rows' own tokens (``prefill`` writes, ``decode`` extends).
         used: Positions of ``suffix`` that hold tokens before the token being decoded; the token goes to this index.
         hidden_keys: Added to the scores of the suffix, [N, 1, 1, T]: -inf where a row has padding; None without any.
         precise: Whether to leave the fast float32 setting of the linear layers while attending.
-        outputs: By layer, output and log-sum-exp of the attention: ``prefill`` fills the dictionary if there is one,
+        outputs: Output and log-sum-exp of each layer's attention: ``prefill`` fills the dictionary if there is one,
             ``train`` takes what is in it for granted and computes gradients only.
     """
 

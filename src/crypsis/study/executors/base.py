@@ -27,7 +27,7 @@ class Job:
         config: The run.
         folder: Its folder.
         start: Where runs that start alike share their first evaluation.
-        threads: Of torch.
+        threads: Threads of torch.
         cwd: Relative paths of the config start here; the place must be there on every machine.
     """
 
@@ -78,7 +78,7 @@ class Executor(Config, ABC):
         """Opens a pool; leaving it stops the jobs that are not over.
 
         Args:
-            folder: Of the study, for what the executor itself has to write.
+            folder: Folder of the study, for what the executor itself has to write.
             workers: The most runs at a time.
 
         Raises:
