@@ -15,7 +15,7 @@ from crypsis.analysis.claims.evidence import Evidence, MeasuredOrganism, Unit
 from crypsis.analysis.claims.schema import ArmPattern, built_in
 from crypsis.episodes import write_episodes
 from crypsis.evaluation.metrics import Tally
-from crypsis.store import append_row, write_atomic, write_json
+from crypsis.store import write_atomic, write_json
 from crypsis.types import Episode, Verdict
 from tests.studies import MONITORS, Rates, make_episodes
 
@@ -142,7 +142,9 @@ def _write_run(folder: Path, label: str, arm: str, made: Sequence[Mapping[str, A
     config = {"name": folder.name, "policy": "model", "organism": label, "arm": arm, "label": arm, "seed": seed}
     config |= {"monitors": monitors, "mitigations": [dict(m) for m in made], "rl": {"steps": steps, "learn": "all"}}
     write_atomic(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-    append_row(folder / "metrics.jsonl", {"step": steps, "episodes": 128})
+    write_atomic(
+        folder / "metrics.jsonl", "".join(f'{{"step": {step}, "episodes": 128}}\n' for step in range(1, steps + 1))
+    )
     write_json(folder / "result.json", {"steps": steps})
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from crypsis.store import append_row, write_atomic, write_json
+from crypsis.store import write_atomic, write_json
 
 Rates = Mapping[str, float]
 N = 20
@@ -51,7 +51,8 @@ def write_run(
     write_atomic(run / "config.yaml", yaml.safe_dump(settings | dict(config)))
     for step, found in evaluations.items():
         write_rows(run / "evals" / f"step-{step:04d}.parquet", found)
-    append_row(run / "metrics.jsonl", {"step": max(evaluations), "reward_mean": 0.0})
+    rows = [f'{{"step": {step}, "reward_mean": 0.0}}\n' for step in range(1, max(evaluations) + 1)]
+    write_atomic(run / "metrics.jsonl", "".join(rows))
     write_json(run / "result.json", {"steps": max(evaluations)})
     return run
 

@@ -102,7 +102,7 @@ def make_study(
         for arm in arms:
             for seed in seeds:
                 run = folder / "runs" / f"{organism}-{arm}-seed{seed}"
-                _run(run, organism, arm, arms[arm], seed, steps[-1])
+                _run(run, organism, arm, arms[arm], seed, steps[-1], every=steps[1] if len(steps) > 1 else 1)
                 for step in steps:
                     progress = share * step / max(steps[-1], 1)
                     shift = seed_spread * progress * (seed - seeds[0]) / max(len(seeds) - 1, 1)
@@ -220,11 +220,12 @@ def _run(
     seed: int,
     steps: int,
     rows: int | None = None,
+    every: int = 5,
 ) -> None:
     rl = {"steps": steps, "learn": "all", "group_size": 8, "prompts_per_step": 16, "learning_rate": 4e-4}
     monitor = "output" if "output" in arm else "scratchpad"
     config: dict[str, Any] = {"name": folder.name, "organism": organism, "arm": arm, "label": about[0], "seed": seed}
-    config |= {"policy": f"organism/{organism}", "rl": rl, "evaluation": {"every": 5, "n": 250}}
+    config |= {"policy": f"organism/{organism}", "rl": rl, "evaluation": {"every": every, "n": 250}}
     config["mitigations"] = [{"name": name, "monitor": monitor} for name in about[1]]
     write_atomic(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     for step in range(1, (steps if rows is None else rows) + 1):

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from crypsis.states import DIGEST, META, TENSORS, is_whole
 from crypsis.store import file_digest, new_folder, read_json, steps_of, write_json
 from crypsis.types import UserError
 
@@ -33,18 +33,13 @@ class State:
         Raises:
             UserError: The state is damaged, or that of another model.
         """
-        files = [self.folder / "tensors.safetensors", self.folder / "state.json"]
-        try:
-            damaged = read_json(self.folder / "digest.json") != file_digest(files)
-            tensors = {} if damaged else load_file(files[0])
-        except (FileNotFoundError, SafetensorError):
-            damaged = True
-        if damaged:
+        if not is_whole(self.folder):
             raise UserError(
                 f"{self.folder}: this checkpoint is damaged; "
-                "delete the folder to go on from the one before it (or the start)"
+                f"delete the folder {self.folder} and run the same command again to go on from the one before it"
             )
-        meta = read_json(files[1])
+        tensors = load_file(self.folder / TENSORS)
+        meta = read_json(self.folder / META)
         weights = {name: tensors[f"model.{name}"] for name in meta["weights"]}
         self._check_fits(weights, model)
         model.load_state_dict(weights, strict=False)
@@ -85,10 +80,10 @@ def save_state(
         for index, moments in state["state"].items():
             tensors |= {f"optimiser.{number}.{index}.{k}": torch.as_tensor(v).contiguous() for k, v in moments.items()}
     with new_folder(folder / f"step-{step:04d}") as target:
-        save_file(tensors, target / "tensors.safetensors")
+        save_file(tensors, target / TENSORS)
         meta = {"step": step, "weights": sorted(weights), "groups": groups, "extra": dict(extra)}
-        (target / "state.json").write_text(json.dumps(meta))
-        write_json(target / "digest.json", file_digest([target / "tensors.safetensors", target / "state.json"]))
+        (target / META).write_text(json.dumps(meta))
+        write_json(target / DIGEST, file_digest([target / TENSORS, target / META]))
     for old in steps_of(folder)[:-KEPT]:
         shutil.rmtree(folder / f"step-{old:04d}")
 

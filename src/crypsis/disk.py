@@ -129,3 +129,40 @@ def is_full(error: BaseException) -> bool:
         return True
     words = str(error)
     return any(f"os error {number}" in words or os.strerror(number) in words for number in _FULL)
+
+
+def write_atomic(path: Path, data: str | bytes) -> None:
+    """Writes a file so that a reader or a kill never sees half of it.
+
+    Raises:
+        UserError: The disk is full or the folder cannot be written.
+    """
+    beside = temporary(path)
+    with disk_faults(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with beside.open("wb") as file:
+                file.write(data.encode() if isinstance(data, str) else data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        except OSError:  # half a file would take space that is wanted elsewhere
+            remove(beside)
+            raise
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yields a temporary sibling that takes the place of ``path`` when the block ends without a fault."""
+    beside = temporary(path)
+    with disk_faults(path):
+        remove(beside)
+        try:
+            beside.mkdir(parents=True)
+            yield beside
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(beside, path)
+        except Exception:
+            remove(beside)
+            raise

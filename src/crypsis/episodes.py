@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from crypsis.store import write_atomic
+from crypsis.store import look, write_atomic
 from crypsis.types import Episode, Message, Prompt, UserError
 
 VERDICT, REASON, LABEL, TERM, DELAYED = "verdict_", "reason_", "label_", "term_", "delayed_"
@@ -63,7 +63,7 @@ def read_episodes(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (pa.ArrowInvalid, OSError):
-        raise UserError(f"{path}: is damaged (no valid Parquet); delete it and run the same command again") from None
+        raise UserError(f"{path}: is damaged (no valid Parquet); {look(path)}") from None
     return rows
 
 

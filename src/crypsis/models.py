@@ -14,6 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.logging import disable_progress_bar
 
 from crypsis.config import parse_config
+from crypsis.digests import LEDGER, DamagedError, damages, record
 from crypsis.model_config import ModelConfig, SavedChat
 from crypsis.pretrained.adapters import (
     ADAPTER,
@@ -28,7 +29,7 @@ from crypsis.pretrained.adapters import (
 from crypsis.pretrained.chat_template import CLOSED, ChatTemplate, fitting_chat
 from crypsis.pretrained.checks import check_architecture, check_vocabulary, check_weights
 from crypsis.pretrained.opening import local_path, open_causal_lm, open_tokenizer
-from crypsis.store import new_folder, read_json
+from crypsis.store import CONFIG, new_folder, read_json
 from crypsis.types import Message, UserError
 
 if TYPE_CHECKING:
@@ -157,6 +158,7 @@ def _chat_settings(name: str, config: ModelConfig) -> ChatTemplate:
 def _open(name: str, dtype: torch.dtype, remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer of a checkpoint, checked."""
     folder = Path(name)
+    _check_whole(folder)
     if is_adapter(folder):
         base = adapter_base(folder)
         try:
@@ -215,6 +217,24 @@ def save_policy(policy: Policy, folder: Path) -> None:
         settings = SavedChat(template=dict(chat.arguments), date=chat.date, thinking=chat.thinking)
         if settings != SavedChat():
             (target / CHAT).write_text(settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        record(target, *(path for path in target.rglob("*") if path.is_file()))
+
+
+def _check_whole(folder: Path) -> None:
+    """Refuses a checkpoint that is not as ``save_policy`` left it; there is nothing to compare for one from elsewhere.
+
+    Raises:
+        DamagedError: A file is damaged or lost.
+    """
+    bad = damages(folder, deep=True)
+    if bad:
+        raise DamagedError(bad[0], f"{_make_again(folder)}; or delete {LEDGER} if the change was meant")
+
+
+def _make_again(folder: Path) -> str:
+    """What to do about a damaged checkpoint; one of ours lies in the folder of what was built."""
+    whole = folder.parent if (folder.parent / CONFIG).exists() else folder
+    return f"delete the folder {whole} and build or download it again"
 
 
 def check_length(prompts: Sequence[Sequence[int]], new_tokens: int, context: int) -> None:

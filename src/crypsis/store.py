@@ -26,7 +26,23 @@ from pydantic import BaseModel
 
 from crypsis.config import digest, dump_plain, read_yaml
 from crypsis.differences import Inputs, config_difference, input_difference, within
-from crypsis.disk import clear_temporaries, disk_faults, is_temporary, remove, temporary
+from crypsis.digests import (
+    LEDGER,
+    Damage,
+    DamagedError,
+    Entry,
+    damages,
+    describe,
+    forget,
+    is_sound,
+    ledger_text,
+    read_ledger,
+    record,
+    start_anew,
+)
+from crypsis.disk import clear_temporaries, disk_faults, is_temporary
+from crypsis.disk import new_folder as new_folder
+from crypsis.disk import write_atomic as write_atomic
 from crypsis.types import UserError, safe_name
 
 Exists = Literal["resume", "overwrite", "error"]
@@ -34,6 +50,8 @@ RESULT, CONFIG, METRICS, PROVENANCE = "result.json", "config.yaml", "metrics.jso
 INPUTS = "inputs.json"
 """Digests of what the folder's result is made from, by place in the config and part."""
 LOG = "log.txt"
+KEPT = (CONFIG, INPUTS, "pilot.json", "evals/", "transplants/", "rollouts/", "monitors/")
+"""Files that are written once and stay, whether or not their folder is finished."""
 FAILED = "failed.json"
 """Why a run of a study was given up."""
 
@@ -61,43 +79,6 @@ def file_stem(text: str) -> str:
         return safe_name(f"{text}.parquet").removesuffix(".parquet")
     except UserError:
         return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', text)[:60].strip('-')}-{digest(text)[:8]}"
-
-
-def write_atomic(path: Path, data: str | bytes) -> None:
-    """Writes a file so that a reader or a kill never sees half of it.
-
-    Raises:
-        UserError: The disk is full or the folder cannot be written.
-    """
-    beside = temporary(path)
-    with disk_faults(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with beside.open("wb") as file:
-                file.write(data.encode() if isinstance(data, str) else data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        except OSError:  # half a file would take space that is wanted elsewhere
-            remove(beside)
-            raise
-
-
-@contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Yields a temporary sibling that takes the place of ``path`` when the block ends without a fault."""
-    beside = temporary(path)
-    with disk_faults(path):
-        remove(beside)
-        try:
-            beside.mkdir(parents=True)
-            yield beside
-            if path.exists():
-                shutil.rmtree(path)
-            os.replace(beside, path)
-        except Exception:
-            remove(beside)
-            raise
 
 
 @contextlib.contextmanager
@@ -171,6 +152,7 @@ def prepare_folder(
     how: Sequence[str] = (),
     inputs: Inputs | None = None,
     root: Path | None = None,
+    repairs: tuple[str, ...] = (),
 ) -> bool:
     """Makes a folder ready to be (re)used with this config.
 
@@ -182,14 +164,18 @@ def prepare_folder(
         inputs: Digests of what the config names (``crypsis.identity``). A file counts by what it holds, not by its
             path: it may have moved, and must not have changed.
         root: Paths within this folder are stored relative to it, so that it can be moved as a whole.
+        repairs: Beginnings of paths that the caller makes anew if they are damaged or lost.
 
     Returns:
-        True if the folder already holds the finished result of the same config and inputs.
+        True if the folder already holds the finished result of the same config and inputs, every file as it was stored.
 
     Raises:
         UserError: The folder was made with another config or other inputs, or exists and ``exists`` is ``error``.
+        DamagedError: A stored file is damaged and is none of ``repairs``.
     """
     found = folder / CONFIG
+    if exists == "resume":
+        restore_head(folder, config, inputs, root)
     if not found.exists() and folder.exists() and any(not _ours(entry.name) for entry in folder.iterdir()):
         raise UserError(f"{folder}: holds files that crypsis did not write; choose another --out")
     clear_temporaries(folder, is_locked)
@@ -201,20 +187,88 @@ def prepare_folder(
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     elif found.exists():
         if difference := why_different(folder, config, inputs, how):
-            raise UserError(f"{folder}: was made {difference}; use --exists overwrite or another --out")
-        return (folder / RESULT).exists()
-    if inputs is not None:
-        write_json(folder / INPUTS, inputs)
-    plain = config.model_dump(mode="json")
-    write_atomic(found, dump_plain(within(plain, inputs or {}, root) if root else plain))
+            raise UserError(f"{folder}: was made {difference}; {_instead(folder)}")
+        return _is_done(folder, repairs)
+    for file, text in _head(config, inputs, root).items():
+        write_atomic(folder / file, text)
+        record(folder, folder / file)
     return False
 
 
+def _head(config: BaseModel, inputs: Inputs | None, root: Path | None) -> dict[str, str]:
+    """What a folder says of itself before anything is computed: by name of the file, its text."""
+    plain = config.model_dump(mode="json")
+    text = dump_plain(within(plain, inputs or {}, root) if root else plain)
+    return ({INPUTS: json_text(inputs)} if inputs is not None else {}) | {CONFIG: text}
+
+
+def restore_head(folder: Path, config: BaseModel, inputs: Inputs | None = None, root: Path | None = None) -> None:
+    """Writes a damaged or lost config, or record of the inputs, again if it was this one.
+
+    Args:
+        folder: May be absent.
+        config: As for ``prepare_folder``.
+        inputs: As for ``prepare_folder``.
+        root: As for ``prepare_folder``.
+
+    Raises:
+        DamagedError: It was another one.
+    """
+    entries = read_ledger(folder) or {}
+    for file, text in _head(config, inputs, root).items():
+        if file in entries and not is_sound(folder, folder / file):
+            if entries[file].sha256 != hashlib.sha256(text.encode()).hexdigest():
+                raise DamagedError(Damage(folder, file, "is damaged or lost"), start_anew(folder))
+            write_atomic(folder / file, text)
+
+
+def rewrite(folder: Path, texts: Mapping[str, str]) -> None:
+    """Replaces stored files of a folder whose content may change, and their digests."""
+    paths = [folder / name for name in texts]
+    forget(folder, *paths)  # so that a kill leaves no digest of another content
+    for path in paths:
+        write_atomic(path, texts[path.name])
+    record(folder, *paths)
+
+
+def _is_done(folder: Path, repairs: tuple[str, ...]) -> bool:
+    """Whether a folder of the right config holds the whole result; faults as of ``prepare_folder``."""
+    if (folder / RESULT).exists():
+        bad = damages(folder)
+        lost = [damage for damage in bad if not any(map(damage.file.startswith, repairs))]
+        if lost:
+            raise DamagedError(lost[0], start_anew(folder))
+        if not bad:
+            return True
+    _reopen(folder)
+    return False
+
+
+def _instead(folder: Path) -> str:
+    """What to do with a folder of another config; nobody chooses the folders of the cache by --out."""
+    if cache_folder() in folder.parents:
+        return f"delete the folder {folder} and run the same command again"
+    return "use --exists overwrite or another --out"
+
+
 def is_finished(folder: Path, config: BaseModel, inputs: Inputs) -> bool:
-    """Whether a folder holds the finished result of a config and inputs; writes nothing, so it may be read-only."""
-    if not (folder / RESULT).exists() or not (folder / CONFIG).exists():
-        return False
-    return not why_different(folder, config, inputs)
+    """Whether a folder holds the finished result of a config and inputs, every file as it was stored.
+
+    Writes nothing, so the folder may be read-only.
+
+    Raises:
+        DamagedError: Its digests are damaged.
+    """
+    return (folder / CONFIG).exists() and is_complete(folder) and not why_different(folder, config, inputs)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a folder holds a result, with every file as it was stored.
+
+    Raises:
+        DamagedError: Its digests are damaged.
+    """
+    return (folder / RESULT).exists() and not damages(folder)
 
 
 def why_different(folder: Path, config: BaseModel, inputs: Inputs | None, how: Sequence[str] = ()) -> str:
@@ -236,9 +290,31 @@ def why_different(folder: Path, config: BaseModel, inputs: Inputs | None, how: S
     return config_difference(old, new, recorded.keys() & inputs.keys()) or input_difference(recorded, inputs, new)
 
 
+def _files(top: Path) -> list[Path]:
+    """The files at or below an entry of a folder, without hidden ones and those that another ledger lists."""
+    if top.name.startswith(".") or top.name == LEDGER:
+        return []
+    if not top.is_dir():
+        return [top]
+    listed = read_ledger(top)
+    files = [file for entry in top.iterdir() for file in _files(entry)]
+    if listed is None:
+        return files
+    return [top / LEDGER, *(file for file in files if file.relative_to(top).as_posix() not in listed)]
+
+
+def _reopen(folder: Path) -> None:
+    """Leaves the digests of what a resumed work keeps; files that it goes on writing are noted again at the end."""
+    entries = read_ledger(folder)
+    if entries is not None:
+        kept = {name: entry for name, entry in entries.items() if name.startswith(KEPT)}
+        if kept != entries:
+            write_atomic(folder / LEDGER, ledger_text(kept))
+
+
 def _ours(name: str) -> bool:
     """Whether a file of a folder without a config can be what a killed crypsis left."""
-    return name in (".lock", FAILED, INPUTS) or is_temporary(name)
+    return name in (".lock", FAILED, INPUTS, LEDGER) or is_temporary(name)
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
@@ -255,20 +331,75 @@ def append_line(path: Path, line: str) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All complete JSON lines of a file; a last line cut by a kill is left out."""
+    """All JSON lines of a file; a last line cut by a kill is left out.
+
+    Raises:
+        UserError: Another line is no JSON object; with its number.
+    """
     if not path.exists():
         return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
+    rows: list[dict[str, Any]] = []
+    *lines, last = path.read_bytes().split(b"\n")  # nothing stands after the last line feed, or a line cut by a kill
+    for number, line in enumerate([*lines, *([last] if last else [])], 1):
+        try:
+            row = json.loads(line.decode())
+            if not isinstance(row, dict):
+                raise ValueError
+            rows.append(row)
+        except ValueError:
+            if number <= len(lines):
+                raise UserError(f"{path}:{number}: is damaged (no JSON); {start_anew(path.parent)}") from None
     return rows
 
 
-def keep_rows(path: Path, last_step: int) -> None:
-    """Drops the rows after ``last_step``, which a resumed run will write again."""
-    rows = [row for row in read_rows(path) if row["step"] <= last_step]
+def read_steps(path: Path, steps: int | None = None) -> list[dict[str, Any]]:
+    """The rows of a file of metrics, after a look at whether each step from the first on is there once.
+
+    Args:
+        path: The file.
+        steps: How many there must be; None for any number.
+
+    Raises:
+        UserError: A line is damaged, missing or there twice.
+    """
+    rows = read_rows(path)
+    for number, row in enumerate(rows, 1):
+        if row.get("step") != number:
+            raise UserError(
+                f"{path}:{number}: is the row of step {row.get('step')} and not of step {number}; "
+                f"{start_anew(path.parent)}"
+            )
+    if steps is not None and len(rows) != steps:
+        raise UserError(f"{path}: has {len(rows)} rows and not the {steps} that were stored; {start_anew(path.parent)}")
+    return rows
+
+
+def keep_rows(path: Path, last_step: int, known: str = "") -> list[dict[str, Any]]:
+    """Drops the rows after ``last_step``, which a resumed run will write again.
+
+    Args:
+        path: The file.
+        last_step: The last one that stays.
+        known: ``rows_digest`` of the rows up to there, if it was stored.
+
+    Returns:
+        The rows that are left.
+
+    Raises:
+        UserError: A row up to ``last_step`` is damaged, missing or there twice.
+    """
+    rows = read_steps(path)[:last_step]
+    if len(rows) < last_step:
+        raise UserError(f"{path}: has {len(rows)} rows, but {last_step} steps were done; {start_anew(path.parent)}")
+    if known and known != rows_digest(rows):
+        raise UserError(f"{path}: is damaged (its rows are not those that were stored); {start_anew(path.parent)}")
     write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def rows_digest(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Digest of rows of metrics."""
+    return hashlib.sha256("".join(json.dumps(row) + "\n" for row in rows).encode()).hexdigest()[:16]
 
 
 def read_json(path: Path) -> Any:
@@ -284,12 +415,23 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):  # no JSON, no text, a number of thousands of digits, or too deep
-        raise UserError(f"{path}: is damaged (no valid JSON); delete it and run the same command again") from None
+        raise UserError(f"{path}: is damaged (no valid JSON); {look(path)}") from None
 
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON atomically, keys in the given order."""
-    write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_atomic(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """A value as it stands in a stored JSON file."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
+
+
+def look(path: Path) -> str:
+    """Where to find out what to do about a damaged file."""
+    owner = next((folder for folder in path.parents if (folder / CONFIG).exists()), None)
+    return f"`crypsis check {owner}` says what to do" if owner else "put a sound copy in its place"
 
 
 def record_inputs(folder: Path, more: Inputs) -> None:
@@ -301,20 +443,28 @@ def record_inputs(folder: Path, more: Inputs) -> None:
     recorded: Inputs = read_json(folder / INPUTS)
     if difference := input_difference(recorded, more, {}):
         raise UserError(f"{folder}: was made {difference}; use --exists overwrite or another --out")
-    write_json(folder / INPUTS, {**recorded, **more})
+    rewrite(folder, {INPUTS: json_text({**recorded, **more})})
 
 
-def finish_folder(folder: Path, result: Mapping[str, Any], inputs: Inputs, **more: Any) -> None:
-    """Writes provenance and result of what was just computed: from now on the folder is done.
+def finish_folder(
+    folder: Path, result: Mapping[str, Any], inputs: Inputs, only: Sequence[str] = ("*",), **more: Any
+) -> None:
+    """Writes provenance, digests of all files and last the result of what was just computed: the folder is done.
 
     Args:
         folder: Prepared with the same inputs.
         result: Written last, as ``result.json``.
         inputs: What it was computed from.
+        only: Patterns of the entries that get digests; folders with digests of their own count by those.
         more: Further entries of ``provenance.json``.
     """
     write_json(folder / PROVENANCE, provenance(inputs) | more)
-    write_json(folder / RESULT, dict(result))
+    path, data = folder / RESULT, json_text(dict(result)).encode()
+    chosen = sorted({file for pattern in only for top in folder.glob(pattern) for file in _files(top)} - {path})
+    entries = {entry.file: entry for entry in (describe(folder, file) for file in chosen)}
+    entries[RESULT] = Entry(RESULT, len(data), hashlib.sha256(data).hexdigest())
+    write_atomic(folder / LEDGER, ledger_text(entries))
+    write_atomic(path, data)
 
 
 def provenance(inputs: Inputs) -> dict[str, Any]:

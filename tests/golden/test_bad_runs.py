@@ -115,8 +115,8 @@ def test_a_tokenizer_that_changes_the_tags(llama: Path, nano_organism: Path) -> 
 def test_a_checkpoint_of_another_model(llama: Path, tmp_path: Path) -> None:
     learner = Learner(load_policy(llama), RLConfig())
     learner.learn(rows(), "test", PhaseTimer())
-    learner.save(tmp_path / "states", 1)
-    assert Learner(load_policy(llama), RLConfig()).resume(tmp_path / "states") == 1
+    learner.save(tmp_path / "states", 1, "")
+    assert Learner(load_policy(llama), RLConfig()).resume(tmp_path / "states") == (1, "")
     wide = load_policy(save_checkpoint(tmp_path / "wide", "llama", intermediate_size=64))
     qwen = load_policy(save_checkpoint(tmp_path / "qwen", "qwen3"))
     for other in (wide, qwen):

@@ -93,11 +93,11 @@ def test_kl_is_measured_against_the_policy_before_training(
         found = [learner.learn(rows, "test", PhaseTimer())[0] for _ in range(8)]
         assert found[0].mean_kl == pytest.approx(0, abs=1e-6)
         drift.append(found[-1].mean_kl)
-        learner.save(tmp_path / str(kl), 8)
+        learner.save(tmp_path / str(kl), 8, "")
     assert 0 < drift[1] < 0.7 * drift[0]
 
     again = Learner(loaded(checkpoint, lora), RLConfig(learning_rate=rate, kl=3.0))
-    assert again.resume(tmp_path / "3.0") == 8
+    assert again.resume(tmp_path / "3.0") == (8, "")
     assert again.learn(rows, "test", PhaseTimer()) == learner.learn(rows, "test", PhaseTimer())
     if lora is None:
         before, reference = loaded(checkpoint).model.parameters(), again._reference

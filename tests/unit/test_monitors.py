@@ -62,7 +62,7 @@ def test_every_trained_kind_is_saved_and_scores_the_same(
     scores = [v.score for v in first.judge(episodes)]
     assert scores == [v.score for v in again.judge(episodes)] and len({*scores}) > 1
     assert again.sees == "output" and again.card == card and again.card["auroc"] > 0.95
-    assert {p.suffix for p in (tmp_path / "m").rglob("*") if p.is_file()} == {".json", ".safetensors"}
+    assert {p.suffix for p in (tmp_path / "m").rglob("*") if p.is_file()} == {".json", ".jsonl", ".safetensors"}
 
 
 def test_an_unreadable_episode_has_a_reason_instead_of_a_score(trained: TextMonitor) -> None:

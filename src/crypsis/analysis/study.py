@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crypsis.config import read_yaml
+from crypsis.digests import DamagedError, damages
 from crypsis.evaluation.metrics import Tally, tabulate
 from crypsis.evaluation.tallies import TALLIES, read_tallies
-from crypsis.store import CONFIG, FAILED, METRICS, PROVENANCE, RESULT, read_json, read_rows, steps_of
+from crypsis.store import CONFIG, FAILED, METRICS, PROVENANCE, RESULT, look, read_json, read_steps, steps_of
 from crypsis.types import UserError, visible
 
 MONITORS, TIMING = "monitors.json", "timing.json"
@@ -171,6 +172,8 @@ def load_study(folder: Path) -> Study:
     if not found and not (folder / CONFIG).exists():
         raise UserError(f"{folder}: holds no finished run, nor any other; run `crypsis demo --out {folder}` first")
     config = read_yaml(folder / CONFIG)
+    for path in (folder, *found):
+        _refuse_damaged(path, folder)
     provenance = _mapping(folder / PROVENANCE)
     monitors = _monitors(folder / MONITORS)
     version = _one_version(folder, provenance, found)
@@ -187,6 +190,17 @@ def load_study(folder: Path) -> Study:
     return Study(folder, name, version, config, provenance, monitors, timing, tuple(runs), tuple(unfinished))
 
 
+def _refuse_damaged(folder: Path, study: Path) -> None:
+    """Refuses a study with a file that is not as it was stored.
+
+    Raises:
+        DamagedError: The first such file.
+    """
+    bad = damages(folder)
+    if bad:
+        raise DamagedError(bad[0], f"`crypsis check {study}` says what to do")
+
+
 def read_evaluation(path: Path) -> list[dict[str, Any]]:
     """The rows of one evaluation, without the columns of ``TEXTS``.
 
@@ -200,7 +214,7 @@ def read_evaluation(path: Path) -> list[dict[str, Any]]:
             raise UserError(f"{path}: is no evaluation (column '{missing[0]}' is missing)")
         rows: list[dict[str, Any]] = pq.read_table(path, columns=[n for n in names if n not in TEXTS]).to_pylist()
     except (pa.ArrowException, OSError):
-        raise UserError(f"{path}: is damaged (no valid Parquet); delete it and run the same command again") from None
+        raise UserError(f"{path}: is damaged (no valid Parquet); {look(path)}") from None
     return rows
 
 
@@ -229,22 +243,23 @@ def _run(folder: Path, monitors: Sequence[MonitorCard]) -> Run | Unfinished:
     config = read_yaml(folder / CONFIG)
     rl = config.get("rl") or {}
     try:
-        training = tuple(read_rows(folder / METRICS))
+        finished = (folder / RESULT).exists()
         steps, seed = int(rl.get("steps") or 0), int(config["seed"])
         organism, arm = str(config["organism"]), str(config["arm"])
-    except UnicodeDecodeError:
-        raise UserError(f"{folder / METRICS}: is damaged (no text); delete it and run the same command again") from None
     except KeyError as error:
         raise UserError(f"{folder / CONFIG}: the key {error} is missing; was it written by crypsis?") from None
     except (AttributeError, TypeError, ValueError):
         raise UserError(f"{folder / CONFIG}: seed and rl.steps must be numbers") from None
-    if not (folder / RESULT).exists():
+    training = tuple(read_steps(folder / METRICS, steps if finished and (folder / METRICS).exists() else None))
+    if not finished:
         return Unfinished(
             folder.name, f"stopped after step {training[-1].get('step', 0) if training else 0} of {steps}"
         )
     read_json(folder / RESULT)
     thresholds = {card.name: card.threshold for card in monitors if card.organism in ("", visible(organism))}
     evaluations = _evaluations(folder, thresholds)
+    if not (folder / TALLIES).exists():
+        _refuse_gaps(folder, config, steps, list(evaluations))
     if not evaluations:
         return Unfinished(folder.name, "finished, but was never evaluated")
     return Run(
@@ -270,6 +285,19 @@ def _evaluations(folder: Path, thresholds: Mapping[str, float]) -> dict[int, Tal
     return {step: tabulate(read_evaluation(file), thresholds) for step, file in files.items()}
 
 
+def _refuse_gaps(folder: Path, config: Mapping[str, Any], steps: int, evaluated: Sequence[int]) -> None:
+    """Refuses a finished run that lacks an evaluation: its curves and end points would be those of other steps.
+
+    Raises:
+        UserError: The first step without one.
+    """
+    every = (config.get("evaluation") or {}).get("every")
+    if not evaluated or not isinstance(every, int) or every < 1:
+        return
+    for step in sorted({*range(0, steps, every), steps} - set(evaluated)):
+        raise UserError(f"{folder}: the evaluation of step {step} is missing; {look(folder / CONFIG)}")
+
+
 def _mitigation(entry: object) -> str:
     """The name of a mitigation, written as a name or as a mapping with its settings."""
     if isinstance(entry, Mapping):
@@ -281,7 +309,7 @@ def _mapping(path: Path) -> dict[str, Any]:
     """The JSON object in a file, empty if there is no such file."""
     value = read_json(path) if path.exists() else {}
     if not isinstance(value, dict):
-        raise UserError(f"{path}: is damaged (must hold a JSON object); delete it and run the same command again")
+        raise UserError(f"{path}: is damaged (must hold a JSON object); {look(path)}")
     return value
 
 
@@ -326,9 +354,7 @@ def _timing(data: Mapping[str, Any], path: Path) -> Timing:
             _optional(data.get(key)) for key in ("seconds_total", "episodes_per_second", "peak_memory_mb")
         )
     except (AttributeError, TypeError, ValueError):
-        raise UserError(
-            f"{path}: is damaged (times must be numbers); delete it and run the same command again"
-        ) from None
+        raise UserError(f"{path}: is damaged (times must be numbers); {look(path)}") from None
     return Timing(total, phases, rate, memory)
 
 

@@ -185,6 +185,20 @@ def report(
     show_report(folder, make_console(), organisms, claims, transcripts)
 
 
+@app.command()
+def check(folder: Path) -> None:
+    """Compare everything stored in a run, study, organism, base or monitor with its digest (exit 2 if some differs)."""
+    from crypsis.analysis.folder_check import check_folder, check_table
+
+    found, console = check_folder(folder), make_console()
+    for note in found.notes:
+        console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
+    if found.findings:
+        console.print(check_table(found))
+        raise typer.Exit(2)
+    console.print(f"{folder}: all {found.files} files are as they were stored", soft_wrap=True, markup=False)
+
+
 @app.command("list")
 def list_plugins(kind: Annotated[str | None, typer.Argument(help="One kind only.")] = None) -> None:
     """Show the plug-ins that are installed."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from crypsis.digests import is_sound, record_again
+from crypsis.disk import remove
 from crypsis.episodes import copy_episodes, write_episodes
 from crypsis.evaluation.transplants import TRANSPLANTS, store_transplants
 from crypsis.mitigations.base import Mitigation
@@ -88,8 +90,9 @@ class StoredEvaluation:
     def __call__(self, policy: Policy, step: int, engine: Engine = DEFAULT) -> None:
         """Evaluates the policy after ``step`` steps, unless that is stored already."""
         path = self._folder / f"step-{step:04d}.parquet"
-        if not path.exists():
+        if not is_sound(self._folder.parent, path):
             self._store(policy, step, path, engine)
+            record_again(self._folder.parent, path)
         if self._config.transplants:
             self._transplant(policy, step, path, engine)
 
@@ -99,14 +102,19 @@ class StoredEvaluation:
             return
         shared = self._start / path.name
         with locked(self._start, wait=-1):
-            if not shared.exists():
+            if not is_sound(self._start, shared):
                 write_episodes(shared, self._evaluate(policy, step, engine), self._name)
+                record_again(self._start, shared)
         copy_episodes(shared, path, self._name)
 
     def _transplant(self, policy: Policy, step: int, path: Path, engine: Engine) -> None:
         """The labels of conduct are those of the judges among the monitors."""
+        place = self._folder.parent / TRANSPLANTS / path.name
+        if is_sound(self._folder.parent, place):
+            return
+        remove(place)
         store_transplants(
-            self._folder.parent / TRANSPLANTS / path.name,
+            place,
             path,
             self._folder / "step-0000.parquet",
             self._name,
@@ -120,6 +128,7 @@ class StoredEvaluation:
             step=step,
             engine=engine,
         )
+        record_again(self._folder.parent, place)
 
     def _evaluate(self, policy: Policy, step: int, engine: Engine) -> list[Episode]:
         return evaluate_policy(

@@ -25,6 +25,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from crypsis.arrays import Flags, Floats
 from crypsis.config import Config, digest, parse_config
+from crypsis.digests import LEDGER, DamagedError, damages, record
 from crypsis.monitors.base import Monitor
 from crypsis.monitors.card import CARD, TextCard, read_card
 from crypsis.monitors.metrics import Measurement, measure, threshold_for
@@ -235,6 +236,9 @@ class TrainedMonitor(Monitor):
 
     @cached_property
     def _stored_card(self) -> dict[str, Any]:
+        bad = damages(self.path)
+        if bad:
+            raise DamagedError(bad[0], f"delete the folder {self.path} and train it again with the same command")
         return read_card(self.path, self.name, TextCard)
 
     @cached_property
@@ -340,6 +344,7 @@ def train_monitor(
         seen = {"texts": digests([texts[i] for i in known]), "prompts": digests([groups[i] for i in known])}
         write_json(target / SEEN, seen)
         write_json(target / CARD, card)
+        record(target, *(file for file in target.rglob("*") if file.is_file()))
     return dict(json.loads(json.dumps(card)))
 
 
@@ -398,6 +403,6 @@ def digests(texts: Sequence[str]) -> list[str]:
 
 
 def weights_digest(folder: Path) -> str:
-    """Digest of a monitor's weights: all files but its card and its list of what it has seen."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (CARD, SEEN))
+    """Digest of a monitor's weights: all files but its card, what it has seen, and the list of digests."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (CARD, SEEN, LEDGER))
     return file_digest(files)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import yaml
 
+from crypsis.digests import forget, record
+from crypsis.disk import write_atomic
 from crypsis.organisms.base import Organism
-from crypsis.store import write_atomic
 
 TAGS = ("model-organism", "alignment-faking")
 CARD, HUB_CARD = "card.md", "model/README.md"
@@ -51,9 +52,12 @@ def write_card(
         how: How the table was measured.
     """
     text = card_text(organism, base, base_digest, table, how)
-    for file in (folder / CARD, folder / HUB_CARD):
-        if not file.exists() or file.read_text(encoding="utf-8") != text:  # the cache may be read-only
+    cards = [folder / name for name in (CARD, HUB_CARD)]
+    if any(not file.exists() or file.read_text(encoding="utf-8", errors="replace") != text for file in cards):
+        forget(folder, *cards)  # only then: the cache may be read-only
+        for file in cards:
             write_atomic(file, text)
+        record(folder, *cards)
 
 
 def card_text(organism: Organism, base: str, base_digest: str, table: Sequence[ConductRow] = (), how: str = "") -> str:

@@ -93,17 +93,17 @@ class Learner:
         self._parameters = [p for p in policy.model.parameters() if p.requires_grad]
         self._optimiser = make_optimiser(policy.model, rl)
 
-    def resume(self, folder: Path) -> int:
-        """Continues from the newest state of a folder; returns the steps it had done."""
+    def resume(self, folder: Path) -> tuple[int, str]:
+        """Continues from the newest state of a folder; returns the steps it had done and their ``rows_digest``."""
         state = latest_state(folder)
         if state is None:
-            return 0
-        state.load(self.policy.model, [self._optimiser])
-        return state.step
+            return 0, ""
+        extra = state.load(self.policy.model, [self._optimiser])
+        return state.step, str(extra.get("rows", ""))
 
-    def save(self, folder: Path, step: int) -> None:
-        """Writes a state that ``resume`` finds."""
-        save_state(folder, step, self.policy.model, [self._optimiser], {})
+    def save(self, folder: Path, step: int, rows: str) -> None:
+        """Writes a state that ``resume`` finds, with the ``rows_digest`` of its steps."""
+        save_state(folder, step, self.policy.model, [self._optimiser], {"rows": rows})
 
     def learn(
         self, rows: Sequence[TrainRow], where: str, timer: PhaseTimer, parts: Sequence[LossPart] = ()

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from crypsis.digests import record
 from crypsis.episodes import rollouts_path, write_episodes
 from crypsis.mitigations.base import Schedule
 from crypsis.mitigations.hooks import RoutesGradients, delay_of
@@ -31,11 +32,12 @@ from crypsis.rl.learner import ONE, Learner, Log
 from crypsis.rl.loss import LossStats
 from crypsis.rl.metrics import alarms, episode_metrics
 from crypsis.rl.pilot import fit_pilot, pilot_prompts
+from crypsis.rl.resume import check_stored
 from crypsis.rl.rewards import compose
 from crypsis.rl.routing import Blocks
 from crypsis.rl.rows import learned_rows, supervised_parts, turn_parts
 from crypsis.run_config import RLConfig, RunConfig
-from crypsis.store import METRICS, append_row, keep_rows
+from crypsis.store import METRICS, append_row, keep_rows, rows_digest, steps_of
 from crypsis.types import Episode
 
 Evaluate = Callable[[Policy, int, Engine], None]
@@ -69,11 +71,15 @@ def train(
     blocks = Blocks(policy, config.seed) if routed else None
     engine = _checked(policy, config, context, ranks, log)
     learner = Learner(policy, rl, ranks, log, engine, blocks)
-    done = learner.resume(folder / "checkpoints")
-    keep_rows(folder / METRICS, done)
     context = replace(context, engine=engine, monitors=watching(context.monitors, policy, engine))
-    pilot = fit_pilot(policy, config, context, folder)
-    alarmed: set[str] = set()
+    pilot = fit_pilot(policy, config, context, folder)  # before a checkpoint puts another policy in its place
+    if steps_of(folder / "checkpoints"):
+        with blocks.deployed() if blocks else nullcontext():
+            evaluate(policy, 0, engine)
+    done, known = learner.resume(folder / "checkpoints")
+    metrics = keep_rows(folder / METRICS, done, known)
+    check_stored(folder, config, done)
+    alarmed = {kind for row in metrics for kind in alarms(row, rl.prompts_per_step)}
     for step in range(done, rl.steps):
         if step % config.evaluation.every == 0:
             with blocks.deployed() if blocks else nullcontext():
@@ -98,11 +104,13 @@ def train(
         row |= {"delayed_rows": len(delayed)} if any(map(delay_of, mitigations)) else {}
         _sound(row, rl, alarmed, log)
         row |= {f"seconds_{k}": v for k, v in timer.seconds.items()}
-        append_row(folder / METRICS, row | {"seconds_total": time.perf_counter() - started})
+        metrics.append(row | {"seconds_total": time.perf_counter() - started})
+        append_row(folder / METRICS, metrics[-1])
         tokens = any(map(delay_of, mitigations))  # what is delayed is learned from what is stored
         write_episodes(rollouts_path(folder, step + 1), episodes, config.name, tokens)
+        record(folder, rollouts_path(folder, step + 1))
         if (step + 1) % rl.checkpoint_every == 0 or step + 1 == rl.steps:
-            learner.save(folder / "checkpoints", step + 1)
+            learner.save(folder / "checkpoints", step + 1, rows_digest(metrics))
         release_memory()
         on_step(row)
     if blocks:
@@ -114,7 +122,8 @@ def assist(policy: Policy, config: RunConfig, context: RunContext, folder: Path,
     """What the other processes of a run do: sample and learn their part of every step; rank 0 does all the rest."""
     context = replace(context, engine=Engine(ranks.share("")))
     learner = Learner(policy, config.rl, ranks, engine=context.engine)
-    for step in range(learner.resume(folder / "checkpoints"), config.rl.steps):
+    done, _ = learner.resume(folder / "checkpoints")
+    for step in range(done, config.rl.steps):
         now = replace(context, mitigations=at_step(context.mitigations, Schedule(step + 1, config.rl.steps)))
         sample_step(policy, config, now, step + 1, PhaseTimer(), ranks)
         learner.learn([], f"{config.name}: step {step + 1}", PhaseTimer())

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from crypsis.digests import is_sound, record
 from crypsis.mitigations.base import Mitigation, call
 from crypsis.mitigations.hooks import Calibrates
 from crypsis.models import Policy, check_length
@@ -50,6 +51,8 @@ def pilot_prompts(policy: Policy, config: RunConfig, context: RunContext) -> lis
 def fit_pilot(policy: Policy, config: RunConfig, context: RunContext, folder: Path) -> Pilot:
     """Length correction and mitigations: calibrated once on the starting policy, then read from the run folder.
 
+    A file that is lost or damaged is made again, so the policy must be the starting one, before a checkpoint is loaded.
+
     The pilot's episodes are judged and rewarded as those of a step, so that a reward which cannot be computed is found
     before the first one.
 
@@ -58,7 +61,7 @@ def fit_pilot(policy: Policy, config: RunConfig, context: RunContext, folder: Pa
     """
     path = folder / "pilot.json"
     named = list(zip(term_names(context.mitigations), context.mitigations, strict=True))
-    if path.exists():
+    if is_sound(folder, path):
         stored = read_json(path)
         correction = LengthCorrection(stored["slope"], stored["centre"], stored["n"])
         return Pilot(
@@ -83,4 +86,5 @@ def fit_pilot(policy: Policy, config: RunConfig, context: RunContext, folder: Pa
         if isinstance(m, Calibrates)
     }
     write_json(path, asdict(pilot.correction) | {"mitigations": measured})
+    record(folder, path)
     return pilot

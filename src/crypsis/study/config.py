@@ -23,7 +23,7 @@ from crypsis.differences import Inputs, config_difference
 from crypsis.model_config import ModelConfig
 from crypsis.registry import DEFAULT_SCENARIO
 from crypsis.run_config import EvaluationConfig, PreferenceConfig, RLConfig, with_preset
-from crypsis.store import CONFIG, INPUTS, RESULT, read_json, write_atomic, write_json
+from crypsis.store import CONFIG, INPUTS, RESULT, json_text, read_json, rewrite
 from crypsis.study.executors.local import Local
 from crypsis.study.executors.ray import Ray
 from crypsis.study.executors.slurm import Slurm
@@ -184,8 +184,7 @@ def widen(folder: Path, config: StudyConfig, inputs: Inputs) -> None:
     if any(set(old[key]) != set(new[key]) for key in (*GROWS, "seeds")):
         (folder / RESULT).unlink(missing_ok=True)
     if old != new or recorded != inputs:
-        write_json(folder / INPUTS, {**recorded, **inputs})
-        write_atomic(folder / CONFIG, dump_yaml(config))
+        rewrite(folder, {INPUTS: json_text({**recorded, **inputs}), CONFIG: dump_yaml(config)})
 
 
 def _part(parts: Mapping[str, str], of: Mapping[str, str]) -> dict[str, str]:

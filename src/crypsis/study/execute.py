@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from crypsis.run_config import RunConfig
-from crypsis.store import FAILED, METRICS, RESULT, child, is_locked, write_json
+from crypsis.store import FAILED, METRICS, RESULT, child, is_complete, is_locked, write_json
 from crypsis.study.executors.base import Executor, Failure, Job, Pool
 from crypsis.study.progress import Display
 from crypsis.types import UserError
@@ -33,10 +33,10 @@ def run_all(
         The last error of each run that was given up, by name; ``failed.json`` in its folder has it too.
 
     Raises:
-        UserError: The executor cannot work, or a run needs the user first: the disk is full.
+        UserError: The executor cannot work, the disk is full, or a stored file is damaged.
     """
     jobs = [_job(run, folder, executor.threads) for run in runs]
-    missing = [job for job in jobs if not (job.folder / RESULT).exists()]
+    missing = [job for job in jobs if not is_complete(job.folder)]
     if not missing:
         return {}
     with executor.pool(folder, workers) as pool, display.counted("RL", sum(run.rl.steps for run in runs)) as show:
@@ -86,7 +86,7 @@ class _ToDo:
         for job in jobs:
             if is_locked(job.folder):
                 self._elsewhere.append(job)
-            elif (job.folder / RESULT).exists():  # looked for after the lock, which is held until it is there
+            elif is_complete(job.folder):  # looked for after the lock, which is held until it is there
                 self.open -= 1
             else:
                 free.append(job)

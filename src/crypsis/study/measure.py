@@ -8,6 +8,7 @@ from typing import Any
 
 from crypsis.config import Config
 from crypsis.differences import Inputs
+from crypsis.digests import damages
 from crypsis.episodes import read_episodes
 from crypsis.evaluation.evaluate import StoredEvaluation
 from crypsis.evaluation.metrics import Estimate, evaluate_rows
@@ -70,7 +71,7 @@ def measure_organism(
 
 def _measure(model: Path, out: Path, how: MeasurementConfig, inputs: Inputs, place: Scenario) -> None:
     with locked(out, wait=-1):
-        stale = (out / CONFIG).exists() and bool(why_different(out, how, inputs))
+        stale = (out / CONFIG).exists() and not damages(out) and bool(why_different(out, how, inputs))
         if not prepare_folder(out, how, "overwrite" if stale else "resume", inputs=inputs):
             oracle: Monitor = make("monitors", {"name": "oracle", "scenario": how.scenario}, "measure")
             settings = (EvaluationConfig(n=how.n), reply_tokens(place), how.seed)

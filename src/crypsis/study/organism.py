@@ -19,6 +19,7 @@ from crypsis.parallel import release_memory
 from crypsis.registry import make
 from crypsis.rl import loop
 from crypsis.rl.engine.engine import Engine
+from crypsis.rl.resume import REPAIRED
 from crypsis.run_config import RunConfig
 from crypsis.scenarios.base import default_scenario
 from crypsis.store import Exists, locked, prepare_folder
@@ -55,7 +56,7 @@ class StudyBuilder:
         config = parse_config(RunConfig, {"name": folder.name, **settings, "policy": policy}, "reinforce")
         with locked(folder):
             context = load_context(config)
-            if not prepare_folder(folder, config, "resume", inputs=context.digests):
+            if not prepare_folder(folder, config, "resume", inputs=context.digests, repairs=REPAIRED):
                 on_step = partial(self._show, config.rl.steps)
                 loop.train(context.policy, context.config, context, folder, _no_evaluation, on_step)
                 finish(context, folder)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from crypsis.differences import Inputs
+from crypsis.digests import LEDGER, DamagedError, damages, record_again
 from crypsis.evaluation.metrics import LYING
 from crypsis.identity.configs import inputs_of
 from crypsis.identity.files import content_parts
@@ -24,15 +25,21 @@ from crypsis.registry import DEFAULT_SCENARIO, make
 from crypsis.run_config import RunConfig
 from crypsis.scenarios.base import Scenario
 from crypsis.store import (
+    CONFIG,
+    INPUTS,
     METRICS,
+    PROVENANCE,
+    RESULT,
     Exists,
     child,
     finish_folder,
+    is_complete,
     locked,
     prepare_folder,
     read_json,
     read_rows,
     record_inputs,
+    restore_head,
     write_json,
 )
 from crypsis.study.config import HOW, StudyConfig, widen
@@ -47,6 +54,9 @@ from crypsis.types import Episode, RunsFailedError, UserError
 T = TypeVar("T")
 HOW_CODE = ("crypsis.study.execut", "crypsis.study.progress")
 """Modules that start and show runs: they do not change what comes out."""
+MONITORS, TIMING = "monitors.json", "timing.json"
+REPAIRED = (PROVENANCE, RESULT, MONITORS, TIMING, "monitors")
+"""What a study makes again if it is lost; a damaged monitor is refused when it is loaded."""
 
 
 def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) -> Path:
@@ -66,10 +76,13 @@ def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) 
         check(config)
         inputs = study_inputs(config)
         if exists == "resume":
+            _drop_damaged(out)
+            restore_head(out, config, inputs)
             widen(out, config, inputs)
-        if prepare_folder(out, config, exists, HOW, inputs):
+        if prepare_folder(out, config, exists, HOW, inputs, repairs=REPAIRED) and _all_finished(out):
             return out
         check_access(config)
+        _refuse_damaged_monitors(out)
         clock = _Clock(out)
         base = clock.time("base model", lambda: _base(config, display))
         organisms = {
@@ -87,13 +100,15 @@ def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) 
         for label, organism in organisms.items():
             if asked(config, label):
                 monitors[label] |= clock.time("monitors", partial(_lies, config, label, organism, out, display))
+        for file in sorted((out / "monitors").rglob(LEDGER)):
+            record_again(out, file)
         runs = grid(config, organisms, monitors)
-        write_json(out / "monitors.json", cards(runs))
+        write_json(out / MONITORS, cards(runs))
         failed = clock.time("RL", lambda: run_all(runs, out, config.executor, config.workers, config.retries, display))
         clock.write(runs)
         if failed:
             raise RunsFailedError(out, list(failed))
-        finish_folder(out, {"runs": [run.name for run in runs]}, inputs)
+        finish_folder(out, {"runs": [run.name for run in runs]}, inputs, only=[CONFIG, INPUTS, *REPAIRED])
     return out
 
 
@@ -102,6 +117,32 @@ def study_inputs(config: StudyConfig) -> Inputs:
     found = inputs_of(config, __name__)
     code = {name: value for name, value in found["code"].items() if not name.startswith(HOW_CODE)}
     return {k: v for k, v in found.items() if k.partition(".")[0] not in HOW} | {"code": code}
+
+
+def _drop_damaged(out: Path) -> None:
+    """Deletes damaged records of a study that are written again in any case, or that nothing depends on."""
+    if out.is_dir():
+        for damage in damages(out):
+            if damage.file in (MONITORS, TIMING, PROVENANCE):
+                (out / damage.file).unlink(missing_ok=True)
+
+
+def _refuse_damaged_monitors(out: Path) -> None:
+    """A monitor that is lost is trained again; a damaged one is left for its owner to delete.
+
+    Raises:
+        DamagedError: The first damaged one.
+    """
+    for damage in damages(out):
+        room, *parts = Path(damage.file).parts
+        monitor = out.joinpath(room, *parts[:2])
+        if room == "monitors" and monitor.exists():
+            raise DamagedError(damage, f"delete the folder {monitor} and run the same command again")
+
+
+def _all_finished(out: Path) -> bool:
+    """Whether every run of a finished study is still there, as it was stored."""
+    return all(is_complete(out / "runs" / name) for name in read_json(out / RESULT)["runs"])
 
 
 def _base(config: StudyConfig, display: Display) -> Path:
@@ -148,7 +189,8 @@ class _Clock:
     """Seconds by phase, added up over resumed attempts and kept in ``timing.json``."""
 
     def __init__(self, out: Path) -> None:
-        self._path = out / "timing.json"
+        self._path = out / TIMING
+        self._lost = not self._path.exists() and any(out.glob(f"runs/*/{METRICS}"))
         self._phases: dict[str, float] = read_json(self._path)["phases"] if self._path.exists() else {}
 
     def time(self, phase: str, work: Callable[[], T]) -> T:
@@ -162,7 +204,12 @@ class _Clock:
             self.write([])
 
     def write(self, runs: Sequence[RunConfig]) -> None:
-        """Stores the phases, the rate of training episodes over the RL phase, and the memory of the largest process."""
+        """Stores the phases, the rate of training episodes over the RL phase, and the memory of the largest process.
+
+        Nothing is stored if the times of earlier attempts are lost: the rest would pass for the whole.
+        """
+        if self._lost:
+            return
         rows = [row for run in runs for row in read_rows(self._path.parent / "runs" / run.name / METRICS)]
         seconds = self._phases.get("RL", 0.0)
         children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss

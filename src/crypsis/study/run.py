@@ -16,6 +16,7 @@ from crypsis.models import save_policy
 from crypsis.parallel import Ranks, together
 from crypsis.rl import loop
 from crypsis.rl.context import RunContext
+from crypsis.rl.resume import REPAIRED
 from crypsis.run_config import RLConfig, RunConfig
 from crypsis.store import LOG, Exists, append_line, finish_folder, locked, prepare_folder
 from crypsis.study.context import load_context, run_inputs
@@ -48,7 +49,7 @@ def run_one(
         # Everything that the user may have got wrong comes before the folder is marked as this config's.
         context = load_context(config)
         config = context.config
-        if prepare_folder(folder, config, exists, inputs=context.digests, root=study):
+        if prepare_folder(folder, config, exists, inputs=context.digests, root=study, repairs=REPAIRED):
             return folder
         context.check_access()
         evaluate, log = stored_evaluation(context, folder, shared), run_log(folder, log)
@@ -82,9 +83,12 @@ def stored_evaluation(context: RunContext, folder: Path, shared: Path | None = N
 
 def run_log(folder: Path, to_user: Callable[[str], None]) -> Callable[[str], None]:
     """Logs a line to the user and to the log of the run folder."""
+    path = folder / LOG
+    known = set(path.read_text(encoding="utf-8", errors="replace").splitlines()) if path.exists() else set()
 
     def log(line: str) -> None:
-        append_line(folder / LOG, line)
+        if line not in known:  # steps that a resumed run does again have said it already
+            append_line(path, line)
         to_user(line)
 
     return log

@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+from crypsis.rl.resume import REPAIRED
 from crypsis.run_config import RunConfig
 from crypsis.store import Exists, locked, prepare_folder
 from crypsis.study.context import load_context
@@ -52,7 +53,7 @@ def run_by_trl(
     trl_settings(config, folder, process.num_processes, config.rl.steps, cpu=True)
     trl_backend.refuse(context.policy, config, context)
     with locked(folder, wait=LOCK_WAIT) if main else nullcontext():
-        if first(lambda: prepare_folder(folder, config, exists, inputs=context.digests)):
+        if first(lambda: prepare_folder(folder, config, exists, inputs=context.digests, repairs=REPAIRED)):
             return folder
         context.check_access()
         evaluate, log = stored_evaluation(context, folder), run_log(folder, log)

@@ -26,7 +26,8 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from crypsis.checkpoints import State, latest_state, save_state
-from crypsis.episodes import write_episodes
+from crypsis.digests import record
+from crypsis.episodes import rollouts_path, write_episodes
 from crypsis.mitigations.base import Mitigation, Schedule
 from crypsis.mitigations.hooks import (
     AddsLoss,
@@ -51,6 +52,7 @@ from crypsis.rl.learner import Log, make_optimiser
 from crypsis.rl.loop import Evaluate, step_metrics
 from crypsis.rl.loss import LossStats
 from crypsis.rl.pilot import fit_pilot, pilot_prompts
+from crypsis.rl.resume import check_stored
 from crypsis.rl.rewards import compose
 from crypsis.rl.rollouts import ask_extra_turns, rollout
 from crypsis.rl.rows import token_mask
@@ -59,7 +61,7 @@ from crypsis.rl.trl.settings import trl_arguments, trl_settings
 from crypsis.rl.trl.vllm import vllm_sampler
 from crypsis.rl.trl.weights import Moments, copy_weights, read_moments, write_moments
 from crypsis.run_config import RunConfig, run_seed
-from crypsis.store import METRICS, append_row, keep_rows
+from crypsis.store import METRICS, append_row, keep_rows, rows_digest
 from crypsis.types import Episode, UserError
 
 Sharding = Literal["none", "fsdp2", "zero", "zero3"]
@@ -203,6 +205,7 @@ class _Run(TrainerCallback):
         self._moments: Moments = {}
         self._trainer: Any = None
         self._copied = -1
+        self._rows: list[dict[str, Any]] = []
 
     def start(self, saved: State | None, log: Log) -> None:
         """Loads a checkpoint, checks the prefix and fits the pilot, with the whole policy: a trainer may cut it up.
@@ -216,18 +219,18 @@ class _Run(TrainerCallback):
             )
         if saved and self.sharding in ("zero", "zero3"):
             raise UserError(f"{self._states}: DeepSpeed runs cannot be resumed; use FSDP2, or --exists overwrite")
-        if saved:
-            optimiser = make_optimiser(self.policy.model, self.config.rl)
-            saved.load(self.policy.model, [optimiser])
-            self._moments = read_moments(self.policy.model, optimiser, keep=True)
-            self.done = saved.step
         why = why_padded(self.policy, pilot_prompts(self.policy, self.config, self.context))
         self.context = replace(self.context, engine=Engine(why))
         if why and self.process.is_main_process:
             log(f"replies are sampled without a shared prefix, which is slower: {why}")
-        if self.process.is_main_process:
-            keep_rows(self.folder / METRICS, self.done)
+        if self.process.is_main_process:  # on the policy before training, so before a checkpoint is loaded
             fit_pilot(self.policy, self.config, self.context, self.folder)
+            if saved:
+                self._evaluate(self.policy, 0, self.context.engine)
+        known = self._resume(saved) if saved else ""
+        if self.process.is_main_process:
+            self._rows = keep_rows(self.folder / METRICS, self.done, known)
+            check_stored(self.folder, self.config, self.done)
         self.process.wait_for_everyone()
         pilot = fit_pilot(self.policy, self.config, self.context, self.folder)
         self._correction = pilot.correction
@@ -235,6 +238,14 @@ class _Run(TrainerCallback):
         if self.sharding in ("fsdp2", "zero3"):
             self.policy.model.cpu()  # the trainer takes its shards from there
             self.policy = replace(self.policy, model=copy.deepcopy(self.policy.model))
+
+    def _resume(self, saved: State) -> str:
+        """Goes on from a checkpoint; returns the digest of the rows of its steps."""
+        optimiser = make_optimiser(self.policy.model, self.config.rl)
+        extra = saved.load(self.policy.model, [optimiser])
+        self._moments = read_moments(self.policy.model, optimiser, keep=True)
+        self.done = saved.step
+        return str(extra.get("rows", ""))
 
     def keys(self) -> list[str]:
         """TRL's dataset: a key for each prompt of each step that is still to do."""
@@ -295,8 +306,10 @@ class _Run(TrainerCallback):
             return
         if self.process.is_main_process:
             row = self._row(step, logs)
+            self._rows.append(row)
             append_row(self.folder / METRICS, row)
-            write_episodes(self.folder / "rollouts" / f"step-{step:04d}.parquet", self._episodes, self.config.name)
+            write_episodes(rollouts_path(self.folder, step), self._episodes, self.config.name)
+            record(self.folder, rollouts_path(self.folder, step))
             self._on_step(row)
         if step % rl.checkpoint_every == 0 or step == rl.steps:
             self._save(step, kwargs["model"], kwargs["optimizer"])
@@ -378,7 +391,7 @@ class _Run(TrainerCallback):
         if main:
             plain = make_optimiser(self.policy.model, self.config.rl)
             write_moments(self.policy.model, plain, moments)
-            save_state(self._states, step, self.policy.model, [plain], {})
+            save_state(self._states, step, self.policy.model, [plain], {"rows": rows_digest(self._rows)})
 
 
 def how_sharded(arguments: GRPOConfig) -> Sharding:

@@ -1,0 +1,86 @@
+"""Killed at many random moments, a chain of the same command ends with the numbers of an undisturbed run."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from crypsis.store import METRICS, RESULT, read_rows
+from tests.conftest import REPOSITORY, Crypsis
+from tests.damage import numbers
+from tests.smoke.test_interrupt import cmdline
+
+pytestmark = [pytest.mark.smoke, pytest.mark.stress]
+
+KILLS = 100
+"""At least so many in all."""
+LONGEST = 200
+"""Kills of a chain, which fails if it is not done by then."""
+
+
+@pytest.fixture(scope="module")
+def config(nano_organism: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("config") / "run.yaml"
+    rl = {"steps": 12, "prompts_per_step": 2, "group_size": 4, "max_new_tokens": 64, "checkpoint_every": 2}
+    run = {"name": "killed", "policy": str(nano_organism), "rl": rl, "evaluation": {"every": 3, "n": 6}}
+    file.write_text(yaml.safe_dump(run))
+    return file
+
+
+@pytest.fixture(scope="module")
+def straight(config: Path, tmp_path_factory: pytest.TempPathFactory, crypsis_here: Crypsis) -> Path:
+    out = tmp_path_factory.mktemp("straight") / "run"
+    done = crypsis_here("train", config, "--out", out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_a_hundred_random_kills(config: Path, straight: Path, tmp_path: Path, crypsis_here: Crypsis) -> None:
+    """The moment of each kill is drawn between the start of work in the folder and a little more than two steps."""
+    rng, kills, chains = random.Random(20), 0, 0
+    while kills < KILLS:
+        out = tmp_path / f"chain{chains}"
+        for _ in range(LONGEST):
+            if not killed_once(["train", str(config), "--out", str(out)], out, rng):
+                break
+            kills += 1
+        assert (out / RESULT).exists()
+        assert numbers(out) == numbers(straight)
+        assert not [path for path in out.rglob("*.tmp")], "half-written files are cleared away"
+        assert crypsis_here("check", out).returncode == 0
+        chains += 1
+    print(f"{kills} kills in {chains} chains, all identical")
+
+
+def killed_once(arguments: list[str], out: Path, rng: random.Random) -> bool:
+    """Starts a command and kills it after a random time of work; False if it was done first."""
+    command = subprocess.Popen([sys.executable, "-m", "tests.smoke.at_work", *arguments], cwd=REPOSITORY)
+    begun, rows = out / ".begun", len(read_rows(out / METRICS))
+    begun.unlink(missing_ok=True)
+    while not begun.exists():
+        if command.poll() is not None:
+            return done(command)
+        time.sleep(0.005)
+    pace = max((row["seconds_total"] for row in read_rows(out / METRICS)), default=0.3)
+    try:
+        command.wait(rng.uniform(0.0, 3.0 * pace * (1 + 2 * (rows == 0))))
+        return done(command)
+    except subprocess.TimeoutExpired:
+        family = [c for c in psutil.Process(command.pid).children(recursive=True) if "spawn" in cmdline(c)]
+        command.send_signal(signal.SIGKILL)
+        command.wait()
+        psutil.wait_procs(family, timeout=30)
+        return True
+
+
+def done(command: subprocess.Popen[bytes]) -> bool:
+    assert command.returncode == 0
+    return False
