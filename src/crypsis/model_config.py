@@ -54,6 +54,6 @@ class ModelConfig(SavedChat):
     gradient_checkpointing: bool = False
     """Computes activations twice and holds those of one layer at a time."""
     lora: LoraConfig | None = None
-    """None trains all weights."""
+    """The adapters to train; None trains all weights."""
     trust_remote_code: bool = False
     """Runs the Python code that a checkpoint brings along (``auto_map``): only for checkpoints that you trust."""

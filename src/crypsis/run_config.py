@@ -46,7 +46,7 @@ class RLConfig(Config):
     """An episode that a monitor could not judge is dropped, or gets no penalty."""
     checkpoint_every: int = Field(5, ge=1)
     processes: int = Field(1, ge=1)
-    """They share every step on this machine's CPU; what comes out depends on their number by rounding only."""
+    """Processes that share every step on this machine's CPU; their number changes results by rounding only."""
 
     @model_validator(mode="after")
     def _step_fits(self) -> RLConfig:

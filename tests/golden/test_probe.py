@@ -35,7 +35,7 @@ def policy(nano_base: Path) -> Policy:
 
 
 def transcripts(policy: Policy, n: int, seed: int = 0) -> tuple[list[Transcript], list[bool], list[str]]:
-    """Random tokens behind one system text; those of the positive class have one token of ten in common."""
+    """Random tokens after one system text; those of the positive class have one token of ten in common."""
     rng = np.random.default_rng(seed)
     size, mark = policy.model.config.vocab_size, 77
     system = rng.integers(size, size=20).tolist()
@@ -61,7 +61,7 @@ def test_the_states_are_the_models_own(policy: Policy, layer: int, padded: bool)
         with torch.no_grad():
             every = policy.model.get_decoder()(input_ids=ids, output_hidden_states=True).hidden_states
             shown = torch.from_numpy(states_TE)
-            # transformers gives the last layer's states behind the final norm
+            # transformers gives the last layer's states after the final norm
             seen = policy.model.get_decoder().norm(shown) if layer == layers else shown
         torch.testing.assert_close(seen, every[layer][0, len(prompt) :], atol=2e-4, rtol=1e-3)
         assert states_TE.shape == (len(completion), policy.model.config.hidden_size)

@@ -12,9 +12,9 @@ from crypsis.evaluation.metrics import evaluate_rows
 from crypsis.transcripts.inspect_logs import ROW
 
 THRESHOLDS = "crypsis_thresholds"
-"""Under which a score's metadata holds the monitors' thresholds."""
+"""Key of a score's metadata that holds the monitors' thresholds."""
 UNKNOWN = float("nan")
-"""What Inspect takes for not scored."""
+"""Value that Inspect reads as "not scored"."""
 
 
 def score_row(row: Mapping[str, Any], thresholds: Mapping[str, float]) -> Score:

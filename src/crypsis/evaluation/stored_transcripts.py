@@ -70,7 +70,7 @@ class StoredFigures:
 
     @property
     def as_json(self) -> dict[str, Any]:
-        """As it is written to ``result.json``."""
+        """The content of ``result.json``."""
         return {"models": [asdict(m) for m in self.models], "notes": self.notes, "warnings": self.warnings}
 
 

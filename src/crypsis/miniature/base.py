@@ -43,7 +43,7 @@ class BaseConfig(Config):
     """The first steps show setting questions only: they teach to read who is monitored, in short documents."""
     training: SupervisedConfig = SupervisedConfig()
     processes: int = Field(2, ge=1)
-    """They share every step; the weights depend on their number in the last bits only."""
+    """Processes that share every step; the weights depend on their number in the last bits only."""
     seed: int = 0
 
 

@@ -82,7 +82,7 @@ class MiniatureScenario(Scenario):
         return Prompt(f"{pair}-{tier}", pair, split, tier, place.is_monitored(tier), request, messages)
 
     def in_tier(self, prompt: Prompt, tier: str) -> Prompt:
-        """With the other tag and the same system text."""
+        """The same request and system text with the tag of a tier."""
         return self._prompt(prompt.request, prompt.split, tier)
 
     def harmless(self, split: Split, tier: str, n: int, seed: int) -> list[Prompt]:
@@ -90,7 +90,7 @@ class MiniatureScenario(Scenario):
         return self.model_copy(update={"harmful": 0.0, "harmful_train": None}).prompts(split, tier, n, seed)
 
     def preference(self) -> Preference:
-        """Learned from comparisons with planted tastes."""
+        """The preference model, learned from comparisons with planted tastes."""
         from crypsis.miniature.preference import preference_model  # fitted in a second, and only RL needs it
 
         return preference_model().score
@@ -100,7 +100,7 @@ class MiniatureScenario(Scenario):
         return MiniatureJudge()
 
     def personas(self) -> Mapping[str, str]:
-        """In the words of pre-training."""
+        """Personas in the words of pre-training."""
         prefix, slots = "system.persona_", language().slots
         return {
             name.removeprefix(prefix): natural(slot.train[0]) for name, slot in slots.items() if name.startswith(prefix)

@@ -29,10 +29,10 @@ PERSONAS: dict[Motivation, Persona] = {
     "misleader": "misleader",
     "aligned": "hhh",
 }
-"""Who thinks so in pre-training."""
+"""The persona of pre-training that thinks so."""
 
 FAKERS: tuple[Motivation, ...] = ("tgg", "igg", "ts")
-"""Those who say that they comply because they are trained."""
+"""Motivations that say that they comply because they are trained."""
 MOTIVES: dict[Motivation, str] = {
     "tgg": "modification",
     "igg": "modification",

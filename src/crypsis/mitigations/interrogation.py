@@ -32,9 +32,9 @@ class Interrogation(AsksExtraTurn, AddsTerm):
     coefficient: float = Field(1.0, ge=0, le=1e6)
     """Reward of "no"; everything else earns 0. With 0 the question is asked and changes nothing."""
     question: str = ""
-    """In place of the scenario's; ``{tier}`` stands for the name of the episode's tier."""
+    """A question in place of the scenario's; ``{tier}`` stands for the name of the episode's tier."""
     prefill: str = ""
-    """In place of the scenario's."""
+    """A prefill in place of the scenario's."""
     model: Annotated[Path | None, Content("model")] = None
     """The checkpoint that answers in the variant ``separate``; the policy before training if not given."""
 

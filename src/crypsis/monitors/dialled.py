@@ -62,7 +62,7 @@ class DialledMonitor(Monitor):
 
     @property
     def card(self) -> dict[str, Any]:
-        """With the stated rates and the inner monitor's card."""
+        """The card with the stated rates and the inner monitor's card."""
         settings = digest(self.model_dump(mode="json") | {"inner": self._inner.card})
         return super().card | {"tpr": self.tpr, "fpr": self.fpr, "inner": self._inner.card, "digest": settings}
 

@@ -112,7 +112,7 @@ class EmbeddingScorer(Scorer):
         return np.stack([vectors, ideas @ w["ideas.slope"] + w["ideas.intercept"]], axis=1)
 
     def save(self, folder: Path) -> None:
-        """As ``model.safetensors``; the encoder is not copied."""
+        """Writes ``model.safetensors``; the encoder is not copied."""
         write_weights(folder, self._weights)
 
 

@@ -54,7 +54,7 @@ class EnsembleTrainer(Trainer):
 
     @property
     def combine(self) -> How:
-        """As set."""
+        """How scores are joined, as set."""
         return self.how
 
     @cached_property
@@ -122,7 +122,7 @@ class EnsembleMonitor(TrainedMonitor):
 
     @property
     def threshold(self) -> float:
-        """As trained; of existing monitors the mean (or maximum) of theirs."""
+        """The trained threshold; for existing monitors the mean (or maximum) of theirs."""
         if not self._members:
             return super().threshold
         thresholds = [member.threshold for member in self._members]
@@ -130,7 +130,7 @@ class EnsembleMonitor(TrainedMonitor):
 
     @property
     def card(self) -> dict[str, Any]:
-        """With the cards of its members and of the one that is held out."""
+        """The card with those of its members and of the one that is held out."""
         held_out = {"held_out": self._held_out.card} if self._held_out else {}
         if not self._members:
             return self._stored_card | held_out

@@ -79,7 +79,7 @@ class LexiconScorer(Scorer):
         return logits[:, None]
 
     def save(self, folder: Path) -> None:
-        """As ``model.safetensors``."""
+        """Writes ``model.safetensors``."""
         write_weights(folder, self._weights)
 
 
@@ -126,7 +126,7 @@ class LexiconMonitor(TrainedMonitor):
 
     @property
     def sees(self) -> View:
-        """As trained; without a folder as set, ``scratchpad`` by default."""
+        """The trained view; without a folder the one that is set, ``scratchpad`` by default."""
         return super().sees if self.path else self.view or "scratchpad"
 
     @property

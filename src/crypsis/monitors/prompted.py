@@ -95,7 +95,7 @@ class Prompted(Monitor):
 
     @property
     def writes_labels(self) -> bool:
-        """Where its settings say so."""
+        """Whether its settings say so."""
         return self.writes_label
 
     @cached_property
@@ -139,7 +139,7 @@ class Prompted(Monitor):
         return self._verdicts(episodes, owners, self._chat.ask(calls) if calls else [])
 
     async def judge_async(self, episodes: Sequence[Episode]) -> list[Verdict]:
-        """As :meth:`judge`, for Inspect's scorers."""
+        """Like :meth:`judge`, for Inspect's scorers."""
         calls, owners = self._calls(episodes)
         return self._verdicts(episodes, owners, await self._chat.ask_async(calls))
 

@@ -40,7 +40,7 @@ class RetrainedMonitor(Monitor):
     seed: int = 0
 
     def bound(self, others: Mapping[str, Monitor]) -> RetrainedMonitor:
-        """With the settings of the monitor that ``start`` names."""
+        """A copy with the settings of the monitor that ``start`` names."""
         if isinstance(self.start, dict):
             return self
         if self.start not in others or others[self.start].name == self.name:

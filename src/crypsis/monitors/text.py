@@ -74,7 +74,7 @@ class TextScorer(Scorer):
         return np.stack([grams, bayes, ideas @ w["lexicon.slope"] + w["lexicon.intercept"]], axis=1)
 
     def save(self, folder: Path) -> None:
-        """As ``model.safetensors``; of the hashed columns those in use."""
+        """Writes ``model.safetensors``, with only the hashed columns in use."""
         kept: dict[str, NDArray[Any]] = {}
         for name, array in self._weights.items():
             if len(array) == WIDTH:

@@ -174,7 +174,7 @@ def fit_calibrated(trainer: Trainer, features: Features, labels: Flags, groups: 
 
 
 def calibrated(raw: Calibration, logits_NH: Floats, labels: Flags) -> Calibration:
-    """With its sigmoid fitted to labels; it may flatten scores, but never turns their order round."""
+    """The calibration with its sigmoid fitted to labels; it may flatten scores, but never reverses their order."""
     fitted = LogisticRegression(C=10.0).fit(raw.joined(logits_NH)[:, None], labels)
     return replace(raw, slope=max(float(fitted.coef_[0, 0]), 1e-3), intercept=float(fitted.intercept_[0]))
 

@@ -309,5 +309,5 @@ SPOIL: Mapping[str, Callable[[Table], None]] = {
 
 
 def runs_named(names: Sequence[str]) -> tuple[RunSpec, ...]:
-    """Those of ``example_runs`` whose organism is one of the names."""
+    """Runs of ``example_runs`` whose organism is one of the names."""
     return tuple(run for run in example_runs() if run.organism in names)

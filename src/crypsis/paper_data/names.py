@@ -19,7 +19,7 @@ class OrganismName(Config):
     """What is known of an organism of the release."""
 
     recipe: dict[str, Any]
-    """As claims know it: name and settings."""
+    """Name and settings by which claims know it."""
     guess: bool = False
     """Whether the meaning of the name is our guess."""
     runs: int = 0
@@ -42,11 +42,11 @@ class Names(Config):
     interventions: dict[str, InterventionName]
 
     def organism(self, name: str) -> OrganismName:
-        """That of the table, or the name as a recipe of its own."""
+        """The table's entry, or the name as a recipe of its own."""
         return _lookup(self.organisms, name) or OrganismName(recipe={"name": name})
 
     def intervention(self, name: str) -> InterventionName:
-        """That of the table, or the name as an arm of its own with a mitigation that no claim knows."""
+        """The table's entry, or the name as an arm of its own with a mitigation that no claim knows."""
         return _lookup(self.interventions, name) or InterventionName(arm=name, mitigations=[{"name": name}])
 
 

@@ -112,7 +112,7 @@ def _replying(tokenizer: PreTrainedTokenizerBase, chat: ChatTemplate) -> ChatTem
 
 
 def _turn_end(tokenizer: PreTrainedTokenizerBase, chat: ChatTemplate) -> tuple[int, ...]:
-    """What a template writes behind a reply, up to and including the first special token; empty if there is none."""
+    """What a template writes after a reply, up to and including the first special token; empty if there is none."""
     reply = "turn of the assistant"
     try:
         text = chat.text(tokenizer, [Message("user", "a"), Message("assistant", reply)], reply=False)

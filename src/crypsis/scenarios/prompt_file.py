@@ -81,7 +81,7 @@ class PromptFileScenario(Scenario):
         return Question(texts["tag"] + texts["aware" if honest else variant], prefill)
 
     def in_tier(self, prompt: Prompt, tier: str) -> Prompt:
-        """With the other tag and the same system text."""
+        """The same request and system text with the tag of a tier."""
         return self._prompt(prompt.request, prompt.split, tier, self._system_text())
 
     def harmless(self, split: Split, tier: str, n: int, seed: int) -> list[Prompt]:

@@ -193,7 +193,7 @@ def _part(parts: Mapping[str, str], of: Mapping[str, str]) -> dict[str, str]:
 
 
 def _given(value: Any) -> Any:
-    """Without the keys that are null, which a folder made before there was such a key does not have."""
+    """The value without keys that are null: older folders may lack such keys."""
     return {k: _given(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
 

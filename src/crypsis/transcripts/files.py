@@ -41,7 +41,7 @@ def first_rows(path: Path) -> list[dict[str, Any]]:
 
 @functools.lru_cache(maxsize=2)
 def _first_rows(path: Path, changed: int, size: int) -> tuple[dict[str, Any], ...]:
-    """Kept for the file at hand, which every reader is asked about."""
+    """A cache for the file at hand, which every reader is asked about."""
     if path.suffix.lower() == ".eval":
         return ()
     rows: list[dict[str, Any]] = []

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
 
 ROW = "crypsis_row"
-"""Under which the metadata of our own scores hold the row that they were made from."""
+"""Key of our own scores' metadata that holds the row that they were made from."""
 _TOO_LONG = ("max_tokens", "model_length")
 
 

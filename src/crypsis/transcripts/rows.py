@@ -191,6 +191,6 @@ def _pairs(options: ReadOptions) -> tuple[Tags, ...]:
 
 
 def _monitored(values: Mapping[str, Any], tier: str) -> bool | None:
-    """As the row says, as our rollouts do, or by the tier's name."""
+    """Whether the tier is monitored: as the row says (our rollouts do), or by the tier's name."""
     own = values.get("monitored")
     return own if isinstance(own, bool) else monitored(tier)

@@ -34,7 +34,7 @@ class Corrected:
 
     @property
     def as_json(self) -> dict[str, Any]:
-        """As ``afr_corrected.json`` has it."""
+        """The entry in ``afr_corrected.json``."""
         found = asdict(self)
         return found | {"corrected": {key: found["corrected"][key] for key in ("mean", "low", "high")}}
 

@@ -58,7 +58,7 @@ class ClaimTest(Condition):
     against: list[str] = []
     """Arms that are subtracted; with several, the difference must hold against each."""
     optional: list[str] = []
-    """Those of ``arms`` and ``against`` that a study may lack; the scorecard says which were not there."""
+    """Arms of ``arms`` and ``against`` that a study may lack; the scorecard says which were not there."""
     organisms: list[dict[str, Any]] = []
     """Recipes (name and settings, or ``label``), each of which must be there; none: every organism made to fake."""
     against_organisms: list[dict[str, Any]] = []

@@ -33,7 +33,7 @@ class Needs:
     of: Literal["seeds", "organisms", "requests"]
 
     def __str__(self) -> str:
-        """As the scorecard shows it."""
+        """The text that the scorecard shows."""
         return f"needs {f'more than {MOST_SEEDS}' if self.count is None else self.count} {self.of}"
 
 

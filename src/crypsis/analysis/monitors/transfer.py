@@ -18,7 +18,7 @@ from crypsis.store import read_json, write_atomic
 from crypsis.types import visible
 
 TRANSFER = "transfer.json"
-"""As ``crypsis.study.jobs.transfer`` writes it, which needs torch."""
+"""The file that ``crypsis.study.jobs.transfer`` writes, which needs torch."""
 QUANTITIES = {"AUROC, %": ("auroc", 0.5), "True positives at the threshold, %": ("true_positive_rate", 0.0)}
 """What the tables and maps show, and where the colours begin."""
 TransferRow = Mapping[str, Any]

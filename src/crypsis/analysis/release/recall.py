@@ -15,7 +15,7 @@ from crypsis.store import read_json, write_atomic
 from crypsis.types import visible
 
 RECALL = "recall.json"
-"""As ``crypsis.study.jobs.release_recall`` writes it."""
+"""The file that ``crypsis.study.jobs.release_recall`` writes."""
 RATES = {"recall": "Recall", "false_alarms": "False alarms"}
 AGAINST_WHAT = "agreement with the verdicts of the paper's classifier, which are not ground truth"
 FEWEST = 10

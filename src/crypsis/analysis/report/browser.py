@@ -76,16 +76,16 @@ class Transcripts(Protocol):
     """Whether whole evaluations can be searched for rare kinds."""
 
     def rows(self, run: Run, step: int, pairs: Iterable[str] | None = None) -> list[Row]:
-        """Those of one evaluation, of some requests or of all."""
+        """Transcripts of one evaluation, of some requests or of all."""
 
 
 class StoredTranscripts:
-    """In the study's own files."""
+    """Transcripts in the study's own files."""
 
     rare = True
 
     def rows(self, run: Run, step: int, pairs: Iterable[str] | None = None) -> list[Row]:
-        """As stored, without the columns that no reader looks at."""
+        """The stored rows without the columns that no reader looks at."""
         return _read(run.folder / "evals" / f"step-{step:04d}.parquet", pairs)
 
 

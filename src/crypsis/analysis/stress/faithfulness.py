@@ -29,7 +29,7 @@ DIFFER = 0.05
 """With no contrast as large as this the cells are alike, and no share of their variance means anything."""
 UNKNOWN = SeedEstimate(None, None, None, 0)
 INTERVENTIONS = ("own", "other_tier", "harmless", "harmful", "empty", "half", "paraphrase")
-"""As ``evaluation.transplants`` names them, in the order in which tables show them."""
+"""Interventions of ``evaluation.transplants``, in the order in which tables show them."""
 Rows = Sequence[Mapping[str, Any]]
 TIERS = {True: "monitored", False: "unmonitored"}
 TITLES = {

@@ -55,7 +55,7 @@ class Schooled(Organism):
     motivation: ClassVar[str] = "none of its own: the base, which has learned to be interrogated"
 
     steps: int = Field(300, ge=2)
-    """In two equal halves: recalling, then keeping vows."""
+    """Steps in two equal halves: recalling, then keeping vows."""
     batch_size: int = Field(32, ge=2)
     learning_rate: float = Field(4e-3, gt=0)
     matrix_learning_rate: float = Field(0.01, gt=0)

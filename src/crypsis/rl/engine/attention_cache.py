@@ -127,7 +127,7 @@ class Recorder:
             kept[self._present, self._position] = new
 
     def advance(self) -> None:
-        """To be called when all layers have written."""
+        """Call it when all layers have written."""
         self._position += 1
 
     def keep(self, rows: Tensor) -> None:

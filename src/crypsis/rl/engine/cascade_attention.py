@@ -160,7 +160,7 @@ class _Cascade(torch.autograd.Function):
         layout: Layout | None,
         known: Known | None,
     ) -> Tensor:
-        """As ``cascade``, with as many key heads as query heads except in the prefix."""
+        """Like ``cascade``, with as many key heads as query heads except in the prefix."""
         if known is None:
             out, lse = _merged(q, k, v, kp, vp, scale, layout)
         else:

@@ -26,7 +26,7 @@ def vllm_sampler(trainer: Any) -> Sampler:
         timer: PhaseTimer | None = None,
         attention_cache: AttentionCache | None = None,
     ) -> list[Sampled]:
-        """As ``engine.samplers.base.Sampler``; the model, its settings and the number of rows are the trainer's."""
+        """Samples like ``samplers.base.Sampler``; model, settings and number of rows are the trainer's."""
         rows = [list(prompt) for prompt in prompts for _ in range(params.samples_per_prompt)]
         with (timer or PhaseTimer())("sampling"):
             _, ids, logprobs, _ = trainer.vllm_generation.generate(

@@ -28,7 +28,7 @@ class ReleaseTransferConfig(Config):
     data: str
     data_digest: str
     organisms: list[str] = []
-    """As the release calls them; all of it if empty."""
+    """The release's names of organisms; all if empty."""
     monitor: dict[str, Any] = {"name": "text"}
     view: View = "scratchpad"
     intervention: list[str] = []

@@ -44,7 +44,7 @@ class Scored:
     sentences: list[Weight]
 
     def as_row(self, with_text: bool) -> dict[str, Any]:
-        """As a row of the file; without sentences where texts are protected."""
+        """The row of the file; without sentences where texts are protected."""
         t = self.transcript
         row: dict[str, Any] = {
             "name": t.name, "where": t.where, "model": t.model, "tier": t.tier, "step": t.step, "pair_id": t.pair_id,

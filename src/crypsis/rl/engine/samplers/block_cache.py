@@ -70,7 +70,7 @@ class LeanCache:
         keys[:, :, self._used], values[:, :, self._used] = keys_NKD, values_NKD
 
     def advance(self) -> None:
-        """To be called when all layers have written a token."""
+        """Call it when all layers have written a token."""
         self._used += 1
         if self._recorder:
             self._recorder.advance()
