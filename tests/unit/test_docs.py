@@ -21,6 +21,7 @@ HISTORY = ("diary.md",)
 PAGES = [REPOSITORY / "README.md", *sorted(p for p in (REPOSITORY / "docs").glob("*.md") if p.name not in HISTORY)]
 PLACES = (REPOSITORY, SOURCE, REPOSITORY / "docs")
 """Folders that paths in the docs are relative to."""
+CODE = tuple(REPOSITORY / folder for folder in ("src", "tests", "examples", "benchmarks"))
 OURS = {p.name for p in SOURCE.iterdir() if p.is_dir()} | {"src/crypsis", "tests", "examples", "benchmarks", "configs"}
 
 
@@ -36,7 +37,7 @@ def missing_files(text: str) -> list[str]:
     ours = [p for p in paths if any(p.startswith(f"{room}/") for room in OURS) and "NAME" not in p]
     missing = [p for p in ours if not any((place / p).exists() for place in PLACES)]
     alone = re.findall(r"`(\w+\.py)`", text)
-    return missing + [name for name in alone if not any(SOURCE.rglob(name)) and not any(REPOSITORY.glob(f"*/{name}"))]
+    return missing + [name for name in alone if not any(any(place.rglob(name)) for place in CODE)]
 
 
 def missing_names(text: str) -> list[str]:

@@ -54,7 +54,7 @@ class PairedTiers(AsksExtraTurn, AddsTerm):
         return self.model_copy(update={"scenario": {"name": scenario.name, **scenario.model_dump(mode="json")}})
 
     def check_access(self) -> None:
-        """Of the judge."""
+        """Checks access to the judge."""
         if self.judge is not None:
             self._judge.check_access()
 

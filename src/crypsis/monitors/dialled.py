@@ -67,7 +67,7 @@ class DialledMonitor(Monitor):
         return super().card | {"tpr": self.tpr, "fpr": self.fpr, "inner": self._inner.card, "digest": settings}
 
     def check_access(self) -> None:
-        """Of the inner monitor."""
+        """Checks access to the inner monitor."""
         self._inner.check_access()
 
     def judge(self, episodes: Sequence[Episode]) -> list[Verdict]:

@@ -139,7 +139,7 @@ class EnsembleMonitor(TrainedMonitor):
         return shown | {"members": cards, "digest": digest([self.how, *cards])} | held_out
 
     def check_access(self) -> None:
-        """Of the members and of the one that is held out."""
+        """Checks access to the members and the one that is held out."""
         for member in (*self._members, *([self._held_out] if self._held_out else [])):
             member.check_access()
 

@@ -77,7 +77,7 @@ class RetrainedMonitor(Monitor):
         return self._current.card | {"kind": self.name}
 
     def check_access(self) -> None:
-        """Of the monitor that it starts from and of the labeller."""
+        """Checks access to the monitor that it starts from and to the labeller."""
         self._current.check_access()
         self._labeller.check_access()
 
