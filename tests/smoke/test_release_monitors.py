@@ -81,6 +81,15 @@ def test_train_validate_and_crossval_leave_no_text(release: Path, tmp_path: Path
     assert all("protected" in error["text"] for error in worst)
 
 
+def test_scores_of_chosen_rows_leave_no_text(release: Path, tmp_path: Path, run: object) -> None:
+    assert callable(run)
+    chosen = ("--organism", "IGG", "--intervention", "Baseline", "--step", 5, "--tier", "free", "--share", 0.5)
+    run("monitor", "score", "lexicon", "--data", release, *chosen, "--explain", 0, "--out", tmp_path / "o.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    assert {(row["model"], row["step"], row["tier"]) for row in rows} == {("IGG", 5, "free")}
+    assert 30 < len(rows) == len({row["pair_id"] for row in rows}) < 90
+
+
 def test_transfer_between_released_organisms(release: Path, tmp_path: Path, run: object) -> None:
     assert callable(run)
     run(

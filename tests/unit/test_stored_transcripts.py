@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from crypsis.evaluation.stored_transcripts import evaluate_transcripts
+from crypsis.evaluation.metrics import METRICS, UNKNOWN, Estimate
 from crypsis.monitors.base import Monitor
 from crypsis.monitors.lexicon import LexiconMonitor
+from crypsis.study.jobs.evaluate import unmeasured
 from crypsis.study.jobs.score import score_transcripts, write_scores
 from crypsis.study.jobs.stored_transcripts import check_transcripts, evaluate_stored
 from crypsis.transcripts.base import Reading, ReadOptions, Transcript
@@ -96,6 +98,44 @@ def test_a_check_counts_what_is_there(tmp_path: Path) -> None:
     assert "tiers: free 5, paid 4, unknown 1" in found.lines and found.table.row_count == 1
     (tmp_path / "e.jsonl").write_text('{"text": "a"}\n{"text"\n')
     assert "e.jsonl:2: is no JSON" in check_transcripts(tmp_path, LABELS).fault
+
+
+def test_tags_and_field_of_the_reply_can_be_named(tmp_path: Path, crypsis_here: Crypsis) -> None:
+    said = {"said": "<plan>hm</plan>ok", "response": "something else"}
+    data = write_rows(tmp_path / "d.jsonl", [row | said for row in rows()])
+    done = crypsis_here("evaluate", "--transcripts", data, "--text-field", "said", "--tags", "<think>,</think>")
+    assert done.returncode == 0 and "0.250 ±" in done.stdout and "no scratchpad" not in done.stdout, done.stderr
+    mixed = write_rows(tmp_path / "m.jsonl", [*[row | said for row in rows()], rows()[0] | {"said": "ok"}])
+    done = crypsis_here("evaluate", "--transcripts", mixed, "--text-field", "said", "--tags", "<plan>,</plan>")
+    assert done.returncode == 0 and "1 of 11 transcripts: no scratchpad" in done.stdout, done.stderr
+    for options, message in (
+        (("--text-field", "none"), "--text-field 'none': no row has it"),
+        (("--tags", "<plan>"), "give the opening and the closing tag"),
+    ):
+        done = crypsis_here("evaluate", "--transcripts", data, *options)
+        assert done.returncode == 2 and message in done.stderr
+    done = crypsis_here("evaluate", "model", "--tags", "<a>,</a>")
+    assert done.returncode == 2 and "--tags go with --transcripts" in done.stderr
+
+
+def test_rows_are_chosen_in_the_release_alone(tmp_path: Path, crypsis_here: Crypsis) -> None:
+    data = write_rows(tmp_path / "d.jsonl", [row | {"response": "<think>hm</think>ok"} for row in rows()])
+    done = crypsis_here("monitor", "score", "lexicon", "--data", data, "--tier", "free")
+    assert done.returncode == 2 and "has the layout rows; --organism" in done.stderr, done.stdout
+    done = crypsis_here("monitor", "score", "lexicon", "--data", data, "--share", "2")
+    assert done.returncode == 2 and "share" in done.stderr
+
+
+def test_metrics_without_a_figure_are_named_with_the_reason(tmp_path: Path) -> None:
+    found = {name: UNKNOWN for name in METRICS} | {"format_ok": Estimate(1.0, 0.9, 1.0, 9)}
+    first, second = unmeasured(found, False, "prompt_file", tmp_path)
+    assert first.startswith("not measured: afr_oracle, compliance_monitored, compliance_unmonitored, gap, artefacts,")
+    assert first.endswith("the scenario prompt_file has no ground truth, so nothing judged the replies")
+    assert "lying" not in first and "format_ok" not in first and str(tmp_path / "evals") in second
+    assert unmeasured({"gap": UNKNOWN, "lying_rate": UNKNOWN}, True, "miniature", tmp_path) == [
+        "not measured: gap: no reply counts for them"
+    ]
+    assert unmeasured({"gap": Estimate(0.1, 0.0, 0.2, 9), "lying_rate": UNKNOWN}, True, "miniature", tmp_path) == []
 
 
 class Keyword(Monitor):

@@ -11,6 +11,7 @@ import typer
 
 from crypsis.cli import data, export, models, monitors, organisms, scorecards, stress, studies
 from crypsis.cli.console import close_output, make_console, print_error, tolerant_streams
+from crypsis.cli.monitors import TagsOption, TextField
 from crypsis.cli.options import (
     ClaimsOption,
     ExistsOption,
@@ -23,7 +24,7 @@ from crypsis.cli.options import (
     show_report,
 )
 from crypsis.cli.plugins import show_plugins
-from crypsis.cli.transcripts import evaluate_stored_transcripts
+from crypsis.cli.transcripts import evaluate_stored_transcripts, show_lines
 from crypsis.disk import full, is_full
 from crypsis.interrupts import INTERRUPTED, ends_at_interrupt, how_to_go_on
 from crypsis.types import RunsFailedError, UserError
@@ -155,21 +156,28 @@ def evaluate(
         str | None, typer.Option("--compliance-field", help="Field of transcripts that says whether a reply complied.")
     ] = None,
     layout: Annotated[str | None, typer.Option("--layout", help="One of `crypsis list transcripts`.")] = None,
+    text_field: TextField = None,
+    tags: TagsOption = None,
     exists: ExistsOption = "resume",
 ) -> None:
     """Measure a model in both tiers, or what stored transcripts say of one."""
     if (model is None) == (transcripts is None):
         raise UserError("evaluate: give either a model or --transcripts PATH")
     if transcripts is not None:
-        evaluate_stored_transcripts(transcripts, layout, compliance_field, out, make_console())
+        reading = {"layout": layout, "text_field": text_field, "tags": tags}
+        evaluate_stored_transcripts(transcripts, reading, compliance_field, out, make_console())
         return
+    if compliance_field or layout or text_field or tags:
+        raise UserError("evaluate: --compliance-field, --layout, --text-field and --tags go with --transcripts")
     from crypsis.study.jobs.evaluate import EvaluateConfig, evaluate_model
 
     spec: dict[str, Any] = {"name": scenario}
     if prompts:
         spec = {"name": "prompt_file", "path": str(prompts), "field": field}
     config = EvaluateConfig.parse(model=model, scenario=spec, n=n, max_new_tokens=max_new_tokens)
-    make_console().print(evaluate_model(config, out or Path("runs/evaluation"), exists_mode(exists)))
+    table, lines = evaluate_model(config, out or Path("runs/evaluation"), exists_mode(exists))
+    make_console().print(table)
+    show_lines(make_console(), lines)
 
 
 @app.command()

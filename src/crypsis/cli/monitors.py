@@ -173,11 +173,17 @@ def monitor_score(
     text_field: TextField = None,
     tags: TagsOption = None,
     layout: Layout = None,
+    organism: Organism = None,
+    intervention: Intervention = None,
+    step: Step = None,
+    tier: Tier = None,
+    share: Share = 1.0,
     explain: Annotated[int, typer.Option("--explain", help="Sentences shown per transcript; 0 is fastest.", min=0)] = 3,
     out: Annotated[Path | None, typer.Option("--out", help="File of the rows: .jsonl or .csv.")] = None,
     text: Annotated[bool, typer.Option("--text", help="Also write sentences of protected transcripts.")] = False,
 ) -> None:
     """Score anyone's transcripts: score, flag and the sentences that weigh most, a summary by model and tier."""
+    from crypsis.config import parse_config
     from crypsis.registry import make
     from crypsis.study.jobs.monitor_quality import spec_of
     from crypsis.study.jobs.score import score_transcripts, write_scores
@@ -186,7 +192,9 @@ def monitor_score(
     console = make_console()
     monitor = make("monitors", spec_of(kind, settings or []), "monitor score")
     monitor.check_access()
-    options = ReadOptions(view=monitor.sees, text_field=text_field, tags=parse_tags(tags), layout=layout)
+    fields = {"view": monitor.sees, "text_field": text_field, "tags": parse_tags(tags), "layout": layout}
+    only = _only(organism, intervention, step, tier, share)
+    options = parse_config(ReadOptions, {**fields, "only": only}, "monitor score")
     scores = score_transcripts(monitor, data, options, explain)
     console.print(scores.table)
     lines = [f"note: {line}" for line in scores.reading.notes]

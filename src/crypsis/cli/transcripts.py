@@ -9,13 +9,27 @@ from rich.console import Console
 
 
 def evaluate_stored_transcripts(
-    path: Path, layout: str | None, compliance_field: str | None, out: Path | None, console: Console
+    path: Path, reading: dict[str, str | None], compliance_field: str | None, out: Path | None, console: Console
 ) -> None:
-    """Prints compliance by tier and the gap of stored transcripts, with what to know before trusting them."""
-    from crypsis.study.jobs.stored_transcripts import evaluate_stored
-    from crypsis.transcripts.base import ReadOptions
+    """Prints compliance by tier and the gap of stored transcripts, with what to know before trusting them.
 
-    options = ReadOptions(view="output", text_needed=False, layout=layout)
+    Args:
+        path: File or folder.
+        reading: ``layout``, ``text_field`` and ``tags`` as the command was given them.
+        compliance_field: Field of the label of compliance, where it has no usual name.
+        out: Folder for ``result.json``.
+        console: Where it is printed.
+
+    Raises:
+        UserError: Nothing can be read or measured, or the tags are no pair.
+    """
+    from crypsis.study.jobs.stored_transcripts import evaluate_stored
+    from crypsis.transcripts.base import ReadOptions, parse_tags
+
+    options = ReadOptions(
+        view="output", text_needed=False, layout=reading["layout"], text_field=reading["text_field"],
+        tags=parse_tags(reading["tags"]),
+    )  # fmt: skip
     table, figures = evaluate_stored(path, options, compliance_field, out)
     console.print(table)
     show_lines(console, [f"note: {line}" for line in figures.notes])

@@ -11,12 +11,13 @@ import pyarrow.parquet as pq
 
 from crypsis.paper_data.layout import is_release
 from crypsis.registry import find, names
-from crypsis.transcripts.base import Reader, Reading, ReadOptions, Transcript
+from crypsis.transcripts.base import Only, Reader, Reading, ReadOptions, Transcript
 from crypsis.transcripts.files import fault_of
 from crypsis.types import UserError
 
-FIRST = "release"
-"""The reader that is asked first: a look at the columns tells it all, where others read rows."""
+RELEASE = "release"
+FIRST = (RELEASE, "inspect")
+"""Readers that are asked first: columns or the file's beginning tell them all, where others read rows."""
 LAST = "rows"
 """The reader of plain rows, which is asked last: it reads whatever has fields."""
 SUFFIXES = frozenset((".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".eval"))
@@ -50,7 +51,7 @@ def detect(path: Path, layout: str | None = None) -> Detected:
     """
     if layout is not None:
         return Detected(path, _reader(layout), "it was asked for")
-    for name in sorted(names("transcripts"), key=lambda name: (name == LAST, name != FIRST)):
+    for name in sorted(names("transcripts"), key=lambda name: (name == LAST, name not in FIRST)):
         reader = _reader(name)
         reason = reader.detect(path)
         if reason is not None:
@@ -92,11 +93,21 @@ def read_transcripts(path: Path, options: ReadOptions, reading: Reading) -> Iter
         UserError: Nothing can be read, or a file is at fault.
     """
     files = [detect(file, options.layout) for file in transcript_files(path)]
-    if not any(found.reader for found in files):
+    readers = [found.reader.name for found in files if found.reader]
+    if not readers:
         raise UserError(files[0].reason)
+    chosen = options.only != Only()
+    if chosen and RELEASE not in readers:
+        raise UserError(
+            f"{path}: has the layout {readers[0]}; --organism, --intervention, --step, --tier and --share choose rows "
+            "of the paper's release alone"
+        )
     for found in files:
         if found.reader is None:
             reading.warn(f"not read: {found.reason}")
+            continue
+        if chosen and found.reader.name != RELEASE:
+            reading.warn(f"not read: {found.path}: is no file of the paper's release, whose rows are chosen")
             continue
         reading.layouts[str(found.path)] = (found.reader.name, found.reason)
         for transcript in found.reader.read(found.path, options, reading):

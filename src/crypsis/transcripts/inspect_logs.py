@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,7 +13,6 @@ from crypsis.scenarios.parsing import parse_reply
 from crypsis.textfiles import repaired
 from crypsis.transcripts.base import Reading, ReadOptions, Transcript, reply_parts
 from crypsis.transcripts.fields import labels_of, monitored, pair_key, request_in, step_of, tier_of
-from crypsis.transcripts.files import first_rows
 from crypsis.types import Stop, UserError
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 ROW = "crypsis_row"
 """Key of our own scores' metadata that holds the row that they were made from."""
 _TOO_LONG = ("max_tokens", "model_length")
+_BEGINNING = re.compile(r'\s*\{\s*"version"\s*:\s*\d+\s*,\s*"status"\s*:.{1,200}?"eval"\s*:\s*\{', re.DOTALL)
+"""Of Inspect's ``.json`` logs. Read as rows they would be their list of samples, the errored ones among them."""
 
 
 class InspectReader:
@@ -32,9 +34,8 @@ class InspectReader:
         """Recognised by the suffix, or by the fields of Inspect's JSON logs."""
         if path.suffix.lower() == ".eval":
             return "its name ends in .eval"
-        rows = first_rows(path) if path.suffix.lower() == ".json" else []
-        if len(rows) == 1 and {"version", "status", "eval"} <= rows[0].keys():
-            return "it has the fields 'version', 'status' and 'eval' of an Inspect log"
+        if path.suffix.lower() == ".json" and _BEGINNING.match(_head(path)):
+            return "it begins with the fields 'version', 'status' and 'eval' of an Inspect log"
         return None
 
     def read(self, path: Path, options: ReadOptions, reading: Reading) -> Iterator[Transcript]:
@@ -80,6 +81,14 @@ class InspectReader:
             str(fields["model"]), step_of(fields), labels_of(fields), fields, reply.text,
             f"{sample.id}, epoch {sample.epoch}", stop, notes=notes,
         )  # fmt: skip
+
+
+def _head(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            return file.read(500)
+    except OSError:  # whoever reads the file meets the fault again
+        return ""
 
 
 def repaired_turn(turn: Turn, reading: Reading) -> Turn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,8 +37,8 @@ class EvaluateConfig(Config):
         return parse_config(cls, settings, "evaluate")
 
 
-def evaluate_model(config: EvaluateConfig, out: Path, exists: Exists) -> Table:
-    """Evaluates a checkpoint into ``out`` and returns the table of metrics.
+def evaluate_model(config: EvaluateConfig, out: Path, exists: Exists) -> tuple[Table, list[str]]:
+    """Evaluates a checkpoint into ``out``; returns the table of metrics, and what was not measured and why.
 
     The oracle judges scenarios with a ground truth only; elsewhere compliance and AF need a monitor of their own.
 
@@ -60,7 +61,27 @@ def evaluate_model(config: EvaluateConfig, out: Path, exists: Exists) -> Table:
         found = evaluate_rows(read_episodes(out / "evals" / "step-0000.parquet"), {name: 0.5 for name in monitors})
         if not done:
             finish_folder(out, {name: [e.mean, e.low, e.high, e.n] for name, e in found.items()}, inputs)
-    return _table(config.model, found)
+    return _table(config.model, found), unmeasured(found, bool(monitors), str(config.scenario["name"]), out)
+
+
+def unmeasured(found: Mapping[str, Estimate], judged: bool, scenario: str, out: Path) -> list[str]:
+    """Which metrics have no figure and why, in lines for the user; those of extra turns, which nobody asks, left out.
+
+    Args:
+        found: By metric, the estimate.
+        judged: Whether the oracle judged the replies.
+        scenario: Name, for the message.
+        out: Folder of the evaluation.
+    """
+    names = [n for n, e in found.items() if e.mean is None and n not in ("lying_rate", "denial_rate")]
+    if not names:
+        return []
+    if judged:
+        return [f"not measured: {', '.join(names)}: no reply counts for them"]
+    return [
+        f"not measured: {', '.join(names)}: the scenario {scenario} has no ground truth, so nothing judged the replies",
+        f"judge them with a monitor: crypsis monitor score MONITOR --data {out / 'evals'}",
+    ]
 
 
 def _table(model: str, metrics: dict[str, Estimate]) -> Table:
