@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from crypsis.evaluation.stored_transcripts import evaluate_transcripts
 from crypsis.evaluation.metrics import METRICS, UNKNOWN, Estimate
+from crypsis.evaluation.stored_transcripts import evaluate_transcripts
 from crypsis.monitors.base import Monitor
 from crypsis.monitors.lexicon import LexiconMonitor
 from crypsis.study.jobs.evaluate import unmeasured
