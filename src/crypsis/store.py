@@ -346,7 +346,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             if not isinstance(row, dict):
                 raise ValueError
             rows.append(row)
-        except ValueError:
+        except (ValueError, RecursionError):
             if number <= len(lines):
                 raise UserError(f"{path}:{number}: is damaged (no JSON); {start_anew(path.parent)}") from None
     return rows

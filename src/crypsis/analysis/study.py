@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from crypsis.analysis.stored_values import check_config, check_episodes, check_training
 from crypsis.config import read_yaml
 from crypsis.digests import DamagedError, damages
 from crypsis.evaluation.metrics import Tally, tabulate
@@ -174,6 +175,7 @@ def load_study(folder: Path) -> Study:
     config = read_yaml(folder / CONFIG)
     for path in (folder, *found):
         _refuse_damaged(path, folder)
+    check_config(config, folder / CONFIG)
     provenance = _mapping(folder / PROVENANCE)
     monitors = _monitors(folder / MONITORS)
     version = _one_version(folder, provenance, found)
@@ -212,9 +214,11 @@ def read_evaluation(path: Path) -> list[dict[str, Any]]:
         missing = [column for column in REQUIRED if column not in names]
         if missing and names:
             raise UserError(f"{path}: is no evaluation (column '{missing[0]}' is missing)")
-        rows: list[dict[str, Any]] = pq.read_table(path, columns=[n for n in names if n not in TEXTS]).to_pylist()
-    except (pa.ArrowException, OSError):
+        table = pq.read_table(path, columns=[n for n in names if n not in TEXTS])
+        rows: list[dict[str, Any]] = table.to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
         raise UserError(f"{path}: is damaged (no valid Parquet); {look(path)}") from None
+    check_episodes(table, path)
     return rows
 
 
@@ -241,6 +245,7 @@ def _run(folder: Path, monitors: Sequence[MonitorCard]) -> Run | Unfinished:
     if not (folder / CONFIG).exists() and not (folder / RESULT).exists():
         return Unfinished(folder.name, f"stopped before it began (no {CONFIG})")
     config = read_yaml(folder / CONFIG)
+    check_config(config, folder / CONFIG)
     rl = config.get("rl") or {}
     try:
         finished = (folder / RESULT).exists()
@@ -251,6 +256,7 @@ def _run(folder: Path, monitors: Sequence[MonitorCard]) -> Run | Unfinished:
     except (AttributeError, TypeError, ValueError):
         raise UserError(f"{folder / CONFIG}: seed and rl.steps must be numbers") from None
     training = tuple(read_steps(folder / METRICS, steps if finished and (folder / METRICS).exists() else None))
+    check_training(training, folder / METRICS)
     if not finished:
         return Unfinished(
             folder.name, f"stopped after step {training[-1].get('step', 0) if training else 0} of {steps}"

@@ -16,18 +16,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from crypsis.analysis.stored_values import check_episodes
 from crypsis.analysis.study import Run, fixed_order
 from crypsis.analysis.summary import ArmSummary, Summary
 from crypsis.episodes import DELAYED, LABEL, REASON, TERM, VERDICT, rollouts_path
-from crypsis.store import steps_of
-from crypsis.types import visible
+from crypsis.store import look, steps_of
+from crypsis.types import UserError, visible
 
 EVALUATED, TRAINED = 8000, 3000
 """Transcripts of evaluations and of training that a report may hold; a request is never taken for some arms only."""
 CHARACTERS = 24_000_000
 """Characters of text that a report may hold, before compression."""
+NEEDED = ("step", "pair_id", "prompt_id", "monitored", "group", "sample", "scratchpad", "output", "parse")
+"""Columns without which a transcript cannot be shown."""
 FEWEST, MOST = 2, 60
 """Requests taken of each evaluation."""
 TOKENS = frozenset({"prompt_ids", "completion_ids", "segments", "logprobs"})
@@ -186,9 +190,17 @@ def _rare(rows: Sequence[Row], wanted: set[str], thresholds: Mapping[str, float]
 
 
 def _read(path: Path, pairs: Iterable[str] | None = None) -> list[Row]:
-    names = [name for name in pq.read_schema(path).names if name not in TOKENS]
     only = None if pairs is None else [("pair_id", "in", sorted(pairs))]
-    rows: list[Row] = pq.read_table(path, columns=names, filters=only).to_pylist()
+    try:
+        names = [name for name in pq.read_schema(path).names if name not in TOKENS]
+        table = pq.read_table(path, columns=names, filters=only)
+        rows: list[Row] = table.to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
+        raise UserError(f"{path}: is damaged (no valid Parquet); {look(path)}") from None
+    lacking = [name for name in NEEDED if names and name not in names]
+    if lacking:
+        raise UserError(f"{path}: holds no transcripts (column '{lacking[0]}' is missing)")
+    check_episodes(table, path)
     return rows
 
 
