@@ -118,10 +118,12 @@ def test_a_row_of_metrics_with_a_wrong_type_is_one_line(study: Path, value: obje
     assert f"{file}:3: 'reward_mean'" in refused(study, f"{RUN}/metrics.jsonl")
 
 
-@pytest.mark.parametrize("text", ["5\n", '["x"]\n', "null\n", '"x"\n', "[" * 100_000 + "\n"], ids=["number", "list", "null", "text", "deep"])
+@pytest.mark.parametrize(
+    "text", ["5", '["x"]', "null", '"x"', "[" * 99_999], ids=["number", "list", "null", "text", "deep"]
+)
 def test_a_row_of_metrics_that_is_none_is_one_line(study: Path, text: str) -> None:
     file = study / RUN / "metrics.jsonl"
-    file.write_text(text + file.read_text().partition("\n")[2])
+    file.write_text(f"{text}\n" + file.read_text().partition("\n")[2])
     refused(study, f"{RUN}/metrics.jsonl")
 
 

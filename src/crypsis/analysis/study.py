@@ -16,7 +16,7 @@ from crypsis.config import read_yaml
 from crypsis.digests import DamagedError, damages
 from crypsis.evaluation.metrics import Tally, tabulate
 from crypsis.evaluation.tallies import TALLIES, read_tallies
-from crypsis.store import CONFIG, FAILED, METRICS, PROVENANCE, RESULT, look, read_json, read_steps, steps_of
+from crypsis.store import CONFIG, FAILED, METRICS, PROVENANCE, RESULT, look, read_json, read_rows, read_steps, steps_of
 from crypsis.types import UserError, visible
 
 MONITORS, TIMING = "monitors.json", "timing.json"
@@ -255,8 +255,7 @@ def _run(folder: Path, monitors: Sequence[MonitorCard]) -> Run | Unfinished:
         raise UserError(f"{folder / CONFIG}: the key {error} is missing; was it written by crypsis?") from None
     except (AttributeError, TypeError, ValueError):
         raise UserError(f"{folder / CONFIG}: seed and rl.steps must be numbers") from None
-    training = tuple(read_steps(folder / METRICS, steps if finished and (folder / METRICS).exists() else None))
-    check_training(training, folder / METRICS)
+    training = _training(folder, steps if finished else None)
     if not finished:
         return Unfinished(
             folder.name, f"stopped after step {training[-1].get('step', 0) if training else 0} of {steps}"
@@ -281,6 +280,15 @@ def _run(folder: Path, monitors: Sequence[MonitorCard]) -> Run | Unfinished:
         training=training,
         config=config,
     )
+
+
+def _training(folder: Path, steps: int | None) -> tuple[dict[str, Any], ...]:
+    """The rows of metrics; an import has those of the released steps, which are not all of them."""
+    path = folder / METRICS
+    imported = (folder / TALLIES).exists()
+    rows = read_rows(path) if imported else read_steps(path, steps if path.exists() else None)
+    check_training(rows, path)
+    return tuple(rows)
 
 
 def _evaluations(folder: Path, thresholds: Mapping[str, float]) -> dict[int, Tally]:
