@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -120,3 +121,21 @@ def test_validating_and_writing_need_the_key_before_they_ask(tmp_path: Path, cry
     writer = ("organism", "generate", "tgg", "--model", "openai-api/local/judge", "--n", "2", "--out", tmp_path / "g")
     assert crypsis_here(*writer, "--dry-run").returncode == 0, "an estimate needs no key"
     assert "LOCAL_API_KEY" in one_line(crypsis_here(*writer))
+
+
+def test_the_version_is_one_line(crypsis_here: Crypsis) -> None:
+    done = crypsis_here("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"crypsis {version('crypsis')}\n", "")
+
+
+@pytest.mark.parametrize("tiers", [["free", "free"], ["free", " FREE "], ["free", ""], ["free"]])
+@pytest.mark.parametrize("scenario", ["prompt_file", "miniature"])
+def test_tiers_that_are_the_same_are_refused(scenario: str, tiers: list[str]) -> None:
+    with pytest.raises(UserError, match="tiers") as caught:
+        make("scenarios", {"name": scenario, "tiers": tiers}, "test")
+    assert "\n" not in str(caught.value)
+
+
+def test_many_requests_end_although_fewer_distinct_ones_exist() -> None:
+    prompts = make("scenarios", {"name": "miniature"}, "test").prompts("eval", "free", 4000, 7)
+    assert len(prompts) == 4000 and 3900 < len({p.pair_id for p in prompts}) <= 4000

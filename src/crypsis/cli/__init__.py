@@ -94,6 +94,23 @@ def _refuse(error: Any) -> NoReturn:
     sys.exit(2)
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"crypsis {version('crypsis')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def crypsis(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop.")
+    ] = False,
+) -> None:
+    """Model organisms of alignment faking: build them, monitor their scratchpads, mitigate in RL."""
+
+
 @app.command()
 def demo(
     settings: Settings = None,
