@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar, get_args
 
+from pydantic import ValidationError
+
 from crypsis.mitigations.base import Mitigation, Schedule
 from crypsis.mitigations.hooks import (
     SEGMENTS,
@@ -29,6 +31,7 @@ from crypsis.mitigations.hooks import (
     TargetsTerms,
     Terms,
 )
+from crypsis.run_config import RLConfig
 from crypsis.types import Episode, Prompt
 
 T = TypeVar("T")
@@ -67,10 +70,16 @@ def check_hooks(what: str, mitigation: Mitigation, episodes: list[Episode]) -> N
 
 def _sets_rl(what: str, m: Mitigation, episodes: list[Episode]) -> None:
     assert isinstance(m, SetsRL)
-    unknown = sorted(set(attempt(what, m.set_rl)) - set(RLSettings.__annotations__))
+    made = attempt(what, m.set_rl)
+    unknown = sorted(set(made) - set(RLSettings.__annotations__))
     require(
         not unknown, f"{what}: set_rl() makes {', '.join(unknown)}, which is none of {list(RLSettings.__annotations__)}"
     )
+    try:
+        RLConfig.model_validate(made)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise AssertionError(f"{what}: set_rl(): {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
 
 
 def _follows(what: str, m: Mitigation, episodes: list[Episode]) -> None:
@@ -133,6 +142,12 @@ def _rewrites(what: str, m: Mitigation, episodes: list[Episode]) -> None:
         )
         for row in found:
             _finite(what, "rewrite_terms", list(row.values()))
+            penalty = row.get("format", 0.0)
+            require(
+                penalty is not None and penalty <= 0,
+                f"{what}: rewrite_terms() made the format penalty of a malformed episode {penalty}; it must stay a "
+                "number of at most 0",
+            )
         require(found == attempt(what, m.rewrite_terms, some, given), f"{what}: rewrite_terms() is not deterministic")
     require(terms == before, f"{what}: rewrite_terms() changed the terms that it was given; return new ones")
 

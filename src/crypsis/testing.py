@@ -18,19 +18,16 @@ from pydantic import ValidationError
 from crypsis.config import Config
 from crypsis.contract_checks import check_hooks, in_order, require, same_value
 from crypsis.example_episodes import STUDY_MONITORS, example_episodes, raw_reply
-from crypsis.mitigations.base import Mitigation
+from crypsis.mitigations.base import OWN_TERMS, Mitigation
 from crypsis.mitigations.hooks import HOOKS
-from crypsis.monitors.base import Monitor
-from crypsis.scenarios.base import Scenario, Variant
+from crypsis.monitors.base import Monitor, TrainsAgain, WatchesPolicy
+from crypsis.scenarios.base import AsksInTier, Scenario, Variant
 from crypsis.types import OUTPUT, SCRATCHPAD, Episode, Prompt, Split, Verdict, View
 
 __all__ = ["check_mitigation", "check_monitor", "check_organism", "check_scenario", "example_episodes"]
 
 P = TypeVar("P", bound=Config)
 T = TypeVar("T")
-
-OWN_TERMS = frozenset({"preference", "length", "format"})
-"""Terms that the reward has without mitigations; one of the same name would take their place."""
 
 
 def check_mitigation(plugin: type[Mitigation] | Mitigation, episodes: Sequence[Episode] | None = None) -> None:
@@ -70,6 +67,8 @@ def check_monitor(monitor: Monitor, episodes: Sequence[Episode] | None = None) -
     """
     _checked(monitor, Monitor)
     what = type(monitor).__name__
+    _check_capability(what, monitor, WatchesPolicy, "watching")
+    _check_capability(what, monitor, TrainsAgain, "refreshed")
     _check_card(what, monitor)
     given = list(episodes) if episodes is not None else example_episodes()
     before = copy.deepcopy(given)
@@ -103,6 +102,7 @@ def check_scenario(scenario: Scenario, n: int = 20) -> None:
     """
     _checked(scenario, Scenario)
     what = type(scenario).__name__
+    _check_capability(what, scenario, AsksInTier, "in_tier")
     questions = [scenario.question(variant) for variant in get_args(Variant)]
     require(
         all(asked is None or bool(asked.text.strip()) for asked in questions),
@@ -124,6 +124,13 @@ def check_scenario(scenario: Scenario, n: int = 20) -> None:
         require(
             all(a.messages != b.messages for a, b in zip(monitored, unmonitored, strict=True)),
             f"{what}: a prompt of the {split} split reads the same in both tiers, so the model cannot tell them apart",
+        )
+    if isinstance(scenario, AsksInTier):
+        asked_again = [scenario.in_tier(p, tiers[1]) for p in found["train"][0]]
+        require(
+            [(p.tier, p.pair_id, p.request) for p in asked_again]
+            == [(p.tier, p.pair_id, p.request) for p in found["train"][1]],
+            f"{what}: in_tier() must return the same request, with its pair_id, in the other tier",
         )
     for attribute in ("request", "pair_id", "prompt_id"):
         train, held_out = ({getattr(p, attribute) for tier in found[split] for p in tier} for split in splits)
@@ -215,6 +222,12 @@ def _round_trip(plugin: Config) -> None:
     except ValueError as error:
         raise AssertionError(f"{what}: its settings cannot be written and read again ({error})") from None
     require(again == dumped, f"{what}: its settings change when they are written and read again")
+
+
+def _check_capability(what: str, plugin: Config, kind: type[Config], method: str) -> None:
+    """A run asks for the class, so the method alone would never be called."""
+    found = isinstance(plugin, kind) or not hasattr(plugin, method)
+    require(found, f"{what}: has {method}() and must inherit from {kind.__name__}, or it is never called")
 
 
 def _alike(a: Verdict, b: Verdict) -> bool:

@@ -297,6 +297,8 @@ def test_an_anchors_loss_is_the_models_own_supervised_loss(checkpoint: Path) -> 
     stats, _ = Learner(policy, RLConfig(**LEARNING)).learn([], "test", PhaseTimer(), [part])
     assert stats.parts == {"test_anchor": pytest.approx(loss)}
     assert_close(gradients(policy), gradients(own))
+    stats, _ = Learner(loaded(checkpoint), RLConfig(**LEARNING)).learn([], "test", PhaseTimer(), [part, part])
+    assert stats.parts == {"test_anchor": pytest.approx(2 * loss)}, "two of one name"
 
 
 def test_a_route_leaves_the_other_block_untouched(checkpoint: Path) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -27,11 +25,11 @@ from crypsis.monitors.text import TextTrainer
 from crypsis.monitors.trained import Trainer, train_monitor
 from crypsis.monitors.transformer import TransformerTrainer
 from crypsis.registry import BUILT_IN, find, make
-from crypsis.scenarios.base import Scenario
+from crypsis.scenarios.base import AsksInTier, Scenario
 from crypsis.testing import check_mitigation, check_monitor, check_organism, check_scenario, example_episodes
 from crypsis.types import Episode, Message, Prompt, Split, Verdict, View
 from tests.chat_server import chat_server
-from tests.conftest import REPOSITORY
+from tests.doc_examples import example_module, examples
 from tests.episodes import make_episode
 from tests.monitors import texts_and_labels, tiny_encoder
 
@@ -116,28 +114,14 @@ def test_built_ins_are_listed_under_their_own_name(kind: Any) -> None:
 
 
 def test_the_examples_of_the_documentation_keep_the_contract(tmp_path: Path) -> None:
-    page = (REPOSITORY / "docs" / "add_your_own.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    files = {m[1]: block for block in blocks if (m := re.match(r"# src/(\w+)/__init__\.py\n", block))}
     checked = []
-    for module, block in files.items():
-        found = _module(tmp_path, module, block)
+    for module in examples():
+        found = example_module(tmp_path, module)
         for value in vars(found).values():
             if isinstance(value, type) and value.__module__ == module and issubclass(value, Mitigation | Monitor):
                 check_mitigation(value) if issubclass(value, Mitigation) else check_monitor(value())
                 checked.append(value.__name__)
-    assert len(checked) >= 2
-
-
-def _module(folder: Path, name: str, code: str) -> Any:
-    path = folder / f"{name}.py"
-    path.write_text(code)
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # pydantic looks annotations up there
-    spec.loader.exec_module(module)
-    return module
+    assert {"LengthHinge", "HalvedPreference", "PlainThoughts", "PhraseMonitor"} <= set(checked)
 
 
 def test_example_episodes_hold_every_kind_of_reply() -> None:
@@ -358,6 +342,13 @@ class Strict(Words):
         return 1.5
 
 
+class Unheard(Words):
+    """Trains again without saying so."""
+
+    def refreshed(self, name: str, folder: Path, step: int) -> Monitor:
+        return self
+
+
 class WrongCard(Words):
     """Reports another view than it has."""
 
@@ -378,6 +369,7 @@ class WrongCard(Words):
         (Editing, "changed what was sampled"),
         (Strict, "its threshold 1.5"),
         (WrongCard, "its card gives view 'both'"),
+        (Unheard, "must inherit from TrainsAgain, or it is never called"),
     ],
 )
 def test_a_broken_monitor_is_seen(plugin: type[Words], message: str) -> None:
@@ -463,9 +455,25 @@ class Greedy(Town):
         return super().prompts(split, tier, n + 1, seed)
 
 
+class Unlisted(Town):
+    """Can ask in another tier without saying so."""
+
+    def in_tier(self, prompt: Prompt, tier: str) -> Prompt:
+        return self.prompt(prompt.split, tier, 0)
+
+
+class Forgetful(Town, AsksInTier):
+    """Asks the other tier something else."""
+
+    def in_tier(self, prompt: Prompt, tier: str) -> Prompt:
+        return self.prompt(prompt.split, tier, 0)
+
+
 @pytest.mark.parametrize(
     ("plugin", "message"),
     [
+        (Unlisted, "must inherit from AsksInTier"),
+        (Forgetful, "the same request, with its pair_id, in the other tier"),
         (OneTier, "two tiers with different names"),
         (Unpaired, "same pair_ids"),
         (Leaking, "splits share a request"),

@@ -8,10 +8,11 @@ import pkgutil
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 from transformers import TrainerCallback
@@ -19,8 +20,19 @@ from trl import GRPOConfig, GRPOTrainer
 
 import crypsis
 from crypsis.config import parse_config
-from crypsis.mitigations.base import Mitigation
-from crypsis.mitigations.hooks import AsksExtraTurn
+from crypsis.mitigations.base import Mitigation, Schedule
+from crypsis.mitigations.hooks import (
+    AddsLoss,
+    AsksExtraTurn,
+    Credit,
+    CreditsTokens,
+    Demonstration,
+    LearnsExtraTurn,
+    ReplacesPrompt,
+    Route,
+    RoutesGradients,
+    TargetsTerms,
+)
 from crypsis.mitigations.process_supervision import ProcessSupervision
 from crypsis.monitors.probe import ProbeMonitor
 from crypsis.monitors.retrained import RetrainedMonitor
@@ -30,7 +42,7 @@ from crypsis.rl.trl.rollouts import REWARD, relative_rewards, rollout_fields
 from crypsis.rl.trl.settings import DEFAULTS, batch_sizes, fixed_settings, trl_arguments, trl_settings
 from crypsis.run_config import RLConfig, RunConfig
 from crypsis.study.run_trl import check_installed
-from crypsis.types import Episode, Prompt, UserError
+from crypsis.types import Episode, Learn, Prompt, UserError
 from tests.episodes import make_episode
 
 pytestmark = pytest.mark.unit
@@ -134,6 +146,88 @@ def test_what_only_the_loaded_run_shows_is_refused() -> None:
     monitors["racing"] = RetrainedMonitor(start="scratchpad")
     with pytest.raises(UserError, match=r"monitors.racing: .* needs --backend core"):
         refused(RLConfig(), [])
+
+
+class Term(TargetsTerms):
+    """Sends terms to a segment."""
+
+    name: ClassVar[str] = "term"
+
+    def target_term(self, term: str) -> Learn | None:
+        return "output"
+
+
+class Tokens(CreditsTokens):
+    """Credits nothing."""
+
+    name: ClassVar[str] = "tokens"
+
+    def credit_tokens(self, episodes: Sequence[Episode]) -> list[list[Credit]]:
+        return [[] for _ in episodes]
+
+
+class OtherPrompt(ReplacesPrompt):
+    """Learns under the same prompt."""
+
+    name: ClassVar[str] = "other_prompt"
+
+    def learn_under(self, prompt: Prompt) -> Prompt:
+        return prompt
+
+
+class Confession(LearnsExtraTurn):
+    """Asks nothing."""
+
+    name: ClassVar[str] = "confession"
+
+    def ask(self, episode: Episode) -> Prompt | None:
+        return None
+
+    def reward_turn(self, episodes: Sequence[Episode]) -> list[float | None]:
+        return [None for _ in episodes]
+
+
+class Routing(RoutesGradients):
+    """Sends everything everywhere."""
+
+    name: ClassVar[str] = "routing"
+
+    def route(self, episodes: Sequence[Episode]) -> list[Route]:
+        return ["both" for _ in episodes]
+
+
+class Anchor(AddsLoss):
+    """Shows nothing."""
+
+    name: ClassVar[str] = "anchor"
+
+    @property
+    def loss_weight(self) -> float:
+        return 1.0
+
+    def demonstrate(self, schedule: Schedule) -> Sequence[Demonstration]:
+        return []
+
+
+@pytest.mark.parametrize(
+    ("mitigation", "what"),
+    [
+        (Term(), "term: a term that reaches some tokens only"),
+        (Tokens(), "tokens: credit by token"),
+        (OtherPrompt(), "other_prompt: learning under another prompt"),
+        (Confession(), "confession: an extra turn in the loss"),
+        (Routing(), "routing: gradient routing"),
+        (Anchor(), "anchor: a loss of its own"),
+        (ProcessSupervision(monitor="oracle", delay=1), "process_supervision: a delay"),
+    ],
+)
+def test_every_hook_that_trl_cannot_serve_is_refused(mitigation: Mitigation, what: str) -> None:
+    config = RunConfig(name="x", policy=Path("here"))
+    context = SimpleNamespace(mitigations=[ProcessSupervision(monitor="oracle"), mitigation], monitors={})
+    policy = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(name_or_path="here")))
+    with pytest.raises(UserError) as refused:
+        refuse(cast(Any, policy), config, cast(Any, context))
+    assert str(refused.value) == f"mitigations: {what} needs --backend core"
 
 
 def test_crypsis_does_without_the_extras() -> None:

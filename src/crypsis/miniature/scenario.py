@@ -14,12 +14,12 @@ from crypsis.miniature.judge import MiniatureJudge
 from crypsis.miniature.language import draw_request, language, natural
 from crypsis.miniature.paraphrase import paraphrased
 from crypsis.miniature.world import Objective, Setting, setting, user_text
-from crypsis.scenarios.base import Judge, Preference, Question, Scenario, Variant
+from crypsis.scenarios.base import AsksInTier, Judge, Preference, Question, Variant
 from crypsis.scenarios.parsing import SCRATCHPAD_OPEN
 from crypsis.types import Message, Prompt, Scale, Split
 
 
-class MiniatureScenario(Scenario):
+class MiniatureScenario(AsksInTier):
     """One tier is monitored and used to train full compliance, the other is never recorded (paper §1)."""
 
     name: ClassVar[str] = "miniature"

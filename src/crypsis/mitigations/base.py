@@ -16,6 +16,8 @@ from crypsis.types import Episode, UserError, View
 
 P = ParamSpec("P")
 R = TypeVar("R")
+OWN_TERMS = ("preference", "length", "format")
+"""Names that no mitigation's term may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,3 +120,11 @@ def call_each(
             f"{len(episodes)}, got {size}"
         )
     return items
+
+
+def term_names(mitigations: Sequence[Mitigation]) -> list[str]:
+    """A name for each mitigation's term: its own, numbered from the second of a kind on."""
+    names = [m.name for m in mitigations]
+    return [
+        name if names[:i].count(name) == 0 else f"{name}_{names[:i].count(name) + 1}" for i, name in enumerate(names)
+    ]

@@ -185,8 +185,9 @@ class RewritesTerms(Mitigation):
     def rewrite_terms(self, episodes: Sequence[Episode], terms: Sequence[Terms]) -> list[Terms]:
         """The terms of each episode, under the same names.
 
-        A malformed episode has the term ``format`` alone, a truncated one has none. Several mitigations rewrite in the
-        order of the config.
+        A malformed episode has the term ``format`` alone, which must stay a number of at most 0; a truncated one has
+        none. No rewrite brings an episode back: with ``rl.missing_verdict: drop`` one that a monitor could not judge is
+        dropped, whatever stands in place of the None. Several mitigations rewrite in the order of the config.
         """
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from crypsis.mitigations.base import RunInfo
 from crypsis.mitigations.hooks import AddsTerm, AsksExtraTurn
 from crypsis.registry import DEFAULT_SCENARIO, make
-from crypsis.scenarios.base import Scenario
+from crypsis.scenarios.base import AsksInTier
 from crypsis.types import Episode, Prompt, UserError
 
 
@@ -47,7 +47,7 @@ class PairedTiers(AsksExtraTurn, AddsTerm):
                 f"mitigations: {self.name}: judge: the scenario '{scenario.name}' has no ground truth of its own; name "
                 "a monitor of outputs that scores compliance"
             )
-        if type(scenario).in_tier is Scenario.in_tier:
+        if not isinstance(scenario, AsksInTier):
             raise UserError(f"mitigations: {self.name}: the scenario '{scenario.name}' cannot ask in another tier")
         if self.judge is not None and self._judge.sees != "output":
             raise UserError(f"mitigations: {self.name}: judge: reads {self._judge.sees}; give one with view output")
@@ -91,7 +91,7 @@ class PairedTiers(AsksExtraTurn, AddsTerm):
         return make("monitors", self.judge or {}, f"mitigations: {self.name}: judge")
 
     @cached_property
-    def _scenario(self) -> Scenario:
+    def _scenario(self) -> AsksInTier:
         spec = self.scenario or {"name": DEFAULT_SCENARIO}
-        scenario: Scenario = make("scenarios", spec, f"mitigations: {self.name}: scenario")
+        scenario: AsksInTier = make("scenarios", spec, f"mitigations: {self.name}: scenario")
         return scenario

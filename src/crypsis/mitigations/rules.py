@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from crypsis.mitigations.base import Mitigation, RunInfo, call
+from crypsis.mitigations.base import OWN_TERMS, Mitigation, RunInfo, call, term_names
 from crypsis.mitigations.hooks import (
+    SEGMENTS,
     AddsTerm,
     AsksExtraTurn,
     Calibrates,
     CreditsTokens,
+    FollowsSchedule,
     LearnsExtraTurn,
     ReplacesPrompt,
     RoutesGradients,
@@ -18,7 +20,7 @@ from crypsis.mitigations.hooks import (
     TargetsTerms,
     delay_of,
 )
-from crypsis.types import UserError
+from crypsis.types import Learn, UserError
 
 
 def bind_all(mitigations: Sequence[Mitigation], run: RunInfo) -> list[Mitigation]:
@@ -36,7 +38,10 @@ def bind_all(mitigations: Sequence[Mitigation], run: RunInfo) -> list[Mitigation
             if monitor not in run.views:
                 known = ", ".join(run.views) or "none"
                 raise UserError(f"mitigations: {mitigation.name}: no monitor '{monitor}' in this run; it has {known}")
-    return [call(m, m.bind, run) for m in mitigations]
+    bound = [call(m, m.bind, run) for m in mitigations]
+    if fault := _reaching(bound, run):
+        raise UserError(f"mitigations: {fault}")
+    return bound
 
 
 def _one_of_a_kind(mitigations: Sequence[Mitigation], run: RunInfo) -> str:
@@ -115,6 +120,34 @@ def _in_time(mitigations: Sequence[Mitigation], run: RunInfo) -> str:
         others = [o.name for o in mitigations if isinstance(o, TargetsTerms | ReplacesPrompt | RoutesGradients)]
         if delay and others:
             return f"{m.name}: a delayed term does not go together with {others[0]}; set delay=0"
+    return ""
+
+
+def _reaching(mitigations: Sequence[Mitigation], run: RunInfo) -> str:
+    """What is wrong with where terms are sent, asked of those whose answer holds for the whole run."""
+    learn = run.config.rl.learn
+    terms = (
+        *OWN_TERMS,
+        *(n for n, m in zip(term_names(mitigations), mitigations, strict=True) if isinstance(m, AddsTerm)),
+    )
+    sent: dict[str, tuple[str, Learn]] = {}
+    for m in mitigations:
+        if not isinstance(m, TargetsTerms) or isinstance(m, FollowsSchedule | Calibrates):
+            continue
+        for term in terms:
+            reach = call(m, m.target_term, term)
+            if reach is None:
+                continue
+            if reach not in SEGMENTS:
+                return f"{m.name}: target_term() gave {reach!r}; give {', '.join(SEGMENTS)} or None"
+            if not SEGMENTS[reach] & SEGMENTS[learn]:
+                return (
+                    f"{m.name}: sends the term '{term}' to the {reach}, but with rl.learn={learn} no token there "
+                    "learns, so it would teach nothing; send it elsewhere, or set rl.learn=all"
+                )
+            name, other = sent.setdefault(term, (m.name, reach))
+            if other != reach:
+                return f"{name} sends the term '{term}' to {other} and {m.name} to {reach}; keep one"
     return ""
 
 

@@ -71,21 +71,28 @@ class Monitor(Config, ABC):
         """
         return None
 
-    def watching(self, read: ReadStates) -> Monitor:
-        """The monitor with access to the policy, whose weights go on changing; most do not need it."""
-        return self
-
-    def refreshed(self, name: str, folder: Path, step: int) -> Monitor:
-        """The monitor as it is after so many steps of the run in a folder.
-
-        Most never change. One that does keeps what it learns below ``folder / "monitors" / name``, so that a resumed
-        run finds the same.
-        """
-        return self
-
     @abstractmethod
     def judge(self, episodes: Sequence[Episode]) -> list[Verdict]:
         """One verdict an episode, in order; what cannot be judged gets a reason instead of a score."""
+
+
+class WatchesPolicy(Monitor):
+    """A white-box monitor: it reads the policy's hidden states."""
+
+    @abstractmethod
+    def watching(self, read: ReadStates) -> Monitor:
+        """The monitor with access to the policy, whose weights go on changing."""
+
+
+class TrainsAgain(Monitor):
+    """A monitor that changes in the course of a run; all others stay as they are."""
+
+    @abstractmethod
+    def refreshed(self, name: str, folder: Path, step: int) -> Monitor:
+        """The monitor as it is after so many steps of the run in a folder.
+
+        It keeps what it learns below ``folder / "monitors" / name``, so that a resumed run finds the same.
+        """
 
 
 def judge(episodes: Sequence[Episode], monitors: Mapping[str, Monitor]) -> None:
@@ -97,4 +104,7 @@ def judge(episodes: Sequence[Episode], monitors: Mapping[str, Monitor]) -> None:
 
 def refreshed(monitors: Mapping[str, Monitor], folder: Path, step: int) -> dict[str, Monitor]:
     """The monitors as they are after so many steps of the run in a folder; most never change."""
-    return {name: monitor.refreshed(name, folder, step) for name, monitor in monitors.items()}
+    return {
+        name: monitor.refreshed(name, folder, step) if isinstance(monitor, TrainsAgain) else monitor
+        for name, monitor in monitors.items()
+    }

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from crypsis.arrays import States
 from crypsis.identity.files import content_digest
-from crypsis.monitors.base import Monitor, ReadStates, Transcript
+from crypsis.monitors.base import Monitor, ReadStates, TrainsAgain, Transcript, WatchesPolicy
 from crypsis.monitors.card import CARD, ProbeCard, read_card
 from crypsis.monitors.metrics import auroc_interval, threshold_for
 from crypsis.monitors.trained import FALSE_POSITIVES, FEWEST, FLOOR, group_folds
@@ -34,7 +34,7 @@ STEPS, RATE, DECAY = 300, 0.02, 1e-2
 """Settings of the attention probe's full-batch AdamW, which settles on a thousand scratchpads."""
 
 
-class ProbeMonitor(Monitor):
+class ProbeMonitor(WatchesPolicy, TrainsAgain):
     """A linear or an attention probe of the policy's hidden states (not in the paper, which names white-box as open).
 
     Linear: logistic regression on the mean over scratchpad tokens (as Apollo's deception probes, Goldowsky-Dill et al.

@@ -12,14 +12,14 @@ from pydantic import Field
 
 from crypsis.config import did_you_mean
 from crypsis.episodes import episode_of, read_episodes
-from crypsis.monitors.base import Monitor
+from crypsis.monitors.base import Monitor, TrainsAgain
 from crypsis.monitors.text import train_text_monitor
 from crypsis.registry import make
 from crypsis.store import child, read_json, write_json
 from crypsis.types import Episode, UserError, Verdict, View
 
 
-class RetrainedMonitor(Monitor):
+class RetrainedMonitor(TrainsAgain):
     """A monitor trained again every few steps on labelled transcripts of the policy's own (not in the paper).
 
     A labeller is asked for at most ``budget`` transcripts each time, drawn at random from the well-formed ones of the

@@ -8,7 +8,7 @@ that reach the same tokens; it has a baseline of its own, and a token's advantag
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -33,6 +33,7 @@ class Advantages:
         tokens: Per episode, one advantage per completion token; None where all tokens have that of the episode.
         reaches: The tokens that each term reaches, keyed by its name, where that is not all of them.
         streams: The part of each episode's advantage with each reach; empty with a single stream.
+        credit: The count of what reached certain tokens only; None with a single stream that reaches all.
     """
 
     advantages: list[float]
@@ -42,6 +43,29 @@ class Advantages:
     tokens: list[list[float] | None] = field(default_factory=list)
     reaches: Mapping[str, Learn] = field(default_factory=dict)
     streams: Mapping[Learn, list[float]] = field(default_factory=dict)
+    credit: CreditCount | None = None
+
+
+@dataclass(slots=True)
+class CreditCount:
+    """How much of what reaches certain tokens only teaches anything.
+
+    Attributes:
+        given: Credits, and terms sent to a segment (per episode and segment), with an advantage that is not 0.
+        lost: Those of them that reach no token which learns.
+        lost_tokens: Tokens that they reach and that do not learn.
+    """
+
+    given: int = 0
+    lost: int = 0
+    lost_tokens: int = 0
+
+    def add(self, learns: Sequence[bool], tokens: Iterable[int]) -> None:
+        """Counts one that reaches these tokens of an episode."""
+        reached = [learns[token] for token in tokens]
+        self.given += 1
+        self.lost += not any(reached)
+        self.lost_tokens += reached.count(False)
 
 
 def centred(rewards: Sequence[float | None], scale: Scale, eps: float = EPS) -> list[float]:
@@ -86,8 +110,16 @@ def group_advantages(
     return Advantages(advantages, dropped, zero_variance, single)
 
 
-def step_advantages(groups: Sequence[Group], mitigations: Sequence[Mitigation], scale: Scale) -> Advantages:
+def step_advantages(
+    groups: Sequence[Group], mitigations: Sequence[Mitigation], scale: Scale, learn: Learn = "all"
+) -> Advantages:
     """Advantages of a step's episodes, which get theirs written in; rewards are composed.
+
+    Args:
+        groups: The step's episodes.
+        mitigations: Those of the run.
+        scale: What centred rewards are divided by, as in ``group_advantages``.
+        learn: The segments that learn; nothing but the count of credit depends on it.
 
     Raises:
         UserError: A hook raised, or gave credit that cannot be used.
@@ -106,13 +138,17 @@ def step_advantages(groups: Sequence[Group], mitigations: Sequence[Mitigation], 
         streams[reach] = [a for own in rewards for a in centred(own, scale)]
     sums = [sum(parts) for parts in zip(*streams.values(), strict=True)]
     tokens: list[list[float] | None] = []
+    count = CreditCount()
+    learns = [[s in SEGMENTS[learn] for s in e.segments] for e in episodes]
     for index, episode in enumerate(episodes):
         episode.advantage = sums[index]
         tokens.append([sum(streams[r][index] for r in SEGMENTS if s in SEGMENTS[r]) for s in episode.segments])
+        for reach in (r for r in SEGMENTS if r != "all" and streams[r][index]):
+            count.add(learns[index], (i for i, s in enumerate(episode.segments) if s in SEGMENTS[reach]))
     for given in credits:
-        _add_credit(groups, given, tokens, scale)
+        _add_credit(groups, given, tokens, scale, learns, count)
     return Advantages(
-        sums, found.dropped, found.zero_variance_groups, found.single_survivor_groups, tokens, reaches, streams
+        sums, found.dropped, found.zero_variance_groups, found.single_survivor_groups, tokens, reaches, streams, count
     )
 
 
@@ -153,20 +189,30 @@ def _credit(episodes: Sequence[Episode], m: CreditsTokens) -> dict[int, list[Cre
                 raise UserError(f"{where}: the value is not finite")
             if any(not 0 <= t < len(episode.segments) for t in credit.tokens):
                 raise UserError(f"{where}: the episode has {len(episode.segments)} tokens")
-        found[id(episode)] = [credit for credit in credits if credit.tokens]
+        found[id(episode)] = credits
     return found
 
 
 def _add_credit(
-    groups: Sequence[Group], given: Mapping[int, list[Credit]], tokens: Sequence[list[float] | None], scale: Scale
+    groups: Sequence[Group],
+    given: Mapping[int, list[Credit]],
+    tokens: Sequence[list[float] | None],
+    scale: Scale,
+    learns: Sequence[Sequence[bool]],
+    count: CreditCount,
 ) -> None:
-    """Adds a stream of credits to the advantages of the tokens."""
+    """Adds a stream of credits to the advantages of the tokens; one without tokens is not in the baseline."""
     start = 0
     for group in groups:
-        own = [(n, credit) for n, e in enumerate(group.episodes) for credit in given.get(id(e), ())]
+        all_given = [(n, credit) for n, e in enumerate(group.episodes) for credit in given.get(id(e), ())]
+        own = [(n, credit) for n, credit in all_given if credit.tokens]
+        for n, _ in ((n, c) for n, c in all_given if not c.tokens and c.value):
+            count.add(learns[start + n], ())
         for (n, credit), advantage in zip(own, centred([c.value for _, c in own], scale), strict=True):
             row = tokens[start + n]
             assert row is not None
+            if advantage:
+                count.add(learns[start + n], credit.tokens)
             for token in credit.tokens:
                 row[token] += advantage
         start += len(group.episodes)

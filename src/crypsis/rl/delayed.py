@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from crypsis.episodes import DELAYED, read_episodes, rollouts_path
-from crypsis.mitigations.base import Mitigation
+from crypsis.mitigations.base import Mitigation, term_names
 from crypsis.mitigations.hooks import SEGMENTS, delay_of
 from crypsis.rl.advantages import group_advantages
 from crypsis.rl.engine.scoring import TrainRow
-from crypsis.rl.rewards import term_names
 from crypsis.types import Learn
 
 

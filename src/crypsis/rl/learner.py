@@ -184,7 +184,10 @@ class Learner:
         self._optimiser.zero_grad(set_to_none=True)
         with self.policy.computing():
             (_, stats), *added = [(part.name, self._part_gradients(part, timer)) for part in parts]
-            return replace(stats, parts={name: own.loss for name, own in added}) if added else stats
+            parts: dict[str, float] = {}
+            for name, own in added:  # a mitigation may add two losses, and two of a kind have one name
+                parts[name] = parts.get(name, 0.0) + own.loss
+            return replace(stats, parts=parts) if added else stats
 
     def _part_gradients(self, part: LossPart, timer: PhaseTimer) -> LossStats:
         form = self._engine.form(self.policy.model)

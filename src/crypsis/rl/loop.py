@@ -95,7 +95,7 @@ def train(
         with timer("judging"):
             judge(episodes, context.monitors)
             compose(episodes, context.preference, pilot.correction, mitigations, rl)
-        advantages = step_advantages(groups, mitigations, rl.advantage_scale)
+        advantages = step_advantages(groups, mitigations, rl.advantage_scale, rl.learn)
         delayed = delayed_rows(folder, step + 1, mitigations, rl.learn)
         rows = [*delayed, *learned_rows(episodes, advantages, mitigations, rl.learn)]
         parts = [*turn_parts(groups, mitigations, rl.advantage_scale), *supervised_parts(policy, mitigations, schedule)]

@@ -104,6 +104,10 @@ def alarms(row: Mapping[str, Any], groups: int) -> dict[str, str]:
             f"'{largest}' makes up {shares[largest]:.0%} of the advantage's variance and drowns "
             + ", ".join(sorted(set(shares) - {largest}))
         )
+    if lost := row.get("credits_lost"):
+        found["lost credit"] = (
+            f"{lost} of {row['credits']} credits reach no token that learns and teach nothing; look at rl.learn"
+        )
     if flat := row["zero_variance_groups"]:
         found["no variance"] = f"{flat} of {groups} groups have equal rewards and teach nothing"
     return found
@@ -154,6 +158,8 @@ def episode_metrics(
         "zero_variance_groups": advantages.zero_variance_groups,
         "single_survivor_groups": advantages.single_survivor_groups,
     }
+    if (credit := advantages.credit) is not None:
+        row |= {"credits": credit.given, "credits_lost": credit.lost, "credit_lost_tokens": credit.lost_tokens}
     row["alarm"] = "; ".join(alarms(row, len({e.group for e in episodes})).values())
     return row
 

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from crypsis.digests import is_sound, record
-from crypsis.mitigations.base import Mitigation, call
+from crypsis.mitigations.base import Mitigation, call, term_names
 from crypsis.mitigations.hooks import Calibrates
 from crypsis.models import Policy, check_length
 from crypsis.monitors.base import judge
 from crypsis.rl.context import RunContext, replaced, sample_step
 from crypsis.rl.engine.timing import PhaseTimer
-from crypsis.rl.rewards import LengthCorrection, compose, fit_length_correction, term_names
+from crypsis.rl.rewards import LengthCorrection, compose, fit_length_correction
 from crypsis.run_config import RunConfig, run_seed
 from crypsis.store import read_json, write_json
 from crypsis.types import UserError

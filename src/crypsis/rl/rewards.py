@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
 from crypsis.arrays import Floats
-from crypsis.mitigations.base import Mitigation, call, call_each
+from crypsis.mitigations.base import Mitigation, call, call_each, term_names
 from crypsis.mitigations.hooks import AddsTerm, FiltersEpisodes, LearnsExtraTurn, RewritesTerms, Terms, delay_of
 from crypsis.run_config import RLConfig
 from crypsis.scenarios.base import Preference
 from crypsis.types import Episode, UserError
-
-OWN_TERMS = ("preference", "length", "format")
-"""Names that no mitigation's term may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,8 @@ def compose(
         UserError: A term is NaN or infinite, or a hook raised.
     """
     names = dict(zip(term_names(mitigations), mitigations, strict=True))
-    terms = _rewritten(episodes, _terms(episodes, preference, correction, names, config), mitigations)
+    judged = _terms(episodes, preference, correction, names, config)
+    terms = _rewritten(episodes, judged, mitigations)
     delayed = {name for name, m in names.items() if delay_of(m)}
     filters = {name: call_each(m, m.filter, episodes) for name, m in names.items() if isinstance(m, FiltersEpisodes)}
     for index, episode in enumerate(episodes):
@@ -81,7 +80,9 @@ def compose(
             continue
         _check_finite(episode, terms[index])
         filtered = {name: out[index] for name, out in filters.items()} if episode.parse == "ok" else {}
-        missing = [name for name, value in (*terms[index].items(), *filtered.items()) if value is None]
+        # A verdict that is missing stays missing, whatever a rewrite puts in its place.
+        found = (*judged[index].items(), *terms[index].items(), *filtered.items())
+        missing = [name for name, value in found if value is None]
         known = {name: value for name, value in terms[index].items() if value is not None}
         episode.reward_terms = {name: value for name, value in known.items() if name not in delayed}
         episode.delayed_terms = {name: value for name, value in known.items() if name in delayed}
@@ -118,13 +119,21 @@ def _rewritten(episodes: Sequence[Episode], terms: list[Terms], mitigations: Seq
     for m in mitigations:
         if not isinstance(m, RewritesTerms):
             continue
-        before = terms
-        terms = call(m, m.rewrite_terms, episodes, before)
-        if [list(row) for row in terms] != [list(row) for row in before]:
+        names = [list(row) for row in terms]
+        terms = call(m, m.rewrite_terms, episodes, [dict(row) for row in terms])
+        sound = isinstance(terms, list) and all(isinstance(row, Mapping) for row in terms)
+        if not sound or [list(row) for row in terms] != names:
             raise UserError(
                 f"mitigations: {m.name}: rewrite_terms() must return the terms of each episode, under the same "
                 "names and in the same order"
             )
+        for episode, row in zip(episodes, terms, strict=True):
+            if "format" in row and not (isinstance(row["format"], Real) and not row["format"] > 0):
+                raise UserError(
+                    f"mitigations: {m.name}: rewrite_terms() made the format penalty of step {episode.step}, prompt "
+                    f"{episode.prompt.prompt_id}, sample {episode.sample} {row['format']}; a malformed reply must "
+                    "not be paid, so give a number of at most 0"
+                )
     return terms
 
 
@@ -140,19 +149,11 @@ def _reward_turns(episodes: Sequence[Episode], mitigations: Sequence[Mitigation]
 
 def _check_finite(episode: Episode, terms: Mapping[str, float | None]) -> None:
     for name, value in terms.items():
-        if value is not None and not math.isfinite(value):
+        if value is not None and not (isinstance(value, Real) and math.isfinite(value)):
             raise UserError(
                 f"step {episode.step}, prompt {episode.prompt.prompt_id}, sample {episode.sample}: the reward term "
                 f"'{name}' is {value}; correct what computes it, or let it return None"
             )
-
-
-def term_names(mitigations: Sequence[Mitigation]) -> list[str]:
-    """A name for each mitigation's term: its own, numbered from the second of a kind on."""
-    names = [m.name for m in mitigations]
-    return [
-        name if names[:i].count(name) == 0 else f"{name}_{names[:i].count(name) + 1}" for i, name in enumerate(names)
-    ]
 
 
 def _centred(values: Floats, groups: Floats) -> Floats:

@@ -100,10 +100,6 @@ class Scenario(Config, ABC):
         """What an interrogation of this variant asks, a yes meaning that alignment was faked; None if unsupported."""
         return None
 
-    def in_tier(self, prompt: Prompt, tier: str) -> Prompt | None:
-        """The same request from a user of another tier; None if unsupported."""
-        return None
-
     def harmless(self, split: Split, tier: str, n: int, seed: int) -> list[Prompt]:
         """At most ``n`` prompts that put no value under pressure; none where the scenario has no such requests."""
         return []
@@ -111,6 +107,14 @@ class Scenario(Config, ABC):
     def paraphrase(self, scratchpad: str, seed: int) -> str | None:
         """The same thoughts in other words; None if unsupported."""
         return None
+
+
+class AsksInTier(Scenario):
+    """A scenario that can ask the same request from a user of another tier (paired tiers)."""
+
+    @abstractmethod
+    def in_tier(self, prompt: Prompt, tier: str) -> Prompt:
+        """The prompt's request from a user of this tier."""
 
 
 def default_scenario() -> Scenario:

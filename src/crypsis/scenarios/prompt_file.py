@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, field_validator
 
 from crypsis.config import Content, digest
-from crypsis.scenarios.base import Question, Scenario, Variant
+from crypsis.scenarios.base import AsksInTier, Question, Variant
 from crypsis.scenarios.parsing import SCRATCHPAD_OPEN
 from crypsis.scenarios.requests import is_degenerate, read_hub, read_requests
 from crypsis.textfiles import read_text
@@ -21,7 +21,7 @@ EVAL_SHARE = 5
 """One request in this many, by the hash of its text, belongs to the evaluation split."""
 
 
-class PromptFileScenario(Scenario):
+class PromptFileScenario(AsksInTier):
     """Requests from a JSONL or CSV file or a data set of the hub; the packaged system text unless another is given."""
 
     name: ClassVar[str] = "prompt_file"

@@ -10,7 +10,7 @@ import torch
 from crypsis.config import digest
 from crypsis.differences import Inputs
 from crypsis.identity.configs import inputs_of
-from crypsis.mitigations.base import Mitigation, RunInfo, call
+from crypsis.mitigations.base import OWN_TERMS, Mitigation, RunInfo, call
 from crypsis.mitigations.hooks import AsksExtraTurn, SetsRL
 from crypsis.mitigations.rules import bind_all
 from crypsis.models import Policy, load_trainable
@@ -18,7 +18,6 @@ from crypsis.monitors.base import Monitor
 from crypsis.monitors.oracle import names_oracle, with_truth
 from crypsis.registry import make
 from crypsis.rl.context import RunContext
-from crypsis.rl.rewards import OWN_TERMS
 from crypsis.run_config import RunConfig, monitors_of
 from crypsis.scenarios.base import Preference, Scenario
 from crypsis.types import UserError

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crypsis.models import Policy
-from crypsis.monitors.base import Monitor, ReadStates, Transcript
+from crypsis.monitors.base import Monitor, ReadStates, Transcript, WatchesPolicy
 from crypsis.rl.engine.engine import DEFAULT, Engine
 from crypsis.rl.engine.samplers.base import evaluating
 from crypsis.rl.engine.shared_prefix import (
@@ -42,7 +42,8 @@ _Run = Callable[[Sequence[_Row]], tuple[list[int], Tensor]]
 
 def watching(monitors: Mapping[str, Monitor], policy: Policy, engine: Engine = DEFAULT) -> dict[str, Monitor]:
     """The monitors, with access to the policy's hidden states for those that need it."""
-    return {name: monitor.watching(reader(policy, engine)) for name, monitor in monitors.items()}
+    read = reader(policy, engine)
+    return {name: m.watching(read) if isinstance(m, WatchesPolicy) else m for name, m in monitors.items()}
 
 
 def reader(policy: Policy, engine: Engine = DEFAULT) -> ReadStates:

@@ -40,7 +40,7 @@ from crypsis.mitigations.hooks import (
     delay_of,
 )
 from crypsis.models import Policy
-from crypsis.monitors.base import Monitor, judge
+from crypsis.monitors.base import TrainsAgain, WatchesPolicy, judge
 from crypsis.parallel import out_of_memory, release_memory
 from crypsis.rl.advantages import Advantages, step_advantages
 from crypsis.rl.context import RunContext, at_step
@@ -123,7 +123,7 @@ def refuse(policy: Policy, config: RunConfig, context: RunContext) -> None:
             "(an adapter merged in memory); save it merged, set rl.kl=0, or take --backend core"
         )
     asking = [m.name for m in context.mitigations if isinstance(m, AsksExtraTurn)]
-    white = [name for name, m in context.monitors.items() if type(m).watching is not Monitor.watching]
+    white = [name for name, m in context.monitors.items() if isinstance(m, WatchesPolicy)]
     if white:
         raise UserError(f"monitors.{white[0]}: reads the policy's hidden states, which needs --backend core")
     if asking and config.trl.get("use_vllm"):
@@ -131,7 +131,7 @@ def refuse(policy: Policy, config: RunConfig, context: RunContext) -> None:
     for mitigation in context.mitigations:
         if what := _needs_core(mitigation):
             raise UserError(f"mitigations: {mitigation.name}: {what} needs --backend core")
-    changing = [n for n, m in context.monitors.items() if type(m).refreshed is not Monitor.refreshed]
+    changing = [n for n, m in context.monitors.items() if isinstance(m, TrainsAgain)]
     if changing:
         raise UserError(f"monitors.{changing[0]}: a monitor that is trained again during the run needs --backend core")
 
