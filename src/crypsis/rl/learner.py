@@ -184,10 +184,10 @@ class Learner:
         self._optimiser.zero_grad(set_to_none=True)
         with self.policy.computing():
             (_, stats), *added = [(part.name, self._part_gradients(part, timer)) for part in parts]
-            parts: dict[str, float] = {}
+            losses: dict[str, float] = {}
             for name, own in added:  # a mitigation may add two losses, and two of a kind have one name
-                parts[name] = parts.get(name, 0.0) + own.loss
-            return replace(stats, parts=parts) if added else stats
+                losses[name] = losses.get(name, 0.0) + own.loss
+            return replace(stats, parts=losses) if added else stats
 
     def _part_gradients(self, part: LossPart, timer: PhaseTimer) -> LossStats:
         form = self._engine.form(self.policy.model)
