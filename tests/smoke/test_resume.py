@@ -55,8 +55,8 @@ def numbers(run: Path) -> list[object]:
 @pytest.mark.parametrize(
     ("place", "count"),
     [
-        ("crypsis.rl.loop:_descend", 1),
-        ("crypsis.rl.loop:_descend", 4),  # after a checkpoint and two rows of metrics beyond it
+        ("crypsis.rl.loop:step_advantages", 1),
+        ("crypsis.rl.loop:step_advantages", 4),  # after a checkpoint and two rows of metrics beyond it
         ("crypsis.rl.learner:save_state", 2),
         ("crypsis.checkpoints:file_digest", 1),  # in the middle of writing a checkpoint
         ("os:replace", 6),  # in a write, before the rename
@@ -95,7 +95,7 @@ def test_a_finished_run_is_left_alone(config: Path, straight: Path, crypsis: Cry
 
 def test_a_damaged_checkpoint_is_named_and_nothing_is_lost(config: Path, tmp_path: Path, crypsis: Crypsis) -> None:
     out = tmp_path / "run"
-    killed("crypsis.rl.loop:_descend", 4, "train", config, "--out", out)
+    killed("crypsis.rl.loop:step_advantages", 4, "train", config, "--out", out)
     state = out / "checkpoints" / "step-0002" / "tensors.safetensors"
     state.write_bytes(state.read_bytes()[:-9])
     done = crypsis("train", config, "--out", out)
