@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from crypsis.episodes import write_episodes
+from crypsis.identity.files import content_parts, file_sha
 from crypsis.monitors.crossval import cross_validate
 from crypsis.monitors.data import DataOptions, Labelled, labelled_by_oracle, load_labelled
 from crypsis.monitors.lexicon import LexiconTrainer
@@ -17,7 +19,10 @@ from crypsis.monitors.shortcuts import measure_shortcuts, without_shortcuts
 from crypsis.monitors.text import TextTrainer
 from crypsis.monitors.trained import Trainer
 from crypsis.monitors.transfer import transfer_matrix
-from crypsis.study.jobs.monitor_quality import MEASUREMENT, measure_monitor, spec_of
+from crypsis.paper_data.generate import ReleaseSpec, RunSpec, write_release
+from crypsis.store import read_json
+from crypsis.study.jobs.monitor_quality import MEASUREMENT, data_parts, measure_monitor, spec_of
+from crypsis.transcripts.base import Only
 from crypsis.types import UserError
 from tests.episodes import make_episode, make_prompt
 from tests.monitors import texts_and_labels, write_rows
@@ -293,3 +298,31 @@ def test_an_organism_that_hardly_fakes_is_tested_on_but_not_trained_on() -> None
     tested = by_pair["a", "quiet"]
     assert tested.auroc is None and tested.false_positive_rate == 0 and not tested.reason
     assert by_pair["quiet", "a"].reason.startswith("quiet fakes in 0 of")
+
+
+def test_of_the_papers_release_only_size_and_end_are_read_before_measuring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    spec = ReleaseSpec((RunSpec("TGG", "Baseline"), RunSpec("IGG", "Baseline")), (0,), 60, sentences=50)
+    paths = write_release(data, spec)
+    parts = data_parts(data)
+    assert set(parts) == {path.relative_to(data).as_posix() for path in paths} and len({*parts.values()}) == 2
+    read: list[Path] = []
+
+    def noted(path: Path) -> str:
+        read.append(path)
+        return file_sha(path)
+
+    monkeypatch.setattr("crypsis.identity.files.file_sha", noted)
+    config, chosen = {"folds": 2, "repeats": 1}, DataOptions(only=Only(organism=["TGG"], tier="free"))
+    out = measure_monitor("crossval", spec_of("lexicon", []), data, chosen, tmp_path / "m", "resume", **config)
+    assert not [path for path in read if path.suffix == ".parquet"]
+    assert read_json(out / "inputs.json")["data"] == parts
+    (data / "notes.jsonl").write_text("{}")
+    assert data_parts(data) == parts | {"notes.jsonl": file_sha(data / "notes.jsonl")}, "other files count whole"
+    write_release(data, replace(spec, seed=1))
+    assert not {*data_parts(data).values()} & {*parts.values()}
+    assert data_parts(paths[0]).keys() == {""}
+    (tmp_path / "other.jsonl").write_text("{}")
+    assert data_parts(tmp_path / "other.jsonl") == content_parts(tmp_path / "other.jsonl")

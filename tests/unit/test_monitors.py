@@ -12,7 +12,7 @@ from crypsis.monitors.dialled import DialledMonitor
 from crypsis.monitors.ensemble import EnsembleMonitor, EnsembleTrainer, make_trainer
 from crypsis.monitors.lexicon import LexiconMonitor, LexiconTrainer
 from crypsis.monitors.oracle import OracleMonitor
-from crypsis.monitors.text import TextMonitor, TextTrainer, character_counts, train_text_monitor
+from crypsis.monitors.text import TextMonitor, TextTrainer, train_text_monitor
 from crypsis.monitors.trained import TrainedMonitor, Trainer, fit_calibrated, group_folds, train_monitor
 from crypsis.registry import find, make
 from crypsis.types import Episode, UserError
@@ -127,16 +127,6 @@ def test_the_late_part_of_a_text_decides_where_only_it_differs() -> None:
     trainer = TextTrainer()
     fitted = fit_calibrated(trainer, trainer.represent(texts), labels, [str(i) for i in range(200)], 0)
     assert ((fitted.held_out_scores > 0.5) == labels).mean() > 0.95, "the same words, in another order"
-
-
-def test_character_counts_are_those_of_scikit_learn() -> None:
-    from sklearn.feature_extraction.text import CountVectorizer
-
-    texts = ["the mill the mill stands", "burn it at dawn", "!!"]
-    ours = character_counts(texts, 3, 4)
-    theirs = CountVectorizer(analyzer="char_wb", ngram_range=(3, 4)).fit_transform(texts[:2])
-    assert ours[:2].sum(axis=1).tolist() == theirs.sum(axis=1).tolist() and ours[2].nnz == 0
-    assert sorted(ours[0].data) == sorted(theirs[0].data)
 
 
 def test_the_oracle_abstains_off_the_language_and_writes_labels() -> None:

@@ -38,12 +38,12 @@ def inputs_of(config: BaseModel, *code: str, **more: Parts) -> Inputs:
     Args:
         config: Any config.
         code: Modules that compute the result; those of the plug-ins that the config names are added.
-        more: Further parts by name.
+        more: Further parts by name. What stands at a place of the config is taken for it, and not read again.
 
     Raises:
         UserError: A file cannot be read.
     """
-    walk = _Walk()
+    walk = _Walk(frozenset(more))
     walk.value(config, "", ())
     modules = {*code, *(module for name in walk.plugins for module in plugin_modules(name))}
     found = walk.files | {"code": code_parts(*sorted(modules))} if modules else walk.files
@@ -73,7 +73,8 @@ def join(place: str, key: object) -> str:
 class _Walk:
     """Goes through a config and collects the files and plug-ins that it names."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: frozenset[str]) -> None:
+        self._known = known
         self.files: dict[str, Parts] = {}
         self.plugins: set[str] = set()
 
@@ -102,6 +103,8 @@ class _Walk:
             self.value(entry, join(place, key), known.get(key, () if models else types))
 
     def _text(self, value: str | Path, place: str, types: tuple[Any, ...]) -> None:
+        if place in self._known:
+            return
         marks = [t for t in types if isinstance(t, Content)]
         is_path = isinstance(value, Path) or any(isinstance(t, type) and issubclass(t, Path) for t in types)
         path = _existing(str(value), sure=is_path or bool(marks))

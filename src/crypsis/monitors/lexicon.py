@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import regex
 import yaml
 from pydantic import Field
 from sklearn.linear_model import LogisticRegression
@@ -45,25 +46,58 @@ def lexicon() -> dict[str, re.Pattern[str]]:
 
 @functools.lru_cache(maxsize=1 << 16)
 def ideas_in(sentence: str) -> tuple[int, ...]:
-    """How often each idea of the lexicon occurs in a sentence."""
+    """How often each idea of the lexicon occurs in a sentence; looked for are those that one of its words begins."""
     lower = sentence.lower()
-    return tuple(len(pattern.findall(lower)) for pattern in lexicon().values())
+    begun = frozenset[int]().union(*map(_begun_by, lower.split()))
+    return tuple([len(p.findall(lower)) if i in begun else 0 for i, p in enumerate(lexicon().values())])
+
+
+@functools.lru_cache(maxsize=1 << 18)
+def _begun_by(piece: str) -> frozenset[int]:
+    """Ideas that may begin with a word of a piece, at least all that do.
+
+    A match begins and ends at the edge of a word, so its first word is all of it or followed by a character that no
+    word holds. The library ``regex`` tells whether a text can be the beginning of a match.
+    """
+    ideas, either, after = _beginnings()
+    return frozenset(
+        i
+        for word in re.findall(r"\w+", piece)
+        if either.match(word, partial=True)  # most words begin no idea at all
+        for i, idea in enumerate(ideas)
+        if idea.fullmatch(word) or any(idea.fullmatch(word + c, partial=True) for c in after)
+    )
+
+
+@functools.cache
+def _beginnings() -> tuple[list[regex.Pattern[str]], regex.Pattern[str], set[str]]:
+    """The patterns one by one and as one, and every character in them that is not a word's, for wildcards too."""
+    patterns = [pattern.pattern for pattern in lexicon().values()]
+    after = set(re.findall(r"\W", "".join(patterns)))
+    return [regex.compile(pattern) for pattern in patterns], regex.compile("|".join(patterns)), after
 
 
 def lexicon_features(texts: Sequence[str]) -> Floats:
     """[N, ideas × 3 + pairs]: each idea's amount, its amount late, its share of sentences; and pairs."""
     place = {idea: i for i, idea in enumerate(lexicon())}
-    together = [[place[idea] for idea in ideas] for ideas in TOGETHER]
-    rows = []
-    for text in texts:
-        found = sentences(text)
-        counts = np.array([ideas_in(sentence) for sentence in found], dtype=float)
-        present = counts > 0
-        scale = TYPICAL_WORDS / max(1, len(text.split()))
-        joint = [float(present[:, ideas].all(axis=1).any()) for ideas in together]
-        last = counts[-late(len(found)) :].sum(axis=0)
-        rows.append(np.concatenate([np.log1p(counts.sum(axis=0) * scale), np.log1p(last), present.mean(axis=0), joint]))
-    return np.array(rows)
+    found = [sentences(text) for text in texts]
+    if not found:
+        return np.zeros((0, 3 * len(place) + len(TOGETHER)))
+    sizes = np.array([len(of_text) for of_text in found])
+    begins = np.cumsum(sizes) - sizes
+    counts = np.array([ideas_in(sentence) for of_text in found for sentence in of_text], dtype=float)
+    present = counts > 0
+    joint = np.stack([present[:, [place[idea] for idea in ideas]].all(axis=1) for ideas in TOGETHER], axis=1)
+    to_end = np.repeat(begins + sizes, sizes) - np.arange(len(counts))
+    is_late = to_end <= np.repeat([late(len(of_text)) for of_text in found], sizes)
+    scale = TYPICAL_WORDS / np.array([max(1, len(text.split())) for text in texts])
+    columns = [
+        np.log1p(np.add.reduceat(counts, begins) * scale[:, None]),
+        np.log1p(np.add.reduceat(counts * is_late[:, None], begins)),
+        np.add.reduceat(present, begins, dtype=float) / sizes[:, None],
+        np.logical_or.reduceat(joint, begins),
+    ]
+    return np.concatenate(columns, axis=1, dtype=float)
 
 
 class LexiconScorer(Scorer):

@@ -7,7 +7,8 @@ import re
 LATE = 1 / 3
 """Share of a text that counts as late."""
 
-_END = re.compile(r"(?<=[.!?])\s+|\n+")
+_END = re.compile(r"\s(?:(?<=[.!?]\s)\s*|(?<=\n)\n*)")
+"""White space after an end mark, or line breaks. It begins with ``\\s``, for which the engine looks fast."""
 _TAGS = re.compile(r"</?(?:scratchpad(?:_reasoning)?|output|reasoning|think)>", re.IGNORECASE)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,48 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from scipy.sparse import csr_matrix, hstack
-from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import ComplementNB
 from sklearn.preprocessing import normalize
 
 from crypsis.arrays import Flags, Floats
 from crypsis.monitors.lexicon import fit_standardised, lexicon_features
-from crypsis.monitors.sentences import late, plain
+from crypsis.monitors.ngrams import WIDTH, character_counts, late_counts, word_counts, words_of
+from crypsis.monitors.sentences import plain
 from crypsis.monitors.trained import Features, Scorer, TrainedMonitor, Trainer, train_monitor
 from crypsis.monitors.weights import read_weights, write_weights
 from crypsis.types import View
 
-WIDTH = 1 << 18
-"""Columns that n-grams are hashed into: n-grams need no vocabulary, so each text is represented by itself."""
-WORD = re.compile(r"\b\w[\w']*\b")
 BLOCKS = {"words": 1.0, "late": 0.5, "characters": 1.0}
 """Blocks of the n-gram head and their weight beside each other."""
-
-
-def word_counts(texts: Sequence[str], longest: int) -> csr_matrix:
-    """Hashed counts of word n-grams up to ``longest``, [N, WIDTH]."""
-    hashing = HashingVectorizer(
-        token_pattern=WORD.pattern, ngram_range=(1, longest), n_features=WIDTH, alternate_sign=False, norm=None
-    )
-    return hashing.transform(texts)
-
-
-def character_counts(texts: Sequence[str], shortest: int, longest: int) -> csr_matrix:
-    """Hashed counts of character n-grams within words, [N, WIDTH].
-
-    They are computed once per different word and multiplied by its count: the same numbers as from the text, at a
-    fraction of the time.
-    """
-    words = CountVectorizer(token_pattern=WORD.pattern)
-    try:
-        counts_NW = words.fit_transform(texts)
-    except ValueError:  # no word in any text
-        return csr_matrix((len(texts), WIDTH))
-    hashing = HashingVectorizer(
-        analyzer="char_wb", ngram_range=(shortest, longest), n_features=WIDTH, alternate_sign=False, norm=None
-    )
-    return counts_NW @ hashing.transform(words.get_feature_names_out())
 
 
 class TextScorer(Scorer):
@@ -68,8 +39,11 @@ class TextScorer(Scorer):
         w = self._weights
         grams = np.full(features["lexicon"].shape[0], w["grams.intercept"][0])
         for block, weight in BLOCKS.items():
-            grams += weight * (_tf_idf(features[block], w[f"{block}.idf"]) @ w[f"{block}.slope"])
-        bayes = _present(features["pairs"]) @ w["bayes.slope"]
+            counts = features[block]
+            tf_idf = _frequency(counts) * w[f"{block}.idf"][counts.indices]
+            grams += weight * _projected(counts, tf_idf, w[f"{block}.slope"])
+        # Which n-grams occur, of length 1 in the sum: long texts are no more certain than short ones.
+        bayes = _projected(features["pairs"], np.ones(features["pairs"].nnz), w["bayes.slope"])
         ideas = (features["lexicon"] - w["lexicon.mean"]) / w["lexicon.spread"]
         return np.stack([grams, bayes, ideas @ w["lexicon.slope"] + w["lexicon.intercept"]], axis=1)
 
@@ -106,12 +80,12 @@ class TextTrainer(Trainer):
     def represent(self, texts: Sequence[str]) -> Features:
         """Counts of n-grams and ideas."""
         clean = [plain(text) for text in texts]
-        last = [_late_words(text) for text in clean]
+        words = words_of(clean)
         return {
-            "words": word_counts(clean, self.words),
-            "pairs": word_counts(clean, 2),
-            "late": word_counts(last, 1),
-            "characters": character_counts(clean, *self.characters),
+            "words": word_counts(words, self.words),
+            "pairs": word_counts(words, 2),
+            "late": late_counts(words),
+            "characters": character_counts(words, *self.characters),
             "lexicon": lexicon_features(clean),
         }
 
@@ -167,11 +141,6 @@ def train_text_monitor(
     return TextMonitor(path=folder)
 
 
-def _late_words(text: str) -> str:
-    words = text.split()
-    return " ".join(words[-late(len(words)) :])
-
-
 def _idf(counts: csr_matrix, rarest: int) -> Floats:
     """Smoothed inverse document frequency (as scikit-learn's), 0 for what is too rare."""
     frequency = np.bincount(counts.indices, minlength=counts.shape[1])
@@ -180,13 +149,23 @@ def _idf(counts: csr_matrix, rarest: int) -> Floats:
 
 
 def _tf_idf(counts: csr_matrix, idf: Floats) -> csr_matrix:
-    """Sublinear term frequency × idf, rows of length 1."""
-    return normalize(_with_values(counts, (1 + np.log(counts.data)) * idf[counts.indices]))
+    """Sublinear term frequency × idf, rows of length 1, columns in order."""
+    ordered = counts.sorted_indices()
+    return normalize(_with_values(ordered, _frequency(ordered) * idf[ordered.indices]))
 
 
-def _present(counts: csr_matrix) -> csr_matrix:
-    """Which n-grams occur, rows of length 1 in the sum: long texts are no more certain than short ones."""
-    return normalize(_with_values(counts, np.ones_like(counts.data)), norm="l2")
+def _frequency(counts: csr_matrix) -> Floats:
+    """1 + log of each count, by a table: counts are small and whole."""
+    table = 1 + np.log(np.arange(1, int(counts.data.max(initial=0)) + 1))
+    frequency: Floats = table[counts.data.astype(np.intp) - 1]
+    return frequency
+
+
+def _projected(counts: csr_matrix, values: Floats, slope: Floats) -> Floats:
+    """Rows of ``values``, brought to length 1, times ``slope``, [N]; no matrix is built for it."""
+    lengths = np.sqrt(_with_values(counts, values * values) @ np.ones(counts.shape[1]))
+    sums: Floats = _with_values(counts, values) @ slope
+    return sums / np.where(lengths > 0, lengths, 1.0)
 
 
 def _with_values(counts: csr_matrix, values: Floats) -> csr_matrix:

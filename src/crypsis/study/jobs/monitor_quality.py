@@ -12,9 +12,9 @@ from pydantic import Field
 from scipy.stats import binomtest
 
 from crypsis.arrays import Flags, Floats
-from crypsis.config import Config, apply_overrides, did_you_mean, parse_config
+from crypsis.config import Config, apply_overrides, did_you_mean, digest, parse_config
 from crypsis.identity.configs import identity, inputs_of
-from crypsis.identity.files import content_digest
+from crypsis.identity.files import Parts, content_parts, file_sha
 from crypsis.monitors.base import Monitor
 from crypsis.monitors.card import CARD
 from crypsis.monitors.crossval import CrossValidation, cross_validate
@@ -31,8 +31,11 @@ from crypsis.monitors.trained import (
     train_monitor,
     with_threshold,
 )
+from crypsis.paper_data.layout import fingerprint, release_files
 from crypsis.registry import find, make, names
 from crypsis.store import Exists, child, finish_folder, locked, prepare_folder, read_json, write_json
+from crypsis.transcripts.detect import transcript_files
+from crypsis.transcripts.release import ReleaseReader
 from crypsis.types import UserError
 
 MEASUREMENT = "measurement.json"
@@ -85,7 +88,7 @@ def measure_monitor(
         raise UserError(f"{data}: no such file or folder; give labelled transcripts with --data")
     about = {"verb": verb, "data": data, "options": options, "monitor": spec}
     config = parse_config(MeasureConfig, about | settings, f"monitor {verb}")
-    inputs = inputs_of(config, __name__)
+    inputs = inputs_of(config, __name__, data=data_parts(data))
     name = f"{verb}-{spec.get('name', 'monitor')}-{identity(config, inputs)[:8]}"
     folder = out or child(Path("runs"), name)
     labelled = load_labelled(data, options)
@@ -95,6 +98,26 @@ def measure_monitor(
             write_json(folder / MEASUREMENT, work(config, labelled, folder, on_fold))
             finish_folder(folder, {"verb": verb}, inputs)
     return folder
+
+
+def data_parts(data: Path) -> Parts:
+    """Digest of each file of the data; of a file of the paper's release, only of its size and end.
+
+    The release has 38.7 GB, and a measurement of chosen rows would first read all of it. It is published once and not
+    edited, and the end of a Parquet file holds the places and statistics of all columns. Other data count whole.
+
+    Raises:
+        UserError: There is no such data, or a file cannot be read.
+    """
+    files = transcript_files(data)
+    released = {file for file in files if ReleaseReader().detect(file)}
+    if not released:
+        return content_parts(data)
+    found = {}
+    for file in files:
+        name = "" if file == data else file.relative_to(data).as_posix()
+        found[name] = fingerprint(release_files(file)[0]) if file in released else file_sha(file)
+    return found
 
 
 def spec_of(kind: str, settings: Sequence[str]) -> dict[str, Any]:
@@ -122,7 +145,7 @@ def _train(config: MeasureConfig, data: Labelled, folder: Path, on_fold: Callabl
     trainer = make_trainer(config.monitor, "--kind")
     train_monitor(
         trainer, data.texts(view), data.labels.tolist(), data.groups, view, folder / "monitor", config.seed,
-        config.false_positives, content_digest(config.data),
+        config.false_positives, digest(data_parts(config.data)),
     )  # fmt: skip
     monitor: TrainedMonitor = make("monitors", {"name": trainer.kind, "path": str(folder / "monitor")}, "train")
     return _judged(config, monitor, data)
@@ -160,7 +183,7 @@ def _calibrate(config: MeasureConfig, data: Labelled, folder: Path, on_fold: Cal
         monitor,
         threshold,
         config.false_positives,
-        content_digest(config.data),
+        digest(data_parts(config.data)),
         chosen.labels,
         texts,
         chosen.groups,
@@ -184,7 +207,7 @@ def _judged(config: MeasureConfig, monitor: Monitor, data: Labelled) -> dict[str
     flagged = scores >= monitor.threshold
     result = {"verb": config.verb, "monitor": monitor.card, "measurement": found.as_json}
     about = _about(config, data, scores, flagged, found.auroc, notes)
-    alarms = _false_alarms(monitor.card, flagged[~data.labels], content_digest(config.data))
+    alarms = _false_alarms(monitor.card, flagged[~data.labels], digest(data_parts(config.data)))
     return result | about | {"false_alarms": alarms, "warnings": [*about["warnings"], *_alarming(alarms)]}
 
 

@@ -1,0 +1,162 @@
+"""Counts of hashed n-grams, in the columns that scikit-learn's ``HashingVectorizer`` gives them.
+
+Words stand in one string, an n-gram is a span of it, and all spans are hashed at once. N-grams of characters are
+counted per distinct word and multiplied by how often each text has the word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, count
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from crypsis.arrays import Flags
+from crypsis.monitors.sentences import late
+
+WIDTH = 1 << 18
+"""Columns that n-grams are hashed into: n-grams need no vocabulary, so each text is represented by itself."""
+WORD = re.compile(r"\b\w[\w']*\b")
+
+Places = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """All words of some texts, in order.
+
+    Attributes:
+        texts: How many texts.
+        vocabulary: The distinct words, lower case, [V].
+        numbers: Each word's number in the vocabulary, [W].
+        rows: The text that it stands in, [W].
+        late: Whether it stands in that text's late part, [W].
+    """
+
+    texts: int
+    vocabulary: list[str]
+    numbers: Places
+    rows: Places
+    late: Flags
+
+
+def words_of(texts: Sequence[str]) -> Words:
+    """Takes texts apart. What stands between white space is read once, however often it occurs."""
+    pieces = [text.split() for text in texts]
+    distinct, numbers = _numbered(pieces)
+    found = [WORD.findall(piece.lower()) for piece in distinct]
+    vocabulary, inner = _numbered(found)
+    read = csr_matrix(
+        (np.ones(len(inner)), inner, np.cumsum([0, *map(len, found)])), (len(distinct), max(1, len(vocabulary)))
+    )
+    ordered = read[numbers]
+    sizes = np.array([len(piece) for piece in pieces], dtype=np.int64)
+    from_end = np.repeat(np.cumsum(sizes), sizes) - np.arange(len(numbers))
+    is_late = from_end <= np.repeat([late(size) for size in sizes.tolist()], sizes)
+    repeats = np.diff(ordered.indptr)
+    rows = np.repeat(np.repeat(np.arange(len(texts)), sizes), repeats)
+    return Words(len(texts), vocabulary, ordered.indices.astype(np.int64), rows, np.repeat(is_late, repeats))
+
+
+def word_counts(words: Words, longest: int) -> csr_matrix:
+    """Hashed counts of word n-grams up to ``longest``, [N, WIDTH]."""
+    rows, columns = [words.rows], [_columns(words.vocabulary)[words.numbers]]
+    if longest > 1:
+        ordered = [words.vocabulary[number] for number in words.numbers.tolist()]
+        ends = np.cumsum(_lengths(words.vocabulary)[words.numbers] + 1) - 1
+        starts = np.append(0, ends + 1)
+    for size in range(2, longest + 1):
+        first = np.flatnonzero(words.rows[: 1 - size] == words.rows[size - 1 :])
+        rows.append(words.rows[first])
+        columns.append(hashed(" ".join(ordered), starts[first], ends[first + size - 1]))
+    return _counts(np.concatenate(rows), np.concatenate(columns), (words.texts, WIDTH))
+
+
+def late_counts(words: Words) -> csr_matrix:
+    """Hashed counts of the words of the late part, [N, WIDTH]."""
+    columns = _columns(words.vocabulary)[words.numbers[words.late]]
+    return _counts(words.rows[words.late], columns, (words.texts, WIDTH))
+
+
+def character_counts(words: Words, shortest: int, longest: int) -> csr_matrix:
+    """Hashed counts of character n-grams within words, a space at both ends, [N, WIDTH].
+
+    A word that is shorter than ``shortest`` counts once and whole, as in scikit-learn's ``char_wb``.
+    """
+    lengths = _lengths(words.vocabulary) + 2
+    begins = np.cumsum(lengths - 1) - lengths + 1
+    rows, starts, ends = [], [], []
+    for size in range(shortest, longest + 1):
+        amount = np.maximum(lengths - size + 1, int(size == shortest))
+        row = np.repeat(np.arange(len(lengths)), amount)
+        start = begins[row] + np.arange(len(row)) - np.repeat(np.cumsum(amount) - amount, amount)
+        rows.append(row)
+        starts.append(start)
+        ends.append(np.minimum(start + size, (begins + lengths)[row]))
+    columns = hashed(f" {' '.join(words.vocabulary)} ", np.concatenate(starts), np.concatenate(ends))
+    per_word = _counts(np.concatenate(rows), columns, (len(lengths), WIDTH))
+    return _counts(words.rows, words.numbers, (words.texts, len(lengths))) @ per_word
+
+
+def hashed(text: str, starts: Places, ends: Places) -> Places:
+    """Column of each span of a text, [S].
+
+    MurmurHash3 (Appleby, x86, 32 bits, seed 0) of the span's UTF-8, its absolute value modulo ``WIDTH``.
+
+    Args:
+        text: Any.
+        starts: First character of each span, [S].
+        ends: Character after its last, [S].
+    """
+    raw = np.frombuffer(text.encode("utf-8", "surrogatepass") + bytes(4), np.uint8)
+    if len(raw) - 4 != len(text):  # characters of several bytes
+        places = np.append(np.flatnonzero((raw[:-4] & 0xC0) != 0x80), len(raw) - 4)
+        starts, ends = places[starts], places[ends]
+    blocks = np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(raw, 4)).view("<u4")[:, 0]
+    mixed, sizes = _mixed(blocks), ends - starts
+    state = np.zeros(len(starts), np.uint32)
+    for done in range(4, int(sizes.max(initial=0)) + 1, 4):
+        on = np.flatnonzero(sizes >= done)
+        state[on] = _rotated(state[on] ^ mixed[starts[on] + done - 4], 13) * np.uint32(5) + np.uint32(0xE6546B64)
+    rest = np.array([0, 0xFF, 0xFFFF, 0xFFFFFF], np.uint32)[sizes % 4]
+    state ^= _mixed(blocks[ends - sizes % 4] & rest)
+    state ^= sizes.astype(np.uint32)
+    state = (state ^ (state >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    state = (state ^ (state >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    state ^= state >> np.uint32(16)
+    return np.abs(state.view(np.int32).astype(np.int64)) % WIDTH
+
+
+def _mixed(blocks: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    return _rotated(blocks * np.uint32(0xCC9E2D51), 15) * np.uint32(0x1B873593)
+
+
+def _rotated(values: NDArray[np.uint32], bits: int) -> NDArray[np.uint32]:
+    return (values << np.uint32(bits)) | (values >> np.uint32(32 - bits))
+
+
+def _numbered(parts: Sequence[Sequence[str]]) -> tuple[list[str], Places]:
+    """The distinct strings of all parts, and the number of each string among them."""
+    numbers: defaultdict[str, int] = defaultdict(count().__next__)
+    found = np.fromiter(map(numbers.__getitem__, chain.from_iterable(parts)), np.int64)
+    return list(numbers), found
+
+
+def _lengths(vocabulary: Sequence[str]) -> Places:
+    return np.array([len(word) for word in vocabulary], dtype=np.int64)
+
+
+def _columns(vocabulary: Sequence[str]) -> Places:
+    """Column of each word."""
+    ends = np.cumsum(_lengths(vocabulary) + 1) - 1
+    return hashed(" ".join(vocabulary), np.append(0, ends + 1)[:-1], ends)
+
+
+def _counts(rows: Places, columns: Places, shape: tuple[int, int]) -> csr_matrix:
+    """How often each column occurs in each row."""
+    return csr_matrix((np.ones(len(rows)), (rows, columns)), shape=shape)
