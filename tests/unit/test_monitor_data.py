@@ -315,12 +315,14 @@ def test_of_the_papers_release_only_size_and_end_are_read_before_measuring(
         return file_sha(path)
 
     monkeypatch.setattr("crypsis.identity.files.file_sha", noted)
-    config, chosen = {"folds": 2, "repeats": 1}, DataOptions(only=Only(organism=["TGG"], tier="free"))
-    out = measure_monitor("crossval", spec_of("lexicon", []), data, chosen, tmp_path / "m", "resume", **config)
+    chosen = DataOptions(only=Only(organism=["TGG"], tier="free"))
+    out = measure_monitor(
+        "crossval", spec_of("lexicon", []), data, chosen, tmp_path / "m", "resume", folds=2, repeats=1
+    )
     assert not [path for path in read if path.suffix == ".parquet"]
     assert read_json(out / "inputs.json")["data"] == parts
     (data / "notes.jsonl").write_text("{}")
-    assert data_parts(data) == parts | {"notes.jsonl": file_sha(data / "notes.jsonl")}, "other files count whole"
+    assert data_parts(data) == {**parts, "notes.jsonl": file_sha(data / "notes.jsonl")}, "other files count whole"
     write_release(data, replace(spec, seed=1))
     assert not {*data_parts(data).values()} & {*parts.values()}
     assert data_parts(paths[0]).keys() == {""}
