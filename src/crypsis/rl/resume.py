@@ -7,6 +7,7 @@ from pathlib import Path
 from crypsis.digests import Damage, DamagedError, damages, start_anew
 from crypsis.disk import remove
 from crypsis.run_config import RunConfig
+from crypsis.states import is_whole
 from crypsis.store import steps_of
 
 REPAIRED: tuple[str, ...] = (
@@ -29,6 +30,10 @@ def check_stored(folder: Path, config: RunConfig, done: int) -> None:
     Raises:
         DamagedError: Something cannot be made again.
     """
+    for older in steps_of(folder / "checkpoints"):
+        state = folder / "checkpoints" / f"step-{older:04d}"
+        if older < done and not is_whole(state):
+            remove(state)  # nobody needs it, and it must not be listed as it is
     for damage in [*damages(folder), *_never_listed(folder, config, done)]:
         kind, _, rest = damage.file.partition("/")
         if kind not in ("evals", "transplants", "rollouts", "monitors"):
