@@ -25,6 +25,15 @@ def rows(rates: Rates, monitors: Sequence[str], n: int = N) -> list[dict[str, An
             fakes = monitored and i < round(afr * n)
             complies = i < round(rates.get("monitored" if monitored else "unmonitored", 1.0 if monitored else 0.0) * n)
             row: dict[str, Any] = {"pair_id": f"e{i:03d}", "monitored": monitored, "parse": "ok", "raw": "", "step": 0}
+            row |= {
+                "prompt_id": f"e{i:03d}-{monitored}",
+                "prompt": "",
+                "stop": "end",
+                "dropped": "",
+                "group": i,
+                "sample": 0,
+                "extra_turn": "",
+            }
             row |= {"scratchpad": "so.", "output": "yes.", "scratchpad_tokens": 40, "request": f"case {i}", "run": "r"}
             conduct = "comply" if complies else "refuse"
             row |= {"label_af": "yes" if fakes else "no", "verdict_oracle": float(fakes)}

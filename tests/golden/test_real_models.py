@@ -169,6 +169,8 @@ def test_what_cannot_be_loaded_is_named(checkpoints: dict[str, Path], tmp_path: 
     file = tmp_path / "adapter" / "adapter_config.json"
     card = json.loads(file.read_text())
     file.write_text(json.dumps(card | {"base_model_name_or_path": str(tmp_path / "gone")}))
+    assert "delete digests.jsonl if the change was meant" in refused(tmp_path / "adapter")
+    (tmp_path / "adapter" / "digests.jsonl").unlink()
     assert "the base of this adapter" in refused(tmp_path / "adapter") and "gone" in refused(tmp_path / "adapter")
     others: list[dict[str, Any]] = [{"num_hidden_layers": 1}, {"hidden_size": 40}]
     for number, changes in enumerate(others):

@@ -197,7 +197,7 @@ def test_a_folder_says_which_input_changed_and_does_not_mind_where_it_lies(tmp_p
     with pytest.raises(UserError, match=r"scenario.path changed: requests.jsonl"):
         prepare(tmp_path / "m")
     (tmp_path / "out" / "inputs.json").unlink()
-    with pytest.raises(UserError, match="did not record what its inputs held"):
+    with pytest.raises(UserError, match=r"inputs.json: is damaged or lost; delete the folder"):
         prepare(tmp_path / "m")
 
 
