@@ -40,10 +40,10 @@ class Broken(AddsTerm):
 
     name: ClassVar[str] = "test_broken"
 
-    value: float
+    value: str
 
     def add_term(self, episodes: Sequence[Episode]) -> list[float | None]:
-        return [self.value if e.group == 1 and e.sample == 2 else 0.0 for e in episodes]
+        return [float(self.value) if e.group == 1 and e.sample == 2 else 0.0 for e in episodes]
 
 
 class Empty(Scenario):
@@ -84,7 +84,7 @@ def refused(work: Callable[[], Any]) -> str:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_reward_that_is_no_number_names_episode_and_term(value: float, config: RunConfig, tmp_path: Path) -> None:
-    line = refused(lambda: trained(config, tmp_path, mitigations=[Broken(value=value)]))
+    line = refused(lambda: trained(config, tmp_path, mitigations=[Broken(value=str(value))]))
     assert "step 1" in line and "sample 2" in line and f"'test_broken' is {value}" in line
     assert not read_rows(tmp_path / METRICS)
 
