@@ -18,6 +18,7 @@ from torch import Tensor
 from trl.generation import vllm_client, vllm_generation
 
 from crypsis.config import dump_yaml, parse_config
+from crypsis.digests import LEDGER
 from crypsis.episodes import read_episodes
 from crypsis.models import load_policy
 from crypsis.rl.trl import settings as trl_settings
@@ -80,7 +81,7 @@ def processes(settings: dict[str, Any], own: Path, tmp_path_factory: pytest.Temp
 
 def rewound(run: Path, to: Path, settings: dict[str, Any]) -> Path:
     """A copy of a finished run as it was when killed after the checkpoint before the last."""
-    shutil.copytree(run, to, ignore=shutil.ignore_patterns(RESULT, "model", f"step-{STEPS:04d}*", ".lock"))
+    shutil.copytree(run, to, ignore=shutil.ignore_patterns(RESULT, "model", f"step-{STEPS:04d}*", ".lock", LEDGER))
     write_atomic(to / CONFIG, dump_yaml(parse_config(RunConfig, settings, "test")))
     return to
 

@@ -99,11 +99,11 @@ def first(work: Callable[[], T]) -> T:
         try:
             told = [work(), None]
         except UserError as error:
-            told = [None, error]
+            told = [None, str(error)]  # its words: not every error can be sent
     broadcast_object_list(told)
     if told[1] is not None:
         if PartialState().is_main_process:
-            raise told[1]
+            raise UserError(told[1])
         raise SystemExit(2)
     result: T = told[0]
     return result
