@@ -48,7 +48,8 @@ def run_by_trl(
     process = PartialState(cpu=config.model.device == "cpu" or not torch.cuda.is_available(), timeout=patience)
     main = process.is_main_process
     # What the user may have got wrong is refused before anything is written.
-    context = load_context(config, digests=main, code=__name__)
+    # Either back end goes on from the other's checkpoints, so both count the same code.
+    context = load_context(config, digests=main, code="crypsis.study.run")
     config = context.config
     trl_settings(config, folder, process.num_processes, config.rl.steps, cpu=True)
     trl_backend.refuse(context.policy, config, context)
