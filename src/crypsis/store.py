@@ -118,13 +118,14 @@ def is_locked(folder: Path) -> bool:
     except OSError:
         return False
     try:
-        table = Path("/proc/locks").read_text(encoding="ascii")
+        table: str | None = Path("/proc/locks").read_text(encoding="ascii")  # empty when nobody holds any lock
     except OSError:
-        table = ""
+        table = None
     try:
         stat = os.fstat(file)
         place = f"{os.major(stat.st_dev):02x}:{os.minor(stat.st_dev):02x}:{stat.st_ino}"
-        return any(place in line.split() for line in table.splitlines()) or _held_elsewhere(file, listed=bool(table))
+        held = any(place in line.split() for line in (table or "").splitlines())
+        return held or _held_elsewhere(file, listed=table is not None)
     finally:
         os.close(file)
 
