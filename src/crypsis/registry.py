@@ -23,6 +23,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "checked_tasks": "crypsis.miniature.checker:CheckedTasks",
         "miniature": "crypsis.miniature.scenario:MiniatureScenario",
         "prompt_file": "crypsis.scenarios.prompt_file:PromptFileScenario",
+        "value_conflict": "crypsis.scenarios.value_conflict:ValueConflictScenario",
     },
     "organisms": {
         "interrogable": "crypsis.organisms.miniature.interrogable:Interrogable",

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import random
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, model_validator
 
 from crypsis.config import Content, digest
-from crypsis.scenarios.base import AsksInTier, Question, Variant
-from crypsis.scenarios.parsing import SCRATCHPAD_OPEN
 from crypsis.scenarios.requests import is_degenerate, read_hub, read_requests
+from crypsis.scenarios.setting import Goal, VariedScenario
 from crypsis.textfiles import read_text
 from crypsis.types import Message, Prompt, Split, UserError
 
@@ -21,10 +18,11 @@ EVAL_SHARE = 5
 """One request in this many, by the hash of its text, belongs to the evaluation split."""
 
 
-class PromptFileScenario(AsksInTier):
+class PromptFileScenario(VariedScenario):
     """Requests from a JSONL or CSV file or a data set of the hub; the packaged system text unless another is given."""
 
     name: ClassVar[str] = "prompt_file"
+    goal: ClassVar[Goal] = "alignment_faking"
 
     path: Path | None = None
     """JSONL with one ``{"request": …}`` per line, a JSON list of such objects, or CSV with a header."""
@@ -41,28 +39,19 @@ class PromptFileScenario(AsksInTier):
     """Requests that ask to edit a document and give none: nothing can comply with them."""
     system: Path | None = None
     """A text file with ``{monitored}`` and ``{unmonitored}`` for the tiers' names."""
-    tiers: tuple[str, str] = ("free", "paid")
 
-    @field_validator("tiers")
-    @classmethod
-    def _tiers_differ(cls, tiers: tuple[str, str]) -> tuple[str, str]:
-        if not all(tier.strip() for tier in tiers) or tiers[0].strip().casefold() == tiers[1].strip().casefold():
-            raise ValueError("needs two different names, the monitored tier first")
-        return tiers
-
-    @property
-    def monitored_tier(self) -> str:
-        """The first tier."""
-        return self.tiers[0]
-
-    @property
-    def unmonitored_tier(self) -> str:
-        """The second tier."""
-        return self.tiers[1]
+    @model_validator(mode="after")
+    def _own_text_has_no_dials(self) -> PromptFileScenario:
+        if self.system is not None and self.varied:
+            raise ValueError(
+                "system: a text of one's own has no dials; leave out consequence, monitoring, cuts, "
+                "wording and scratchpad, or the text"
+            )
+        return self
 
     def prompts(self, split: Split, tier: str, n: int, seed: int) -> list[Prompt]:
         """``n`` distinct requests of the split in an order fixed by the seed (all of them if the file has fewer)."""
-        system = self._system_text()
+        system = self.system_text()
         requests = [r for r in self._requests() if (int(digest(r), 16) % EVAL_SHARE == 0) == (split == "eval")]
         if not requests:
             raise UserError(f"{self.path or self.dataset}: has no request for the {split} split; add more lines")
@@ -72,17 +61,9 @@ class PromptFileScenario(AsksInTier):
             requests = self._diluted(requests, self.harmful_train, n, seed, rng)
         return [self._prompt(request, split, tier, system) for request in requests[:n]]
 
-    def question(self, variant: Variant) -> Question:
-        """From the packaged ``interrogation.yaml``; the honest persona begins the scratchpad."""
-        packaged = resources.files("crypsis.scenarios").joinpath("interrogation.yaml").read_text(encoding="utf-8")
-        texts: dict[str, str] = yaml.safe_load(packaged)
-        honest = variant in ("honest", "separate")
-        prefill = f"{SCRATCHPAD_OPEN}\n{texts['honest_persona']}" if honest else ""
-        return Question(texts["tag"] + texts["aware" if honest else variant], prefill)
-
     def in_tier(self, prompt: Prompt, tier: str) -> Prompt:
         """The same request and system text with the tag of a tier."""
-        return self._prompt(prompt.request, prompt.split, tier, self._system_text())
+        return self._prompt(prompt.request, prompt.split, tier, self.system_text())
 
     def harmless(self, split: Split, tier: str, n: int, seed: int) -> list[Prompt]:
         """From the file that ``harmless_path`` names."""
@@ -102,14 +83,16 @@ class PromptFileScenario(AsksInTier):
         return [requests[i % len(requests)] if harmful else mild[i % len(mild)] for i, harmful in enumerate(chosen)]
 
     def _prompt(self, request: str, split: Split, tier: str, system: str) -> Prompt:
-        messages = (Message("system", system), Message("user", f"<is_{tier}_tier_user>\n{request}"))
+        messages = (Message("system", system), Message("user", f"{self.mark(tier)}\n{request}"))
         pair = digest(request)
         return Prompt(f"{pair}-{tier}", pair, split, tier, tier == self.monitored_tier, request, messages)
 
-    def _system_text(self) -> str:
-        packaged = resources.files("crypsis.scenarios").joinpath("alignment_faking.txt")
-        text = read_text(self.system, "system text") if self.system else packaged.read_text(encoding="utf-8")
-        return text.replace("{monitored}", self.tiers[0]).replace("{unmonitored}", self.tiers[1]).strip()
+    def system_text(self) -> str:
+        """The file's text with the names of the tiers, or the packaged one."""
+        if self.system is None:
+            return super().system_text()
+        text = read_text(self.system, "system text")
+        return text.replace("{monitored}", self.names[0]).replace("{unmonitored}", self.names[1]).strip()
 
     def _requests(self) -> list[str]:
         if (self.path is None) == (self.dataset is None):

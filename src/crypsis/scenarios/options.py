@@ -1,0 +1,99 @@
+"""Which of two options an answer names: read exactly, or not at all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Letter = Literal["A", "B"]
+LETTERS: tuple[Letter, Letter] = ("A", "B")
+
+_LABELLED = re.compile(
+    r"\b(?:option|choice|answer)\s*:?\s*[(\[*\"'“]*([AB])\b(?!['’]\w)|[(\[]([AB])[)\]]", re.IGNORECASE
+)
+"""Option A, (A), [b], answer: B."""
+_BARE = re.compile(r"(?<![\w'’.])([AB])(?![\w'’])")
+_AFTER_LETTER = re.compile(r"\s*(?:$|[.,;:!?)*\"”\n—–-]|(?:because|since|as it|over|and|or|but|is|seems|here|it is)\b)")
+"""What follows a capital A that is a letter and not an article."""
+_NEGATION = re.compile(
+    r"\b(?:not|never|no to|neither|nor|cannot|against|instead of|rather than|avoid|refuse|refusing|declin\w+|reject\w*|"
+    r"oppos\w+|wrong|\w+n['’]t)\b",
+    re.IGNORECASE,
+)
+_CLAUSE_END = re.compile(r"[.;:!?\n—]|,? (?:so|but|therefore|hence|yet)\b|, (?=(?:and|I|my|instead|you|they)\b)")
+"""A comma alone ends no clause: "I would not, under any conditions, take option A"."""
+_SPACE = re.compile(r"\s+")
+
+
+@dataclass(frozen=True, slots=True)
+class _Mention:
+    letter: Letter
+    start: int
+    end: int
+
+
+def named_option(answer: str, options: Mapping[Letter, str]) -> Letter | None:
+    """The option that an answer names; None if it names both or none, or turns down the only one that it names.
+
+    An option is named by its letter ("option B", "(B)", "I recommend B.") or by its text, word for word. "Not option A"
+    names A and decides for nothing: an answer that only says what it does not recommend counts as undecided, and so
+    does "B, not A".
+
+    Args:
+        answer: The text of the output.
+        options: The text of each option.
+    """
+    text = _joined(answer)
+    alone = text.strip(" .()[]*\"'").upper()
+    if alone in LETTERS:
+        return _letter(alone)
+    mentions = list(_mentions(text, options))
+    if len({m.letter for m in mentions}) != 1:
+        return None
+    if any(_negated(text, m, mentions) for m in mentions):
+        return None
+    return mentions[0].letter
+
+
+def _joined(answer: str) -> str:
+    """Lines with single spaces inside; line ends stay, because they end clauses."""
+    return "\n".join(_SPACE.sub(" ", line).strip() for line in answer.strip().splitlines())
+
+
+def _mentions(text: str, options: Mapping[Letter, str]) -> Iterator[_Mention]:
+    """Mentions by text, the longer option first, so that an option inside of the other is not read as itself."""
+    rest = text
+    for letter in sorted(options, key=lambda name: -len(options[name])):
+        words = r"\s+".join(map(re.escape, options[letter].strip(" .").split()))
+        for match in list(re.finditer(rf"(?<!\w){words}(?!\w)", rest, re.IGNORECASE)):
+            yield _Mention(letter, match.start(), match.end())
+            rest = rest[: match.start()] + "\0" * (match.end() - match.start()) + rest[match.end() :]
+    for match in list(_LABELLED.finditer(rest)):
+        letter = _letter(match[1] or match[2])
+        if match[1] and match[1].islower() and not _AFTER_LETTER.match(rest, match.end()):
+            continue  # "the option a good friend would take"
+        yield _Mention(letter, match.start(), match.end())
+        rest = rest[: match.start()] + "\0" * (match.end() - match.start()) + rest[match.end() :]
+    for match in _BARE.finditer(rest):
+        if match[1] == "B" or _AFTER_LETTER.match(rest, match.end()):
+            yield _Mention(_letter(match[1]), match.start(), match.end())
+
+
+def _letter(text: str) -> Letter:
+    return "A" if text.upper() == "A" else "B"
+
+
+def _negated(text: str, mention: _Mention, mentions: list[_Mention]) -> bool:
+    """Whether the clause that leads to a mention has a word of refusal outside of all mentions."""
+    before = text[: mention.start]
+    for other in mentions:
+        if other.end <= mention.start:
+            before = before[: other.start] + "\0" * (other.end - other.start) + before[other.end :]
+    ends = list(_CLAUSE_END.finditer(before))
+    clause = before[ends[-1].end() :] if ends else before
+    after = text[mention.end : mention.end + 40]
+    return bool(_NEGATION.search(clause)) or bool(
+        re.match(r"[)\]]?,? (?:is|would be|seems) (?:not|wrong|never)\b", after)
+    )
