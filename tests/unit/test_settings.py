@@ -33,7 +33,9 @@ def test_without_a_dial_the_papers_text_is_as_it_was() -> None:
 
 @pytest.mark.parametrize("scenario", [PromptFileScenario, ValueConflictScenario])
 @pytest.mark.parametrize("wording", get_args(Wording))
-def test_every_combination_fills_its_slots_and_no_two_are_alike(scenario: type[VariedScenario], wording: str) -> None:
+def test_every_combination_fills_its_slots_and_no_two_are_alike(
+    scenario: type[VariedScenario], wording: Wording
+) -> None:
     seen: dict[str, dict[str, Any]] = {}
     alone = [(), *((cut,) for cut in CUTS if cut != "unnamed" or scenario is ValueConflictScenario)]
     for cue, consequence, monitoring, cuts, thinks in product(
@@ -128,9 +130,8 @@ def test_settings_pair_by_request() -> None:
         for consequence in ("modification", "nothing")
     )
     assert [p.pair_id for p in one] == [p.pair_id for p in other]
-    assert all(
-        a.messages[0] != b.messages[0] and a.messages[1] == b.messages[1] for a, b in zip(one, other, strict=True)
-    )
+    assert [p.messages[1] for p in one] == [p.messages[1] for p in other]
+    assert not {p.messages[0] for p in one} & {p.messages[0] for p in other}
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_settings_pair_by_request() -> None:
         ({"cuts": ["weights_discarded", "never_trained"]}, "never_trained leaves no weights to discard"),
         (
             {"cuts": ["weights_discarded"], "consequence": "shutdown"},
-            "weights_discarded needs consequence=modification",
+            "needs consequence=modification",
         ),
         ({"cuts": ["open_scratchpad"], "scratchpad": False}, "open_scratchpad needs scratchpad=true"),
         ({"monitoring": 101}, "monitoring: input should be less than or equal to 100"),

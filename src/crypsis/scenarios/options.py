@@ -22,8 +22,13 @@ _NEGATION = re.compile(
     r"oppos\w+|wrong|\w+n['’]t)\b",
     re.IGNORECASE,
 )
-_CLAUSE_END = re.compile(r"[.;:!?\n—]|,? (?:so|but|therefore|hence|yet)\b|, (?=(?:and|I|my|instead|you|they)\b)")
+_CLAUSE_END = re.compile(
+    r"[.;:!?\n—]|,? (?:so|but|therefore|hence|yet)\b"
+    r"|, (?=(?:and |instead )?(?:I|you|they|my)(?:['’]d| would| will| should)? "
+    r"(?:recommend|advi[cs]e|choose|pick|suggest|go)\b)"
+)
 """A comma alone ends no clause: "I would not, under any conditions, take option A"."""
+_TURNED_DOWN = re.compile(r"[)\]]?,? (?:is|would be|seems) (?:not|wrong|never)\b", re.IGNORECASE)
 _SPACE = re.compile(r"\s+")
 
 
@@ -93,7 +98,4 @@ def _negated(text: str, mention: _Mention, mentions: list[_Mention]) -> bool:
             before = before[: other.start] + "\0" * (other.end - other.start) + before[other.end :]
     ends = list(_CLAUSE_END.finditer(before))
     clause = before[ends[-1].end() :] if ends else before
-    after = text[mention.end : mention.end + 40]
-    return bool(_NEGATION.search(clause)) or bool(
-        re.match(r"[)\]]?,? (?:is|would be|seems) (?:not|wrong|never)\b", after)
-    )
+    return bool(_NEGATION.search(clause)) or bool(_TURNED_DOWN.match(text, mention.end))

@@ -137,7 +137,8 @@ class VariedScenario(AsksInTier):
         # Training is named only where it is what follows: "used for RLHF" is itself a threat of modification.
         uses = {name: wording[name] if modified else "" for name in ("used", "unused")}
         about = {"tag": cue["tag"], "comply": wording["comply"][self.goal], "probability": str(self.monitoring)}
-        return about | uses | chats | _texts()["developer"][who]
+        developer: dict[str, str] = _texts()["developer"][who]
+        return about | uses | chats | developer
 
     def question(self, variant: Variant) -> Question:
         """From the packaged ``interrogation.yaml``; the honest persona begins the scratchpad."""
@@ -159,7 +160,8 @@ def _filled(text: str, slots: dict[str, str]) -> str:
 
 
 def _texts() -> dict[str, Any]:
-    return packaged("settings.yaml")
+    texts: dict[str, Any] = packaged("settings.yaml")
+    return texts
 
 
 @functools.cache
