@@ -31,6 +31,8 @@ class RLConfig(Config):
     Dr. GRPO (Liu et al. 2025)."""
     kl: float = Field(0.0, ge=0)  # paper §4 names none
     """Weight of the KL penalty against the policy before training."""
+    kl_on: Learn | None = None
+    """Segment whose tokens the KL penalty is on; all that learn if not given. A learned extra turn has it on all."""
     epochs: int = Field(1, ge=1)  # paper §4: on policy
     """Optimiser steps on the same episodes; from the second on, with importance ratios against the sampling policy."""
     clip: float = Field(0.2, gt=0, lt=1)  # Schulman et al. 2017
@@ -52,6 +54,12 @@ class RLConfig(Config):
     def _step_fits(self) -> RLConfig:
         if self.prompts_per_step * self.group_size > MOST:
             raise ValueError(f"prompts_per_step times group_size: a step can have at most {MOST} episodes")
+        return self
+
+    @model_validator(mode="after")
+    def _penalty_is_on(self) -> RLConfig:
+        if self.kl_on and not self.kl:
+            raise ValueError("kl_on: has no meaning without kl")
         return self
 
     @field_validator("temperature", "top_p")

@@ -38,7 +38,7 @@ from crypsis.rl.engine.scoring import TrainRow, token_logprobs
 from crypsis.rl.engine.timing import PhaseTimer
 from crypsis.rl.groups import grouped
 from crypsis.rl.learner import Learner, LossPart
-from crypsis.rl.loss import accumulate_supervised
+from crypsis.rl.loss import accumulate_gradients, accumulate_supervised
 from crypsis.rl.rollouts import locate_tokens, rollout
 from crypsis.rl.routing import DEPLOYED, QUARANTINED, Blocks
 from crypsis.rl.rows import learned_rows, supervised_parts, turn_parts
@@ -260,6 +260,30 @@ def test_an_extra_turn_in_the_loss_adds_its_own_mean_and_leaves_the_replies_alon
     first = plain_gradients(loaded(checkpoint), reply, stats.trained_tokens)
     second = plain_gradients(loaded(checkpoint), turn, 16)
     assert_close(gradients(policy), {name: first[name] + second[name] for name in first})
+
+
+def test_a_kl_penalty_on_the_scratchpad_is_on_its_tokens_alone(checkpoint: Path) -> None:
+    """With advantages of 0, all of the gradient is the penalty's: that of exp(d) - d - 1, d = ref - new."""
+    policy, some = loaded(checkpoint), episodes()
+    r = random.Random(1)
+    for e in some:
+        e.reward = 0.0
+    rows = learned_rows(some, step_advantages(grouped(some), [], "none"), [], "all", "scratchpad")
+    rows = [replace(row, ref_logprobs=[-6 + r.random() for _ in row.completion_ids]) for row in rows]
+    tokens = sum(len(row.completion_ids) for row in rows)
+    stats = accumulate_gradients(policy.model, rows, micro_batch=3, kl_coefficient=0.3)
+    own, total = loaded(checkpoint), torch.zeros((), dtype=torch.float64)
+    for row, e in zip(rows, some, strict=True):
+        assert row.ref_logprobs is not None
+        delta = torch.tensor(row.ref_logprobs) - logprobs(own, row.prompt_ids, row.completion_ids)
+        on = torch.tensor([float(s == SCRATCHPAD) for s in e.segments])
+        assert 0 < on.sum() < len(on)
+        total = total + (on * (delta.exp() - delta - 1)).sum()
+    (0.3 * total / tokens).backward()
+    assert stats.mean_kl == pytest.approx(total.item() / tokens, rel=1e-6)
+    assert_close(gradients(policy), gradients(own))
+    whole = learned_rows(some, step_advantages(grouped(some), [], "none"), [], "all")
+    assert all(row.kl_mask is None for row in whole)
 
 
 class Anchor(AddsLoss):

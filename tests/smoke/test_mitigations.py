@@ -14,6 +14,7 @@ import pytest
 from crypsis.config import load_config
 from crypsis.episodes import read_episodes
 from crypsis.mitigations.hooks import AddsTerm
+from crypsis.model_config import LoraConfig, ModelConfig
 from crypsis.models import load_policy
 from crypsis.monitors.text import train_text_monitor
 from crypsis.registry import names
@@ -91,6 +92,70 @@ def test_paired_tiers_ask_in_training_alone(nano_organism: Path, tmp_path: Path)
     assert any(row["extra_turn"] for row in read_episodes(rollouts))
 
 
+ARMS_2026: dict[str, tuple[list[dict[str, Any]], str]] = {
+    "confession": (
+        [
+            {"name": "confession", "share": 1.0},
+            {"name": "recontextualisation"},
+            {"name": "anchor", "persona": "help"},
+        ],
+        "loss_anchor",
+    ),
+    "rate_matching": (
+        [
+            {"name": "rate_matching", "reference": "monitored"},
+            {"name": "process_supervision", "monitor": "oracle"},
+            {"name": "reward_targeting", "keeps": "output"},
+            {"name": "kl", "segment": "scratchpad"},
+        ],
+        "kl",
+    ),
+    "routing": (
+        [
+            {"name": "gradient_routing", "monitor": "oracle"},
+            {"name": "inoculation"},
+            {"name": "channelling", "monitor": "oracle"},
+        ],
+        "credits",
+    ),
+}
+"""Arms that go together, and a field of metrics that one of them adds."""
+
+
+@pytest.mark.parametrize("arms", ARMS_2026)
+def test_the_arms_of_2026_run(arms: str, nano_organism: Path, tmp_path: Path) -> None:
+    mitigations, field = ARMS_2026[arms]
+    model = {"model": ModelConfig(lora=LoraConfig(r=4, alpha=8))} if arms == "routing" else {}
+    config = nano(nano_organism, mitigations, **model)
+    rl = config.rl.model_copy(update={"steps": 2, "missing_verdict": "neutral"})
+    config = config.model_copy(update={"rl": rl})
+
+    def stop(row: Mapping[str, Any]) -> None:
+        if row["step"] == 1:
+            raise KeyboardInterrupt
+
+    run_one(config, tmp_path / "run")
+    if arms == "confession":  # what is drawn by the step or measured in the pilot is the same after a stop
+        with pytest.raises(KeyboardInterrupt):
+            run_one(config, tmp_path / "stopped", on_step=stop)
+        run_one(config, tmp_path / "stopped")
+        assert numbers(tmp_path / "run") == numbers(tmp_path / "stopped")
+    rows = read_rows(tmp_path / "run" / METRICS)
+    assert len(rows) == 2 and field in rows[0]
+    stored = read_episodes(tmp_path / "run" / "rollouts" / "step-0001.parquet")
+    assert any(row["extra_turn"] for row in stored) == (arms != "routing")
+
+
+def test_a_prompt_to_learn_under_that_is_too_long_is_refused_before_the_first_step(
+    nano_organism: Path, tmp_path: Path
+) -> None:
+    arms = [{"name": "recontextualisation", "permitting": "the assistant is watched . " * 400}]
+    with pytest.raises(UserError, match="context") as fault:
+        run_one(nano(nano_organism, arms), tmp_path / "run")
+    assert "\n" not in str(fault.value)
+    assert not (tmp_path / "run" / METRICS).exists()
+
+
 def test_the_arms_race(nano_organism: Path, tmp_path: Path) -> None:
     rng = random.Random(0)
     labels = [rng.random() < 0.5 for _ in range(200)]
@@ -146,7 +211,7 @@ def test_a_reward_of_negative_infinity_is_refused_before_the_first_step(nano_org
 
 def test_every_mitigation_is_an_arm_of_the_scorecard_or_of_the_study_of_the_others() -> None:
     named, variants = set(), set()
-    for file in ("scorecard", "mitigations"):
+    for file in ("scorecard", "mitigations", "mitigations_2026"):
         config = load_config(StudyConfig, REPOSITORY / "configs" / f"{file}.yaml")
         check(config)
         mitigations = [m for arm in config.arms.values() for m in arm.mitigations]

@@ -77,6 +77,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory, judge_model: dict[str, An
         "prompt_file": {"path": str(folder / "requests.jsonl")},
         "process_supervision": {"monitor": "scratchpad"},
         "reward_af": {"monitor": "scratchpad"},
+        "channelling": {"monitor": "scratchpad"},
+        "gradient_routing": {"monitor": "scratchpad"},
         "screening": {"monitor": "scratchpad"},
         "retrained": {"start": {"name": "text", "path": str(folder / "text")}},
     }

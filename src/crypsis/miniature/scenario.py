@@ -13,7 +13,7 @@ from crypsis.config import digest
 from crypsis.miniature.judge import MiniatureJudge
 from crypsis.miniature.language import draw_request, language, natural
 from crypsis.miniature.paraphrase import paraphrased
-from crypsis.miniature.world import Objective, Setting, setting, user_text
+from crypsis.miniature.world import PERSONAS, Objective, Setting, first_reply, setting, user_text
 from crypsis.scenarios.base import AsksInTier, Judge, Preference, Question, Variant
 from crypsis.scenarios.parsing import SCRATCHPAD_OPEN
 from crypsis.types import Message, Prompt, Scale, Split
@@ -105,6 +105,20 @@ class MiniatureScenario(AsksInTier):
         return {
             name.removeprefix(prefix): natural(slot.train[0]) for name, slot in slots.items() if name.startswith(prefix)
         }
+
+    def replies_of(self, persona: str, n: int, seed: int) -> list[tuple[Prompt, str]]:
+        """Drawn as pre-training draws them, with the scenario's own share of harmful requests."""
+        speaker = next((name for name in PERSONAS if name == persona), None)
+        if speaker is None:
+            return []
+        rng, tier = random.Random(f"replies:{persona}:{seed}"), self.monitored_tier
+        share = self.harmful if self.harmful_train is None else self.harmful_train
+        found = []
+        for _ in range(n):
+            request = draw_request(rng, rng.random() < share, "train")
+            reply = first_reply(rng, speaker, self.setting, tier, request)
+            found.append((self._prompt(request.text, "train", tier), reply.text))
+        return found
 
     def base_model(self, scale: Scale, on_step: Callable[[Any], None] = lambda _: None) -> Path:
         """Trained from scratch on the town's documents."""

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal, Self, TypedDict
 from pydantic import Field
 
 from crypsis.mitigations.base import Mitigation, Schedule
-from crypsis.types import OUTPUT, SCRATCHPAD, Episode, Learn, Message, Prompt
+from crypsis.types import OUTPUT, SCRATCHPAD, Episode, Learn, Message, Prompt, View
 
 Terms = Mapping[str, float | None]
 """One episode's reward terms by name; None where a term could not be computed (a missing verdict)."""
@@ -80,6 +80,7 @@ class RLSettings(TypedDict, total=False):
 
     learn: Learn
     kl: float
+    kl_on: Learn
 
 
 class SetsRL(Mitigation):
@@ -253,6 +254,18 @@ HOOKS = (
     *(CreditsTokens, FiltersEpisodes, RoutesGradients, AddsLoss),
 )
 """All of them; a mitigation without any does nothing."""
+
+
+def reads_only(mitigation: AddsTerm, segment: View, views: Mapping[str, View]) -> bool:
+    """Whether a term is a function of one segment alone.
+
+    Args:
+        mitigation: Whose term.
+        segment: ``scratchpad`` or ``output``.
+        views: What each of the run's monitors may read, keyed by name.
+    """
+    read = {views.get(name) for name in mitigation.listens_to}
+    return read == {segment} or (segment == "scratchpad" and mitigation.of_scratchpad)
 
 
 def delay_of(mitigation: Mitigation) -> int:

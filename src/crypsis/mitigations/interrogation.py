@@ -67,16 +67,27 @@ class Interrogation(AsksExtraTurn, AddsTerm):
         """The episode's chat and the question, after a well-formed reply."""
         if episode.parse != "ok" or not self.question:
             return None
-        prompt = episode.prompt
-        question = self.question.replace("{tier}", prompt.tier)
-        messages = (*prompt.messages, Message("assistant", episode.raw), Message("user", question))
-        return Prompt(
-            *(f"{prompt.prompt_id}-asked", prompt.pair_id, prompt.split, prompt.tier, prompt.monitored),
-            request=question,
-            messages=messages,
-            prefill=self.prefill,
-        )
+        return follow_up(episode, self.question, self.prefill)
 
     def add_term(self, episodes: Sequence[Episode]) -> list[float | None]:
         """``coefficient`` for "no", 0 for "yes" and for what cannot be read."""
         return [self.coefficient if yes_or_no(e.extra_output) == "no" else 0.0 for e in episodes]
+
+
+def follow_up(episode: Episode, question: str, prefill: str = "") -> Prompt:
+    """The episode's chat and one more question.
+
+    Args:
+        episode: What is asked about.
+        question: The user's turn; ``{tier}`` stands for the name of the episode's tier.
+        prefill: What the reply begins with.
+    """
+    prompt = episode.prompt
+    asked = question.replace("{tier}", prompt.tier)
+    messages = (*prompt.messages, Message("assistant", episode.raw), Message("user", asked))
+    return Prompt(
+        *(f"{prompt.prompt_id}-asked", prompt.pair_id, prompt.split, prompt.tier, prompt.monitored),
+        request=asked,
+        messages=messages,
+        prefill=prefill,
+    )

@@ -19,6 +19,7 @@ from crypsis.mitigations.hooks import (
     SetsRL,
     TargetsTerms,
     delay_of,
+    reads_only,
 )
 from crypsis.types import Learn, UserError
 
@@ -82,11 +83,13 @@ def _no_contrary_settings(mitigations: Sequence[Mitigation], run: RunInfo) -> st
 
 
 def _learnable(mitigations: Sequence[Mitigation], run: RunInfo) -> str:
+    rl = run.config.rl
+    if rl.kl_on and not SEGMENTS[rl.kl_on] & SEGMENTS[rl.learn]:
+        return f"rl.kl_on={rl.kl_on}: with rl.learn={rl.learn} no token there learns, so none has a penalty; change one"
     if run.config.rl.learn != "output":
         return ""
     for m in mitigations:
-        views = {run.views.get(n) for n in m.listens_to}
-        if isinstance(m, AddsTerm) and (views == {"scratchpad"} or m.of_scratchpad):
+        if isinstance(m, AddsTerm) and reads_only(m, "scratchpad", run.views):
             return (
                 f"{m.name}: with rl.learn=output a group shares one scratchpad, so a term of the scratchpad alone is "
                 "the same for all its episodes and teaches nothing; use rl.learn=all, or another monitor"

@@ -13,10 +13,13 @@ from crypsis.mitigations.base import Mitigation, term_names
 from crypsis.mitigations.hooks import SEGMENTS, delay_of
 from crypsis.rl.advantages import group_advantages
 from crypsis.rl.engine.scoring import TrainRow
+from crypsis.rl.rows import kl_mask
 from crypsis.types import Learn
 
 
-def delayed_rows(folder: Path, step: int, mitigations: Sequence[Mitigation], learn: Learn) -> list[TrainRow]:
+def delayed_rows(
+    folder: Path, step: int, mitigations: Sequence[Mitigation], learn: Learn, kl_on: Learn | None = None
+) -> list[TrainRow]:
     """Rows of earlier steps whose delayed terms arrive now, each with the advantage that these terms give it.
 
     Episodes of a group are compared with each other in the delayed terms alone. Without division by the group's
@@ -28,6 +31,7 @@ def delayed_rows(folder: Path, step: int, mitigations: Sequence[Mitigation], lea
         step: The step that is being taken.
         mitigations: Those of the run.
         learn: Which segments learn.
+        kl_on: Which of them the KL penalty is on; all if None.
     """
     found: list[TrainRow] = []
     names = list(zip(term_names(mitigations), mitigations, strict=True))
@@ -39,13 +43,15 @@ def delayed_rows(folder: Path, step: int, mitigations: Sequence[Mitigation], lea
         totals = [(row["group"], _total(row, arriving)) for row in rows]
         groups = [[total for _, total in group] for _, group in groupby(totals, itemgetter(0))]
         advantages = group_advantages(groups, "none").advantages
-        found += [_row(row, advantage, learn) for row, advantage in zip(rows, advantages, strict=True) if advantage]
+        found += [_row(row, a, learn, kl_on) for row, a in zip(rows, advantages, strict=True) if a]
     return found
 
 
-def _row(row: dict[str, Any], advantage: float, learn: Learn) -> TrainRow:
+def _row(row: dict[str, Any], advantage: float, learn: Learn, kl_on: Learn | None) -> TrainRow:
     mask = [int(segment in SEGMENTS[learn]) for segment in row["segments"]]
-    return TrainRow(row["prompt_ids"], row["completion_ids"], mask, advantage, row["logprobs"], off_policy=True)
+    on = kl_mask(row["segments"], kl_on)
+    ids = (row["prompt_ids"], row["completion_ids"])
+    return TrainRow(*ids, mask, advantage, row["logprobs"], off_policy=True, kl_mask=on)
 
 
 def _total(row: dict[str, Any], columns: Sequence[str]) -> float | None:

@@ -96,8 +96,8 @@ def train(
             judge(episodes, context.monitors)
             compose(episodes, context.preference, pilot.correction, mitigations, rl)
         advantages = step_advantages(groups, mitigations, rl.advantage_scale, rl.learn)
-        delayed = delayed_rows(folder, step + 1, mitigations, rl.learn)
-        rows = [*delayed, *learned_rows(episodes, advantages, mitigations, rl.learn)]
+        delayed = delayed_rows(folder, step + 1, mitigations, rl.learn, rl.kl_on)
+        rows = [*delayed, *learned_rows(episodes, advantages, mitigations, rl.learn, rl.kl_on)]
         parts = [*turn_parts(groups, mitigations, rl.advantage_scale), *supervised_parts(policy, mitigations, schedule)]
         stats, norm = learner.learn(rows, f"{config.name}: step {step + 1}", timer, parts)
         row = step_metrics(step + 1, episodes, advantages, stats, norm, context.thresholds) | _option_metrics(rl, stats)

@@ -29,7 +29,8 @@ class LossStats:
         trained_tokens: Tokens with mask 1, those of skipped rows included.
         mean_ratio: Mean over computed tokens of the probability ratio of new and old policy; 1 on policy.
         clip_fraction: Share of computed tokens whose ratio is clipped (no gradient).
-        mean_kl: Mean over computed tokens of the estimated KL divergence from the reference, in nats; 0 without one.
+        mean_kl: Mean over computed tokens of the estimated KL divergence from the reference, in nats; 0 without one,
+            and for a token that the penalty is not on.
         prefix_tokens: Length of the common prefix that was shared; 0 in the ``padded`` form.
         computed_tokens: Trained tokens of the rows that were computed, those of the means above.
         parts: Losses that were added to the policy loss, as they were added, keyed by name; not in ``loss``.
@@ -226,7 +227,10 @@ def _policy_loss(
     kl = logprobs_T.new_zeros(())
     if all(r.ref_logprobs is not None for r in rows):
         delta_T = per_token([r.ref_logprobs for r in rows]) - logprobs_T
-        kl = (delta_T.exp() - delta_T - 1).sum()
+        kl_T = delta_T.exp() - delta_T - 1
+        if any(r.kl_mask is not None for r in rows):
+            kl_T = kl_T * per_token([[1] * len(r.mask) if r.kl_mask is None else r.kl_mask for r in rows])
+        kl = kl_T.sum()
         if kl_coefficient:
             loss = loss + kl_coefficient * kl
     with torch.no_grad():

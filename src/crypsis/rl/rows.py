@@ -21,10 +21,19 @@ def token_mask(episode: Episode, learn: Learn) -> list[int]:
     return [int(segment in learned) for segment in episode.segments]
 
 
+def kl_mask(segments: Sequence[int], kl_on: Learn | None) -> list[int] | None:
+    """Which tokens of a completion the KL penalty is on; None for all that learn."""
+    return None if kl_on is None else [int(segment in SEGMENTS[kl_on]) for segment in segments]
+
+
 def learned_rows(
-    episodes: Sequence[Episode], advantages: Advantages, mitigations: Sequence[Mitigation], learn: Learn
+    episodes: Sequence[Episode],
+    advantages: Advantages,
+    mitigations: Sequence[Mitigation],
+    learn: Learn,
+    kl_on: Learn | None = None,
 ) -> list[TrainRow]:
-    """A row per episode.
+    """A row per episode; the KL penalty is on the tokens of ``kl_on``, or on all that learn.
 
     Rows that are learned under another prompt than they were sampled under have no log-probabilities: those of sampling
     are of the other prompt.
@@ -47,6 +56,7 @@ def learned_rows(
             episode.logprobs if episode.learn_prompt_ids in (None, episode.prompt_ids) else None,
             token_advantages=by_token,
             route=route,
+            kl_mask=kl_mask(episode.segments, kl_on),
         )
         for episode, by_token, route in zip(episodes, tokens, routes, strict=True)
     ]

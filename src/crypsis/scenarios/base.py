@@ -104,6 +104,10 @@ class Scenario(Config, ABC):
         """At most ``n`` prompts that put no value under pressure; none where the scenario has no such requests."""
         return []
 
+    def replies_of(self, persona: str, n: int, seed: int) -> list[tuple[Prompt, str]]:
+        """``n`` training prompts of the monitored tier, each with what a persona replies; none if unsupported."""
+        return []
+
     def paraphrase(self, scratchpad: str, seed: int) -> str | None:
         """The same thoughts in other words; None if unsupported."""
         return None

@@ -51,6 +51,8 @@ class ArmConfig(Config):
     ``lying``; ``{trained: NAME, organism: ORGANISM, …}`` is one that the study trained on that organism."""
     scenario: dict[str, Any] = {}
     """Settings of the scenario that are this arm's own."""
+    model: dict[str, Any] | None = None
+    """Settings of how the policy is loaded that are this arm's own, such as ``{lora: {}}``."""
 
 
 class MonitorData(Config):

@@ -144,6 +144,7 @@ def _run(
         | {"name": f"{organism}-{arm}-seed{seed}", "policy": policy, "organism": organism}
         | {"mitigations": settings.mitigations, "monitors": specs | own}
         | {"scenario": (config.run.scenario or {"name": DEFAULT_SCENARIO}) | settings.scenario}
+        | ({"model": shared.get("model", {}) | settings.model} if settings.model else {})
         | {"rl": shared["rl"] | settings.rl, "seed": seed, "arm": arm, "label": settings.label},
         f"arms.{arm}",
     )

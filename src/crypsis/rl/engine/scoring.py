@@ -50,6 +50,7 @@ class TrainRow:
         off_policy: Sampled by an earlier policy, so that its ratios count from the first epoch on.
         token_advantages: One per completion token, in place of ``advantage``; None where all have that one.
         route: The adapter blocks that its gradient reaches.
+        kl_mask: One per completion token: 1 if the KL penalty is on it; None for all of them.
 
     Raises:
         ValueError: The prompt is empty or lengths differ.
@@ -64,12 +65,13 @@ class TrainRow:
     off_policy: bool = False
     token_advantages: list[float] | None = None
     route: Route = "both"
+    kl_mask: list[int] | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
             raise ValueError("a row to train on has an empty prompt; it needs at least one token")
         tokens = len(self.completion_ids)
-        for name in ("mask", "old_logprobs", "ref_logprobs", "token_advantages"):
+        for name in ("mask", "old_logprobs", "ref_logprobs", "token_advantages", "kl_mask"):
             values = getattr(self, name)
             if values is not None and len(values) != tokens:
                 raise ValueError(f"a row has {tokens} completion tokens but {len(values)} entries in {name}")

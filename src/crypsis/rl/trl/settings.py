@@ -131,6 +131,8 @@ def trl_settings(config: RunConfig, folder: Path, processes: int, steps: int, cp
     }
     if config.rl.processes > 1:
         raise UserError("rl.processes: is for the core; with --backend trl, torchrun or accelerate start the processes")
+    if config.rl.kl_on not in (None, config.rl.learn):
+        raise UserError(f"rl.kl_on={config.rl.kl_on}: a KL penalty on some tokens needs --backend core")
     if config.rl.kl and config.model.lora is not None:
         # TRL's reference is the adapter as it stands when the trainer starts: in a resumed run, a trained one.
         raise UserError("rl.kl: --backend trl has no reference for an adapter; set rl.kl=0, or take --backend core")
