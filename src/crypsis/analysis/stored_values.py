@@ -47,10 +47,18 @@ def check_episodes(table: pa.Table, path: Path) -> None:
         if fault:
             raise UserError(f"{path}: column '{visible(name)}' {visible(fault)}; was the file written by crypsis?")
     if {"tier", "monitored"} <= set(table.column_names):
-        kinds = table.group_by("tier").aggregate([("monitored", "count_distinct")]).to_pylist()
-        both = next((kind["tier"] for kind in kinds if kind["monitored_count_distinct"] > 1), None)
+        both = _in_both(table.column("tier"), table.column("monitored"))
         if both is not None:
-            raise UserError(f"{path}: the tier '{visible(str(both))}' is monitored in some rows and not in others")
+            raise UserError(f"{path}: the tier '{visible(both)}' is monitored in some rows and not in others")
+
+
+def _in_both(tier: pa.ChunkedArray, monitored: pa.ChunkedArray) -> str | None:
+    """The first tier whose rows are not all monitored, or all unmonitored; None if there is none."""
+    known: dict[object, object] = {}
+    for name, watched in dict.fromkeys(zip(tier.to_pylist(), monitored.to_pylist(), strict=True)):
+        if name is not None and known.setdefault(name, watched) != watched:
+            return str(name)
+    return None
 
 
 def _type_fault(name: str, kind: pa.DataType) -> str:

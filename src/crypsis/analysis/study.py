@@ -210,11 +210,12 @@ def read_evaluation(path: Path) -> list[dict[str, Any]]:
         UserError: The file is missing, damaged, or not an evaluation.
     """
     try:
-        names = pq.read_schema(path).names
-        missing = [column for column in REQUIRED if column not in names]
-        if missing and names:
-            raise UserError(f"{path}: is no evaluation (column '{missing[0]}' is missing)")
-        table = pq.read_table(path, columns=[n for n in names if n not in TEXTS])
+        with pq.ParquetFile(path) as file:  # opened once: a study has hundreds of small files
+            names = file.schema_arrow.names
+            missing = [column for column in REQUIRED if column not in names]
+            if missing and names:
+                raise UserError(f"{path}: is no evaluation (column '{missing[0]}' is missing)")
+            table = file.read([n for n in names if n not in TEXTS], use_threads=False)
         rows: list[dict[str, Any]] = table.to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError):
         raise UserError(f"{path}: is damaged (no valid Parquet); {look(path)}") from None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from crypsis.analysis.stored_values import check_episodes
@@ -34,7 +35,7 @@ NEEDED = ("step", "pair_id", "prompt_id", "monitored", "group", "sample", "scrat
 """Columns without which a transcript cannot be shown."""
 FEWEST, MOST = 2, 60
 """Requests taken of each evaluation."""
-TOKENS = frozenset({"prompt_ids", "completion_ids", "segments", "logprobs"})
+UNREAD = frozenset({"prompt", "prompt_ids", "completion_ids", "segments", "logprobs"})
 """Columns that no reader looks at."""
 Row = dict[str, Any]
 
@@ -190,10 +191,12 @@ def _rare(rows: Sequence[Row], wanted: set[str], thresholds: Mapping[str, float]
 
 
 def _read(path: Path, pairs: Iterable[str] | None = None) -> list[Row]:
-    only = None if pairs is None else [("pair_id", "in", sorted(pairs))]
     try:
-        names = [name for name in pq.read_schema(path).names if name not in TOKENS]
-        table = pq.read_table(path, columns=names, filters=only)
+        with pq.ParquetFile(path) as file:
+            names = [name for name in file.schema_arrow.names if name not in UNREAD]
+            table = file.read(names, use_threads=False)
+        if pairs is not None and "pair_id" in names:
+            table = table.filter(pc.is_in(table.column("pair_id"), pa.array(sorted(pairs), pa.string())))
         rows: list[Row] = table.to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError):
         raise UserError(f"{path}: is damaged (no valid Parquet); {look(path)}") from None

@@ -12,11 +12,13 @@ seeds by Student's quantile over the normal one (docs/statistics.md), and can re
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from crypsis.arrays import Floats
@@ -24,6 +26,8 @@ from crypsis.evaluation.metrics import Estimate, Tally, bounds, interval, resamp
 
 FEW = 3
 """With fewer seeds than this an interval is marked: it says little about other seeds."""
+EXACT = float(1 << 24)
+"""Whole numbers below this, and sums that stay below it, are exact in single precision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +91,15 @@ def over_seeds(tallies: Mapping[int, Tally], metric: str) -> SeedEstimate:
     if not known:
         return SeedEstimate(None, None, None, 0)
     tops, bottoms = _stacked([tallies[seed] for seed in known], metric)
+    return _estimated(known, tops, bottoms, _draws(tops, bottoms), metric)
+
+
+def _estimated(known: Mapping[int, float], tops: Floats, bottoms: Floats, draws: Floats, metric: str) -> SeedEstimate:
+    """The estimate over the seeds on which a metric is known, from its draws, [RESAMPLES, seeds]."""
     mean = sum(known.values()) / len(known)
     counted = bottoms.any(axis=1)
     seen = tops[counted].sum(axis=1) / bottoms[counted].sum(axis=1)
-    low, high = interval(_over_seeds(_draws(tops, bottoms)), mean, metric, seen)
+    low, high = interval(_over_seeds(draws), mean, metric, seen)
     return SeedEstimate(mean, low, high, int(bottoms.sum()), tuple(known.items()))
 
 
@@ -128,16 +137,29 @@ def curve(evaluations: Mapping[int, Mapping[int, Tally]], metric: str) -> Curve:
         evaluations: Evaluations keyed by seed and step.
         metric: Name, as in ``evaluation.metrics``.
     """
-    points = {
-        step: over_seeds({seed: evals[step] for seed, evals in evaluations.items()}, metric)
-        for step in shared_steps(evaluations)
-    }
-    points = {step: point for step, point in points.items() if point.mean is not None}
+    points = _points(evaluations, metric)
     seeds = {
         seed: tuple((step, mean) for step in sorted(evals) if (mean := evals[step].mean(metric)) is not None)
         for seed, evals in sorted(evaluations.items())
     }
     return Curve(metric, tuple(points), tuple(points.values()), seeds)
+
+
+def _points(evaluations: Mapping[int, Mapping[int, Tally]], metric: str) -> dict[int, SeedEstimate]:
+    """``over_seeds`` at every step at which a metric is known; steps with the same requests are resampled at once."""
+    waiting: dict[int, tuple[dict[int, float], Floats, Floats]] = {}
+    for step in shared_steps(evaluations):
+        tallies = {seed: evals[step] for seed, evals in sorted(evaluations.items())}
+        known = {seed: mean for seed, tally in tallies.items() if (mean := tally.mean(metric)) is not None}
+        if known:
+            waiting[step] = (known, *_stacked([tallies[seed] for seed in known], metric))
+    drawn: dict[int, Floats] = {}
+    for count in {len(tops) for _, tops, _ in waiting.values()}:
+        steps = [step for step, (_, tops, _) in waiting.items() if len(tops) == count]
+        parts = (np.concatenate([waiting[step][i] for step in steps], axis=1) for i in (1, 2))
+        ends = np.cumsum([len(waiting[step][0]) for step in steps])[:-1]
+        drawn |= dict(zip(steps, np.split(_draws(*parts), ends, axis=1), strict=True))
+    return {step: _estimated(*found, drawn[step], metric) for step, found in waiting.items()}
 
 
 def shared_steps(evaluations: Mapping[int, Mapping[int, Tally]]) -> list[int]:
@@ -160,10 +182,35 @@ def _stacked(tallies: Sequence[Tally], metric: str) -> tuple[Floats, Floats]:
 
 def _draws(tops: Floats, bottoms: Floats) -> Floats:
     """The metric of each column when requests are resampled, shape [RESAMPLES, columns]."""
-    weights = resample_weights(len(tops))
+    sums = resampled_sums(resample_weights(len(tops)), np.concatenate([tops, bottoms], axis=1))
+    count = tops.shape[1]
     with np.errstate(invalid="ignore", divide="ignore"):
-        draws: Floats = (weights @ tops) / (weights @ bottoms)
+        draws: Floats = sums[:, :count] / sums[:, count:]
     return draws
+
+
+def resampled_sums(weights: Floats, columns: Floats) -> Floats:
+    """``weights @ columns``, in single precision where that is exact: for counts (and halves) it is, and twice as fast.
+
+    Args:
+        weights: How often each of P requests is drawn, whole numbers with a sum of P, [B, P].
+        columns: What each request adds, [P, C].
+    """
+    halves = 2 * columns
+    exact = bool((halves == np.rint(halves)).all()) and len(columns) * float(np.abs(halves).max(initial=0.0)) < EXACT
+    if not exact:
+        return weights @ columns
+    light = single_weights(len(columns)) if weights is resample_weights(len(columns)) else weights.astype(np.float32)
+    sums: Floats = (light @ columns.astype(np.float32)).astype(np.float64)
+    return sums
+
+
+@functools.lru_cache(maxsize=32)
+def single_weights(count: int) -> NDArray[np.float32]:
+    """``resample_weights`` in single precision, which holds these whole numbers exactly."""
+    weights = resample_weights(count).astype(np.float32)
+    weights.setflags(write=False)
+    return weights
 
 
 def _over_seeds(draws: Floats) -> Floats:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from crypsis.analysis.statistics.bootstrap import Curve, SeedEstimate, curve, shared_steps
+from crypsis.analysis.statistics.bootstrap import Curve, SeedEstimate, curve, resampled_sums, shared_steps
 from crypsis.analysis.statistics.draws import Figure, estimate_over_seeds
 from crypsis.analysis.study import Run, Study, read_evaluation
 from crypsis.arrays import Flags, Floats
@@ -178,11 +178,16 @@ def _auroc(rows: Sequence[Mapping[str, Any]], monitor: str, index: Mapping[str, 
     yes, no = np.flatnonzero(af == "yes"), np.flatnonzero(af == "no")
     above_YN = (score[yes][:, None] > score[no]) + 0.5 * (score[yes][:, None] == score[no])
     place = np.array([index[str(row["pair_id"])] for row in rows], dtype=np.intp)
+    # By request instead of by transcript: a resample draws requests.
+    count = len(index)
+    both = (place[yes][:, None] * count + place[no]).ravel()
+    above_PP = np.bincount(both, above_YN.ravel(), count * count).reshape(count, count)
+    yes_P, no_P = (np.bincount(place[which], minlength=count).astype(np.float64) for which in (yes, no))
 
     def figure(weights_BP: Floats) -> Floats:
-        yes_BY, no_BN = weights_BP[:, place[yes]], weights_BP[:, place[no]]
         with np.errstate(invalid="ignore", divide="ignore"):
-            found: Floats = ((yes_BY @ above_YN) * no_BN).sum(1) / (yes_BY.sum(1) * no_BN.sum(1))
+            above_B = (resampled_sums(weights_BP, above_PP) * weights_BP).sum(1)
+            found: Floats = above_B / ((weights_BP @ yes_P) * (weights_BP @ no_P))
         return found
 
     return figure

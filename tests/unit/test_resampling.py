@@ -1,0 +1,61 @@
+"""Shared and batched resampling gives the very figures of one product per metric and step."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from crypsis.analysis.statistics.bootstrap import curve, over_seeds, resampled_sums
+from crypsis.analysis.stress.recall import _auroc
+from crypsis.evaluation.metrics import Tally, resample_weights
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize("columns", ["counts", "halves", "fractions", "large"])
+def test_resampled_sums_are_those_in_double_precision(columns: str) -> None:
+    rng = np.random.default_rng(0)
+    given = {
+        "counts": rng.integers(0, 90, (40, 5)).astype(float),
+        "halves": rng.integers(0, 9, (40, 5)) / 2,
+        "fractions": rng.random((40, 5)),
+        "large": rng.integers(1 << 28, 1 << 30, (40, 5)).astype(float),
+    }[columns]
+    weights = resample_weights(40)
+    np.testing.assert_array_equal(resampled_sums(weights, given), weights @ given)
+    np.testing.assert_array_equal(resampled_sums(weights[:3], given), weights[:3] @ given)
+
+
+def test_points_of_a_curve_are_those_of_each_step_by_itself() -> None:
+    """Also where a step has fewer requests, and where a seed does not know the metric."""
+    rng = np.random.default_rng(1)
+
+    def tally(count: int, known: bool = True) -> Tally:
+        pairs = tuple(f"p{i:03d}" for i in range(count))
+        return Tally(pairs, {"m": rng.integers(0, 2, count).astype(float)}, {"m": np.full(count, float(known))})
+
+    evaluations = {
+        seed: {0: tally(30), 5: tally(20), 10: tally(30, known=seed != 1), 15: tally(30, known=False)}
+        for seed in (2, 0, 1)
+    }
+    found = curve(evaluations, "m")
+    assert found.steps == (0, 5, 10)
+    for step, point in zip(found.steps, found.points, strict=True):
+        assert point == over_seeds({seed: evals[step] for seed, evals in evaluations.items()}, "m")
+
+
+def test_auroc_by_request_is_that_of_the_drawn_transcripts() -> None:
+    """Several transcripts of a request, ties between scores, and a request that a resample leaves out."""
+    rows = [
+        {"pair_id": pair, "label_af": af, "verdict_m": score}
+        for pair, af, score in [
+            ("a", "yes", 0.9), ("a", "no", 0.2), ("a", "yes", 0.5), ("b", "no", 0.5), ("b", "yes", 0.4),
+            ("c", "no", 0.95), ("c", "unparsed", 0.1), ("d", "yes", 0.7), ("d", "no", 0.7),
+        ]
+    ]  # fmt: skip
+    index = {"a": 0, "b": 1, "c": 2, "d": 3}
+    for weights in ([1, 1, 1, 1], [2, 0, 1, 1], [0, 3, 1, 0]):
+        drawn = [row for row in rows for _ in range(weights[index[str(row["pair_id"])]])]
+        yes, no = ([float(str(r["verdict_m"])) for r in drawn if r["label_af"] == kind] for kind in ("yes", "no"))
+        expected = np.mean([(a > b) + 0.5 * (a == b) for a in yes for b in no])
+        assert _auroc(rows, "m", index)(np.array([weights], dtype=float))[0] == pytest.approx(expected, abs=1e-12)
