@@ -181,7 +181,7 @@ def _auroc(rows: Sequence[Mapping[str, Any]], monitor: str, index: Mapping[str, 
     # By request instead of by transcript: a resample draws requests.
     count = len(index)
     both = (place[yes][:, None] * count + place[no]).ravel()
-    above_PP = np.bincount(both, above_YN.ravel(), count * count).reshape(count, count)
+    above_PP: Floats = np.bincount(both, above_YN.ravel(), count * count).reshape(count, count).astype(np.float64)
     yes_P, no_P = (np.bincount(place[which], minlength=count).astype(np.float64) for which in (yes, no))
 
     def figure(weights_BP: Floats) -> Floats:
