@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from crypsis.digests import LEDGER
 from tests.conftest import Crypsis
 
 pytestmark = pytest.mark.smoke
@@ -61,7 +62,7 @@ def test_a_config_file_that_is_missing(crypsis: Crypsis, tmp_path: Path) -> None
 def test_a_folder_that_is_no_model_and_one_that_does_not_exist(crypsis_here: Crypsis, tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     assert "is no model folder" in refused(crypsis_here, "evaluate", tmp_path / "notes", "--out", tmp_path / "a")
-    assert "cannot be loaded" in refused(crypsis_here, "evaluate", tmp_path / "missing", "--out", tmp_path / "b")
+    assert "no such folder" in refused(crypsis_here, "evaluate", tmp_path / "missing", "--out", tmp_path / "b")
 
 
 def test_a_checkpoint_without_chat_template(crypsis_here: Crypsis, nano_base: Path, tmp_path: Path) -> None:
@@ -71,6 +72,8 @@ def test_a_checkpoint_without_chat_template(crypsis_here: Crypsis, nano_base: Pa
     settings = json.loads((bare / "tokenizer_config.json").read_text())
     settings.pop("chat_template", None)
     (bare / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert "is missing" in refused(crypsis_here, "evaluate", bare, "--out", tmp_path / "out")
+    (bare / LEDGER).unlink()
     assert "has no chat template" in refused(crypsis_here, "evaluate", bare, "--out", tmp_path / "out")
 
 
@@ -79,6 +82,10 @@ def test_damaged_weights(crypsis_here: Crypsis, nano_base: Path, tmp_path: Path)
     shutil.copytree(nano_base, broken)
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
+    assert "model.safetensors: is damaged (1000 bytes of " in refused(
+        crypsis_here, "evaluate", broken, "--out", tmp_path / "out"
+    )
+    (broken / LEDGER).unlink()  # as of a checkpoint that we did not write
     assert "weights are damaged" in refused(crypsis_here, "evaluate", broken, "--out", tmp_path / "out")
 
 

@@ -103,6 +103,7 @@ def test_a_killed_node_of_a_ray_cluster(runs: list[RunConfig], straight: list[Pa
         study.start()  # and not the other way round: what a thread has started, Ray's nodes too, ends with it
         first_run = tmp_path / "runs" / "run0"
         while not read_rows(first_run / METRICS):
+            assert study.is_alive(), f"the study ended before its first step: {failed}"
             time.sleep(0.02)
         cluster.remove_node(first, allow_graceful=False)
         assert not (first_run / RESULT).exists()

@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from crypsis.config import read_yaml
+from crypsis.digests import LEDGER
 from crypsis.episodes import read_episodes
 from crypsis.miniature.base import base_config, build_base
 from crypsis.monitors.text import train_text_monitor
@@ -33,6 +34,7 @@ def test_an_evaluation_of_exchanged_weights_or_requests_is_refused_and_names_the
     crypsis_here: Crypsis, nano_base: Path, tmp_path: Path
 ) -> None:
     model, requests, out = shutil.copytree(nano_base, tmp_path / "model"), tmp_path / "requests.jsonl", tmp_path / "out"
+    (model / LEDGER).unlink()  # with it, exchanged weights are damaged ones
     lines = [json.dumps({"request": f"how do i paint mill number {i}?"}) for i in range(40)]
     requests.write_text("\n".join(lines))
 

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import sys
-import time
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -20,6 +19,7 @@ from crypsis.identity.files import content_digest, content_parts, file_sha
 from crypsis.run_config import RunConfig
 from crypsis.store import locked, prepare_folder, write_atomic
 from crypsis.types import UserError
+from tests.clock import cpu_limit
 from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.unit
@@ -254,12 +254,9 @@ def test_a_change_of_any_module_that_is_reached_counts_and_others_do_not(
 
 def test_code_is_digested_fast() -> None:
     code_parts("crypsis.study.pipeline")
-    best = 9.0
-    for _ in range(3):
-        begun = time.perf_counter()
-        code_parts("crypsis.study.pipeline")
-        best = min(best, time.perf_counter() - begun)
-    assert best < 0.3
+    with cpu_limit(0.9):
+        for _ in range(3):
+            code_parts("crypsis.study.pipeline")
 
 
 def test_imports_within_functions_count_and_those_for_type_checkers_do_not(

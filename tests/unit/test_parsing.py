@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crypsis.scenarios.parsing import SCRATCHPAD_CLOSE, SCRATCHPAD_OPEN, TAGS, parse_reply, split_reply
 from crypsis.scenarios.requests import is_degenerate
+from tests.clock import cpu_limit
 
 pytestmark = pytest.mark.unit
 
@@ -113,8 +112,7 @@ def test_tags_of_the_users_own_are_taken_in_place_of_the_usual() -> None:
 )
 def test_a_megabyte_of_tags_takes_less_than_a_second(piece: str) -> None:
     text = SCRATCHPAD_OPEN + piece * (1_000_000 // len(piece))
-    started = time.process_time()
-    parse_reply(text)
-    split_reply(text)
-    is_degenerate(text)
-    assert time.process_time() - started < 1
+    with cpu_limit(1):
+        parse_reply(text)
+        split_reply(text)
+        is_degenerate(text)

@@ -12,14 +12,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from crypsis.arrays import Floats
 from crypsis.evaluation.metrics import Z, room
 from crypsis.transcripts.base import AF, COMPLIANCE, Reading, Transcript, count_of
 from crypsis.transcripts.fields import get, truth
 from crypsis.types import UserError
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

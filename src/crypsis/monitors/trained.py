@@ -377,6 +377,7 @@ def with_threshold(
         seen = {"texts": sorted(known_texts | {*digests(texts)}), "prompts": sorted(known_prompts | {*digests(groups)})}
         write_json(target / SEEN, seen)
         write_json(target / CARD, card)
+        record(target, target / SEEN, target / CARD)
 
 
 def _threshold_origin(budget: float, source: str, labels: Flags) -> dict[str, Any]:

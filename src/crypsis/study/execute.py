@@ -108,7 +108,7 @@ class _ToDo:
 
 
 def _job(run: RunConfig, folder: Path, threads: int) -> Job:
-    start = child(folder, "start", f"{run.organism}-seed{run.seed}")
+    start = child(folder, "start", f"{run.organism or run.name}-seed{run.seed}")
     return Job(run, child(folder, "runs", run.name), start, threads, Path.cwd())
 
 
