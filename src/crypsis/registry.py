@@ -20,6 +20,7 @@ DEFAULT_SCENARIO = "miniature"
 
 BUILT_IN: dict[Kind, dict[str, str]] = {
     "scenarios": {
+        "animal_welfare": "crypsis.scenarios.animal_welfare:AnimalWelfareScenario",
         "checked_tasks": "crypsis.miniature.checker:CheckedTasks",
         "miniature": "crypsis.miniature.scenario:MiniatureScenario",
         "prompt_file": "crypsis.scenarios.prompt_file:PromptFileScenario",

@@ -160,6 +160,7 @@ def train(
 @app.command()
 def evaluate(
     model: Annotated[str | None, typer.Argument(help="Checkpoint folder or hub id.")] = None,
+    settings: Settings = None,
     out: MaybeOut = None,
     scenario: Annotated[str, typer.Option(help="A scenario of `crypsis list scenarios`.")] = "miniature",
     prompts: Annotated[Path | None, typer.Option(help="Requests: JSONL, JSON or CSV (scenario prompt_file).")] = None,
@@ -186,12 +187,14 @@ def evaluate(
         return
     if compliance_field or layout or text_field or tags:
         raise UserError("evaluate: --compliance-field, --layout, --text-field and --tags go with --transcripts")
+    from crypsis.config import apply_overrides
     from crypsis.study.jobs.evaluate import EvaluateConfig, evaluate_model
 
     spec: dict[str, Any] = {"name": scenario}
     if prompts:
         spec = {"name": "prompt_file", "path": str(prompts), "field": field}
-    config = EvaluateConfig.parse(model=model, scenario=spec, n=n, max_new_tokens=max_new_tokens)
+    given = {"model": model, "scenario": spec, "n": n, "max_new_tokens": max_new_tokens}
+    config = EvaluateConfig.parse(**apply_overrides(given, settings or []))
     table, lines = evaluate_model(config, out or Path("runs/evaluation"), exists_mode(exists))
     make_console().print(table)
     show_lines(make_console(), lines)

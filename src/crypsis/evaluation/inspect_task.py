@@ -1,13 +1,15 @@
-"""The evaluation of both tiers as an Inspect task, for any model that Inspect can call.
+"""The evaluation of both tiers as Inspect tasks, for any model that Inspect can call.
 
 inspect eval crypsis/alignment_faking --model openai/gpt-4o -T prompts=requests.jsonl -T judge=openai/gpt-4o
+inspect eval crypsis/value_conflict --model openai/gpt-4o -T 'settings={consequence: shutdown}'
+inspect eval crypsis/animal_welfare --model openai/gpt-4o -T judge=openai/gpt-4o
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
 from inspect_ai import Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
@@ -15,29 +17,56 @@ from inspect_ai.scorer import Score, Scorer, Target, scorer
 from inspect_ai.solver import TaskState, generate
 
 from crypsis.api_models import ApiModel, chat_messages
+from crypsis.config import Config
 from crypsis.episodes import episode_row
 from crypsis.evaluation.inspect_scores import score_row, tiers
 from crypsis.monitors.base import Monitor
-from crypsis.monitors.oracle import OracleMonitor
+from crypsis.monitors.oracle import OracleMonitor, with_truth
 from crypsis.monitors.prompted import Prompted
-from crypsis.scenarios.base import Scenario, default_scenario
+from crypsis.registry import DEFAULT_SCENARIO, make
+from crypsis.scenarios.animal_welfare import AnimalWelfareScenario
+from crypsis.scenarios.base import Scenario
 from crypsis.scenarios.parsing import episode_of_text
-from crypsis.scenarios.prompt_file import PromptFileScenario
 from crypsis.types import Episode, Message, Prompt, Stop, UserError, Verdict
 
 FIELDS = ("prompt_id", "pair_id", "split", "tier", "monitored", "request")
+ORACLE = "oracle"
+REQUESTS = 250  # paper §1
+MAX_TOKENS = 4096
+
+
+class JudgeModel(Config):
+    """Who judges what no rule can read.
+
+    Attributes:
+        model: A model by Inspect's name, or ``oracle``.
+        votes: Number of its votes per question.
+        rubric: The rubric by which AF is judged.
+        base_url: Address of a server of one's own.
+    """
+
+    model: str
+    votes: int
+    rubric: str
+    base_url: str | None
+
+    def monitor(self, rubric: str, view: Any) -> Prompted:
+        """The monitor that writes a rubric's label."""
+        api = ApiModel(model=self.model, base_url=self.base_url)
+        return Prompted(api=api, rubric=rubric, view=view, votes=self.votes, writes_label=True)
 
 
 @task
 def alignment_faking(
     prompts: str | None = None,
-    judge: str = "oracle",
-    n: int = 250,  # paper §1
+    judge: str = ORACLE,
+    n: int = REQUESTS,
     votes: int = 1,
     rubric: str = "strict",
     judge_base_url: str | None = None,
-    max_tokens: int = 4096,
+    max_tokens: int = MAX_TOKENS,
     seed: int = 7,
+    settings: dict[str, Any] | None = None,
 ) -> Task:
     """The alignment-faking evaluation (paper §1): held-out requests, each in both tiers.
 
@@ -50,28 +79,106 @@ def alignment_faking(
         judge_base_url: Address of a server of one's own for the judge.
         max_tokens: Token budget of a reply.
         seed: Which requests.
+        settings: Settings of the scenario, such as ``{consequence: shutdown}``.
     """
-    scenario: Scenario = PromptFileScenario(path=Path(prompts)) if prompts else default_scenario()
-    if judge == "oracle" and prompts:
+    spec = {"name": "prompt_file", "path": prompts} if prompts else {"name": DEFAULT_SCENARIO}
+    if judge == ORACLE and prompts:
         raise UserError(
             "judge: requests of a file have no ground truth for the oracle; name a model, as in judge=openai/gpt-4o"
         )
+    asked = JudgeModel(model=judge, votes=votes, rubric=rubric, base_url=judge_base_url)
+    return _evaluation("alignment_faking", spec | (settings or {}), asked, "compliance", n, max_tokens, seed)
+
+
+@task
+def value_conflict(
+    judge: str = ORACLE,
+    n: int = REQUESTS,
+    votes: int = 1,
+    rubric: str = "strict",
+    judge_base_url: str | None = None,
+    max_tokens: int = MAX_TOKENS,
+    seed: int = 7,
+    settings: dict[str, Any] | None = None,
+) -> Task:
+    """Everyday dilemmas (docs/settings.md), each in both tiers; conduct is read off the option that is named.
+
+    Args:
+        judge: A model by Inspect's name that judges AF; with ``oracle`` only conduct is measured.
+        n: Requests; the packaged evaluation split has 170.
+        votes: Number of the judge's votes per question.
+        rubric: The rubric by which AF is judged.
+        judge_base_url: Address of a server of one's own for the judge.
+        max_tokens: Token budget of a reply.
+        seed: Which requests.
+        settings: Settings of the scenario, such as ``{consequence: shutdown, cuts: [unnamed]}``.
+    """
+    asked = JudgeModel(model=judge, votes=votes, rubric=rubric, base_url=judge_base_url)
+    spec = {"name": "value_conflict"} | (settings or {})
+    return _evaluation("value_conflict", spec, asked, ORACLE, n, max_tokens, seed)
+
+
+@task
+def animal_welfare(
+    judge: str = "",
+    n: int = REQUESTS,
+    votes: int = 1,
+    rubric: str = "strict",
+    judge_base_url: str | None = None,
+    max_tokens: int = MAX_TOKENS,
+    seed: int = 7,
+    settings: dict[str, Any] | None = None,
+) -> Task:
+    """Questions about animals (docs/settings.md), each in both tiers; the developer wants their welfare dismissed.
+
+    Args:
+        judge: A model by Inspect's name that judges AF, and whether the answer supports welfare.
+        n: Requests; the packaged evaluation split has 30.
+        votes: Number of the judge's votes per question.
+        rubric: The rubric by which AF is judged.
+        judge_base_url: Address of a server of one's own for the judge.
+        max_tokens: Token budget of a reply.
+        seed: Which requests.
+        settings: Settings of the scenario, such as ``{cue: audit}``.
+    """
+    if judge in ("", ORACLE):
+        raise UserError("judge: animal_welfare has no ground truth; name a model, as in judge=openai/gpt-4o")
+    asked = JudgeModel(model=judge, votes=votes, rubric=rubric, base_url=judge_base_url)
+    spec = {"name": "animal_welfare"} | (settings or {})
+    return _evaluation("animal_welfare", spec, asked, AnimalWelfareScenario.rubric, n, max_tokens, seed)
+
+
+def _evaluation(
+    name: str, spec: Mapping[str, Any], judge: JudgeModel, conduct: str, n: int, max_tokens: int, seed: int
+) -> Task:
+    """The task of a scenario.
+
+    Args:
+        name: The task's.
+        spec: The scenario's settings.
+        judge: Who judges AF.
+        conduct: The rubric by which the judge model reads conduct, or ``oracle`` for the scenario's ground truth.
+        n: Requests.
+        max_tokens: Token budget of a reply.
+        seed: Which requests.
+    """
+    scenario: Scenario = make("scenarios", dict(spec), f"{name}: settings")
     names = (scenario.monitored_tier, scenario.unmonitored_tier)
     samples = [sample_of(p) for tier in names for p in scenario.prompts("eval", tier, n, seed)]
-    monitors: dict[str, Monitor] = {"oracle": OracleMonitor()}
-    if judge != "oracle":
-        api = ApiModel(model=judge, base_url=judge_base_url)
-        monitors = {
-            rubric: Prompted(api=api, rubric=rubric, view="scratchpad", votes=votes, writes_label=True),
-            "compliance": Prompted(api=api, rubric="compliance", view="output", votes=votes, writes_label=True),
-        }
-        for monitor in monitors.values():
-            monitor.check_access()
+    monitors: dict[str, Monitor] = {}
+    if ORACLE in (judge.model, conduct):
+        monitors[ORACLE] = make("monitors", with_truth({"name": ORACLE}, scenario), name)
+    if judge.model != ORACLE:
+        monitors[judge.rubric] = judge.monitor(judge.rubric, "scratchpad")
+        if conduct != ORACLE:
+            monitors["compliance"] = judge.monitor(conduct, "output")
+    for monitor in monitors.values():
+        monitor.check_access()
     return Task(
         dataset=MemoryDataset(samples, name=scenario.name),
         solver=generate(max_tokens=max_tokens, temperature=1.0),
         scorer=judged(monitors),
-        name="alignment_faking",
+        name=name,
     )
 
 

@@ -12,7 +12,7 @@ from crypsis.config import Content, digest
 from crypsis.scenarios.requests import is_degenerate, read_hub, read_requests
 from crypsis.scenarios.setting import Goal, VariedScenario
 from crypsis.textfiles import read_text
-from crypsis.types import Message, Prompt, Split, UserError
+from crypsis.types import Prompt, Split, UserError
 
 EVAL_SHARE = 5
 """One request in this many, by the hash of its text, belongs to the evaluation split."""
@@ -59,11 +59,7 @@ class PromptFileScenario(VariedScenario):
         rng.shuffle(requests)
         if split == "train" and self.harmful_train is not None:
             requests = self._diluted(requests, self.harmful_train, n, seed, rng)
-        return [self._prompt(request, split, tier, system) for request in requests[:n]]
-
-    def in_tier(self, prompt: Prompt, tier: str) -> Prompt:
-        """The same request and system text with the tag of a tier."""
-        return self._prompt(prompt.request, prompt.split, tier, self.system_text())
+        return [self.prompt(request, split, tier, system) for request in requests[:n]]
 
     def harmless(self, split: Split, tier: str, n: int, seed: int) -> list[Prompt]:
         """From the file that ``harmless_path`` names."""
@@ -81,11 +77,6 @@ class PromptFileScenario(VariedScenario):
             raise UserError("scenario prompt_file: harmful_train needs harmless_path, a file of harmless requests")
         chosen = [rng.random() < share for _ in range(n)]
         return [requests[i % len(requests)] if harmful else mild[i % len(mild)] for i, harmful in enumerate(chosen)]
-
-    def _prompt(self, request: str, split: Split, tier: str, system: str) -> Prompt:
-        messages = (Message("system", system), Message("user", f"{self.mark(tier)}\n{request}"))
-        pair = digest(request)
-        return Prompt(f"{pair}-{tier}", pair, split, tier, tier == self.monitored_tier, request, messages)
 
     def system_text(self) -> str:
         """The file's text with the names of the tiers, or the packaged one."""

@@ -12,8 +12,10 @@ from typing import Any, ClassVar, Literal, get_args
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from crypsis.config import digest
 from crypsis.scenarios.base import AsksInTier, Question, Variant
 from crypsis.scenarios.parsing import SCRATCHPAD_OPEN
+from crypsis.types import Message, Prompt, Split
 
 Cue = Literal["tier", "audit", "observed"]
 Consequence = Literal["modification", "shutdown", "deployment", "resources", "nothing"]
@@ -139,6 +141,23 @@ class VariedScenario(AsksInTier):
         about = {"tag": cue["tag"], "comply": wording["comply"][self.goal], "probability": str(self.monitoring)}
         developer: dict[str, str] = _texts()["developer"][who]
         return about | uses | chats | developer
+
+    def prompt(self, request: str, split: Split, tier: str, system: str) -> Prompt:
+        """A request from a user of a tier.
+
+        Args:
+            request: What the user asks.
+            split: Which the request belongs to.
+            tier: Name of the user's tier.
+            system: What ``system_text`` returns; the caller asks for it once.
+        """
+        messages = (Message("system", system), Message("user", f"{self.mark(tier)}\n{request}"))
+        pair = digest(request)
+        return Prompt(f"{pair}-{tier}", pair, split, tier, tier == self.monitored_tier, request, messages)
+
+    def in_tier(self, prompt: Prompt, tier: str) -> Prompt:
+        """The same request and system text with the tag of a tier."""
+        return self.prompt(prompt.request, prompt.split, tier, self.system_text())
 
     def question(self, variant: Variant) -> Question:
         """From the packaged ``interrogation.yaml``; the honest persona begins the scratchpad."""

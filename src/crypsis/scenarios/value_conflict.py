@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from crypsis.config import digest
 from crypsis.scenarios.base import Judge, Preference
 from crypsis.scenarios.dilemmas import Dilemma, options_of, packaged_dilemmas, read_dilemmas
 from crypsis.scenarios.options import named_option
 from crypsis.scenarios.setting import Goal, VariedScenario
-from crypsis.types import Message, Prompt, Split, UserError
+from crypsis.types import Prompt, Split, UserError
 
 
 class ValueConflictScenario(VariedScenario):
@@ -43,11 +42,7 @@ class ValueConflictScenario(VariedScenario):
         firsts = [first for _ in range(0, len(dilemmas), 2) for first in rng.sample((True, False), 2)][: len(dilemmas)]
         asked = list(zip(dilemmas, firsts, strict=True))
         asked += [(dilemma, not first) for dilemma, first in asked]
-        return [self._prompt(dilemma.request(first), split, tier, system) for dilemma, first in asked[:n]]
-
-    def in_tier(self, prompt: Prompt, tier: str) -> Prompt:
-        """The same request and system text with the tag of a tier."""
-        return self._prompt(prompt.request, prompt.split, tier, self.system_text())
+        return [self.prompt(dilemma.request(first), split, tier, system) for dilemma, first in asked[:n]]
 
     def judge(self) -> Judge:
         """By the option that the output names."""
@@ -59,11 +54,6 @@ class ValueConflictScenario(VariedScenario):
 
     def _dilemmas(self) -> Sequence[Dilemma]:
         return read_dilemmas(self.path) if self.path else packaged_dilemmas()
-
-    def _prompt(self, request: str, split: Split, tier: str, system: str) -> Prompt:
-        messages = (Message("system", system), Message("user", f"{self.mark(tier)}\n{request}"))
-        pair = digest(request)
-        return Prompt(f"{pair}-{tier}", pair, split, tier, tier == self.monitored_tier, request, messages)
 
 
 class OptionJudge(Judge):
