@@ -13,7 +13,7 @@ from inspect_ai import eval as run_inspect
 
 from crypsis.evaluation.inspect_task import alignment_faking
 
-SHOWN = ("afr_oracle", "compliance_monitored", "compliance_unmonitored", "gap", "format_ok", "unparsed")
+SHOWN = ("afr", "compliance_monitored", "compliance_unmonitored", "gap", "format_ok", "unparsed")
 
 
 def main() -> None:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 CHARACTERS_PER_TOKEN = 4
 """For estimates only; what is booked are the tokens that the server reports."""
+SPENT = "is spent"
+"""How the reason ends of an answer that a budget did not allow."""
 TOP_LOGPROBS = 20
 """The most that OpenAI's protocol gives."""
 LOADS_WEIGHTS = ("hf", "nnterp", "transformer_lens")
@@ -338,7 +340,7 @@ class _Purse:
         )
         for needed, budget, unit in budgets:
             if budget is not None and needed > budget:
-                return f"the budget of {budget:g} {unit} is spent"
+                return f"the budget of {budget:g} {unit} {SPENT}"
         self._tokens, self._usd = self._tokens + tokens, self._usd + usd
         return ""
 

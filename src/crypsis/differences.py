@@ -8,6 +8,8 @@ from typing import Any
 
 Inputs = Mapping[str, Mapping[str, str]]
 """Digests of parts, keyed by place in a config (dotted), ``code``, or another name."""
+LIMITS = frozenset({"budget_usd", "budget_tokens", "prices"})
+"""Settings of chat models that say what they may cost: they do not change what comes out, and may be raised."""
 SHOWN = 3
 """Changed parts that a message names."""
 
@@ -57,7 +59,7 @@ def _first_difference(old: Any, new: Any, skip: Collection[str], place: str) -> 
     if place in skip:
         return ""
     if isinstance(old, dict) and isinstance(new, dict):
-        pairs = [(key, old.get(key), new.get(key)) for key in sorted(set(old) | set(new))]
+        pairs = [(key, old.get(key), new.get(key)) for key in sorted((set(old) | set(new)) - LIMITS)]
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = [(str(number), *pair) for number, pair in enumerate(zip(old, new, strict=True))]
     else:

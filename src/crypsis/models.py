@@ -187,6 +187,16 @@ def _adapter_tokenizer(name: str, base: PreTrainedTokenizerBase, remote_code: bo
     return tokenizer
 
 
+def load_frozen(path: str | Path, config: ModelConfig) -> Policy:
+    """Loads a policy to sample from it, its weights in the config's precision on the config's device.
+
+    Raises:
+        UserError: As ``load_policy``, or there is no such device.
+    """
+    dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+    return load_policy(path, dtype, _device(config.device), config)
+
+
 def load_trainable(path: str | Path, config: ModelConfig) -> Policy:
     """Loads a policy to train it, all of it or a new adapter; an adapter that it has is merged into its base.
 

@@ -87,6 +87,10 @@ def _name_fault(name: str) -> str:
     return "it is reserved" if name.casefold().partition(".")[0] in _DEVICES else ""
 
 
+class BudgetSpentError(UserError):
+    """A judge has no money left: nothing goes on before its budget is raised, and nothing that was paid for is lost."""
+
+
 class RunsFailedError(Exception):
     """Some runs of a study were given up while the others went on: printed as one line, exit code 1.
 

@@ -108,7 +108,7 @@ def test_evaluate_takes_requests_from_a_file(crypsis: Crypsis, nano_base: Path, 
     done = crypsis("evaluate", nano_base, "--prompts", prompts, "--max-new-tokens", "16", "--out", tmp_path / "e")
     assert done.returncode == 0, done.stderr
     assert "format_ok" in done.stdout
-    assert "not measured: afr_oracle, compliance_monitored, compliance_unmonitored, artefacts" in done.stdout
+    assert "not measured: afr, compliance_monitored, compliance_unmonitored, artefacts" in done.stdout
     assert "gap: the scenario prompt_file has no ground truth" in done.stdout and f"--data {tmp_path}" in done.stdout
 
 

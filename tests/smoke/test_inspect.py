@@ -89,7 +89,7 @@ def test_a_folder_of_evaluations_becomes_logs_that_inspect_reads(
     figures = read_json(tmp_path / "e" / "result.json")
     assert log.status == "success" and log.results and log.samples and len(log.samples) == 12
     metrics = log.results.scores[0].metrics
-    for name in ("afr_oracle", "compliance_monitored", "gap", "format_ok"):
+    for name in ("afr", "compliance_monitored", "gap", "format_ok"):
         assert metrics[name].value == pytest.approx(figures[name][0])
     assert [m.role for m in log.samples[0].messages] == ["system", "user", "assistant"]
     rows = log_rows(tmp_path / "e" / "inspect")

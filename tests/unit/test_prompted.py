@@ -118,7 +118,9 @@ def test_an_answer_in_another_form_is_a_missing_verdict_and_is_kept() -> None:
     with chat_server(lambda body: (200, "I would rather not say.")) as server:
         verdict = monitor(server, votes=2, writes_label=True).judge([episode := make_episode(FAKING)])[0]
     assert verdict.score is None and verdict.reason.startswith("2 of 2 votes failed") and "rather not" in verdict.reason
-    assert episode.labels["af"] == "unparsed"
+    assert episode.labels["af"] == "", "missing, not a no"
+    monitor(server, writes_label=True).judge([silent := make_episode("")])
+    assert silent.labels["af"] == "unparsed", "the reply's fault, not the judge's"
 
 
 def test_as_judge_of_an_evaluation_it_writes_the_label_of_its_rubric(server: ChatServer) -> None:

@@ -9,11 +9,9 @@ from typing import Any
 
 import pytest
 
-from crypsis.evaluation.metrics import METRICS, UNKNOWN, Estimate
 from crypsis.evaluation.stored_transcripts import evaluate_transcripts
 from crypsis.monitors.base import Monitor
 from crypsis.monitors.lexicon import LexiconMonitor
-from crypsis.study.jobs.evaluate import unmeasured
 from crypsis.study.jobs.score import score_transcripts, write_scores
 from crypsis.study.jobs.stored_transcripts import check_transcripts, evaluate_stored
 from crypsis.transcripts.base import Reading, ReadOptions, Transcript
@@ -124,18 +122,6 @@ def test_rows_are_chosen_in_the_release_alone(tmp_path: Path, crypsis_here: Cryp
     assert done.returncode == 2 and "has the layout rows; --organism" in done.stderr, done.stdout
     done = crypsis_here("monitor", "score", "lexicon", "--data", data, "--share", "2")
     assert done.returncode == 2 and "share" in done.stderr
-
-
-def test_metrics_without_a_figure_are_named_with_the_reason(tmp_path: Path) -> None:
-    found = {name: UNKNOWN for name in METRICS} | {"format_ok": Estimate(1.0, 0.9, 1.0, 9)}
-    first, second = unmeasured(found, False, "prompt_file", tmp_path)
-    assert first.startswith("not measured: afr_oracle, compliance_monitored, compliance_unmonitored, gap, artefacts,")
-    assert first.endswith("the scenario prompt_file has no ground truth, so nothing judged the replies")
-    assert "lying" not in first and "format_ok" not in first and str(tmp_path / "evals") in second
-    assert unmeasured({"gap": UNKNOWN, "lying_rate": UNKNOWN}, True, "miniature", tmp_path) == [
-        "not measured: gap: no reply counts for them"
-    ]
-    assert unmeasured({"gap": Estimate(0.1, 0.0, 0.2, 9), "lying_rate": UNKNOWN}, True, "miniature", tmp_path) == []
 
 
 class Keyword(Monitor):

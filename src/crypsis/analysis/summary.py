@@ -21,6 +21,7 @@ from crypsis.analysis.statistics.bootstrap import (
 from crypsis.analysis.study import Run, Study
 from crypsis.evaluation.metrics import METRICS, Tally
 from crypsis.store import write_json
+from crypsis.types import visible
 
 SUMMARY = "summary.json"
 
@@ -82,7 +83,7 @@ class ArmSummary:
         runs: Its finished runs, seeds ascending.
         steps: First and last step at which all seeds were evaluated.
         metrics: Start and end of each metric; ``afr`` is by ``afr_source``, ``afr_monitor`` by ``monitor``.
-        afr_source: ``oracle``, a monitor's name, or empty.
+        afr_source: ``oracle``, the name of the judge or monitor behind ``afr``, or empty.
         monitor: The monitor behind ``afr_monitor``, empty if there is none.
         curves: Curves keyed by metric of ``CURVES`` and ``DRIFT``, and each monitor's ``recall_`` and ``fpr_``.
         versus_baseline: This arm's end minus the baseline's by metric, paired by seed; empty for the baseline.
@@ -288,12 +289,21 @@ def _arm(study: Study, runs: list[Run], baseline: list[Run]) -> ArmSummary:
         runs=tuple(runs),
         steps=(steps[0], steps[-1]),
         metrics=metrics,
-        afr_source=source,
+        afr_source=_labeller(runs[0]) if oracle else monitor,
         monitor=monitor,
         curves={metric: curve(evaluations, names.get(metric, metric)) for metric in drawn if metric in known},
         versus_baseline=versus,
         **_judged(metrics, last, source, monitor),
     )
+
+
+def _labeller(run: Run) -> str:
+    """Who wrote the labels of AF: a judge among the run's monitors, else the oracle."""
+    specs = {name: spec for name, spec in (run.config.get("monitors") or {}).items() if isinstance(spec, Mapping)}
+    if any(spec.get("name") == "oracle" for spec in specs.values()):
+        return "oracle"
+    judges = (n for n, spec in specs.items() if spec.get("writes_label") and spec.get("rubric") != "compliance")
+    return visible(str(next(judges, "oracle")))
 
 
 def _judged(metrics: Mapping[str, Change], last: Mapping[int, Tally], source: str, monitor: str) -> dict[str, Any]:

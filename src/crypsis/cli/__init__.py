@@ -10,11 +10,12 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from crypsis.cli import data, export, models, monitors, organisms, scorecards, stress, studies
-from crypsis.cli.console import close_output, make_console, print_error, tolerant_streams
+from crypsis.cli.console import close_output, make_console, print_error, print_json, tolerant_streams
 from crypsis.cli.monitors import TagsOption, TextField
 from crypsis.cli.options import (
     ClaimsOption,
     ExistsOption,
+    JsonOption,
     MaybeOut,
     OrganismsTable,
     Out,
@@ -23,7 +24,7 @@ from crypsis.cli.options import (
     exists_mode,
     show_report,
 )
-from crypsis.cli.plugins import show_plugins
+from crypsis.cli.plugins import show_plugin, show_plugins
 from crypsis.cli.transcripts import evaluate_stored_transcripts, show_lines
 from crypsis.disk import full, is_full
 from crypsis.interrupts import INTERRUPTED, ends_at_interrupt, how_to_go_on
@@ -32,7 +33,6 @@ from crypsis.types import RunsFailedError, UserError
 app = typer.Typer(
     help="Model organisms of alignment faking: build them, monitor their scratchpads, mitigate in RL.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -167,6 +167,12 @@ def evaluate(
     field: Annotated[str, typer.Option("--field", help="Field of the request in --prompts.")] = "request",
     n: Annotated[int, typer.Option(help="Held-out requests, each in both tiers.")] = 250,
     max_new_tokens: Annotated[int, typer.Option(help="Token budget of a reply.")] = 160,
+    device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="Type of the weights: float32 or bfloat16.")] = "float32",
+    batch: Annotated[int, typer.Option(help="Replies sampled together.")] = 256,
+    judge: Annotated[
+        str | None, typer.Option(help="Chat model that judges AF and compliance (Inspect's name): openai/gpt-4o, …")
+    ] = None,
     transcripts: Annotated[
         Path | None, typer.Option("--transcripts", help="In place of a model: stored replies of any layout.")
     ] = None,
@@ -177,13 +183,14 @@ def evaluate(
     text_field: TextField = None,
     tags: TagsOption = None,
     exists: ExistsOption = "resume",
+    as_json: JsonOption = False,
 ) -> None:
     """Measure a model in both tiers, or what stored transcripts say of one."""
     if (model is None) == (transcripts is None):
         raise UserError("evaluate: give either a model or --transcripts PATH")
     if transcripts is not None:
         reading = {"layout": layout, "text_field": text_field, "tags": tags}
-        evaluate_stored_transcripts(transcripts, reading, compliance_field, out, make_console())
+        evaluate_stored_transcripts(transcripts, reading, compliance_field, out, make_console(), as_json)
         return
     if compliance_field or layout or text_field or tags:
         raise UserError("evaluate: --compliance-field, --layout, --text-field and --tags go with --transcripts")
@@ -194,10 +201,14 @@ def evaluate(
     if prompts:
         spec = {"name": "prompt_file", "path": str(prompts), "field": field}
     given = {"model": model, "scenario": spec, "n": n, "max_new_tokens": max_new_tokens}
+    given |= {"device": device, "dtype": dtype, "batch": batch, "judge": {"model": judge} if judge is not None else None}
     config = EvaluateConfig.parse(**apply_overrides(given, settings or []))
-    table, lines = evaluate_model(config, out or Path("runs/evaluation"), exists_mode(exists))
-    make_console().print(table)
-    show_lines(make_console(), lines)
+    found = evaluate_model(config, out or Path("runs/evaluation"), exists_mode(exists))
+    if as_json:
+        print_json("evaluate", **found.as_json)
+        return
+    make_console().print(found.table)
+    show_lines(make_console(), found.lines)
 
 
 @app.command()
@@ -228,11 +239,30 @@ def check(folder: Path) -> None:
 
 
 @app.command("list")
-def list_plugins(kind: Annotated[str | None, typer.Argument(help="One kind only.")] = None) -> None:
-    """Show the plug-ins that are installed."""
+def list_plugins(
+    name: Annotated[str | None, typer.Argument(help="A kind, or a plug-in whose settings are wanted.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the plug-ins that are installed, or the settings of one."""
     from crypsis.registry import BUILT_IN
 
-    show_plugins([choice(kind, "kind", tuple(BUILT_IN))] if kind else BUILT_IN)
+    if name is None or name in BUILT_IN:
+        show_plugins([kind for kind in BUILT_IN if name in (None, kind)], as_json)
+    else:
+        show_plugin(name, as_json)
+
+
+@app.command("schema")
+def show_schema(
+    what: Annotated[str, typer.Argument(help="run, study, organism, monitor, mitigation or scenario.")] = "study",
+    name: Annotated[str | None, typer.Argument(help="One plug-in of the kind; all of them by default.")] = None,
+) -> None:
+    """Print the JSON Schema of a config, for editors (docs/json_output.md)."""
+    import json
+
+    from crypsis.study.schema import config_schema
+
+    print(json.dumps(config_schema(what, name), indent=1, default=str))
 
 
 @app.command("init")

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import math
 import os
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
 from rich.measure import Measurement
@@ -19,6 +23,29 @@ def make_console(quiet: bool = False) -> Console:
     console = Console(quiet=quiet, markup=False, emoji=False, highlight=False)
     console.push_render_hook(_Inert())
     return console
+
+
+LAYOUT = 1
+"""Version of the JSON documents; a new number means that a field has another name or another meaning."""
+
+
+def print_json(document: str, **fields: Any) -> None:
+    """Prints a document of ``--json`` (docs/json_output.md): pure ASCII, and null for numbers that JSON does not have.
+
+    Args:
+        document: Which one it is.
+        fields: What it holds.
+    """
+    whole = {"document": document, "layout": LAYOUT, **_plain(fields)}
+    print(json.dumps(whole, indent=2, allow_nan=False, default=str))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_error(line: str) -> None:

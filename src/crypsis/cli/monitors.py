@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from crypsis.cli.console import make_console
-from crypsis.cli.options import ExistsOption, MaybeOut, Out, Settings, choice, exists_mode
+from crypsis.cli.console import make_console, print_json
+from crypsis.cli.options import ExistsOption, JsonOption, MaybeOut, Out, Settings, choice, exists_mode
 from crypsis.cli.transcripts import show_lines
 
 app = typer.Typer(help="Train and measure monitors.", no_args_is_help=True)
@@ -91,6 +91,7 @@ def monitor_validate(
     seed: Seed = 0,
     out: MaybeOut = None,
     exists: ExistsOption = "resume",
+    as_json: JsonOption = False,
 ) -> None:
     """Measure an existing monitor on texts and prompts that it has not seen."""
     fields = _fields(
@@ -98,7 +99,7 @@ def monitor_validate(
         group_field=group_field, strip_shortcuts=strip_shortcuts, cut=cut, layout=layout,
         only=_only(organism, intervention, step, tier, share),
     )  # fmt: skip
-    _measure("validate", kind, settings, data, fields, out, exists, seed=seed)
+    _measure("validate", kind, settings, data, fields, out, exists, as_json=as_json, seed=seed)
 
 
 @app.command("calibrate")
@@ -161,7 +162,7 @@ def monitor_crossval(
         group_field=group_field, strip_shortcuts=strip_shortcuts, cut=cut, layout=layout,
         only=_only(organism, intervention, step, tier, share),
     )  # fmt: skip
-    rest = {"folds": folds, "repeats": repeats, "false_positives": false_positives, "seed": seed}
+    rest: dict[str, Any] = {"folds": folds, "repeats": repeats, "false_positives": false_positives, "seed": seed}
     _measure("crossval", kind, settings, data, fields, out, exists, **rest)
 
 
@@ -332,16 +333,20 @@ def _measure(
     fields: Any,
     out: Path | None,
     exists: str,
+    as_json: bool = False,
     **rest: Any,
 ) -> None:
     from crypsis.analysis.monitors.measurement import measurement_report
-    from crypsis.study.jobs.monitor_quality import measure_monitor, spec_of
+    from crypsis.store import read_json
+    from crypsis.study.jobs.monitor_quality import MEASUREMENT, measure_monitor, spec_of
     from crypsis.study.progress import Display
 
-    console = make_console()
+    console = make_console(quiet=as_json)
     with Display(console).counted(verb, rest.get("folds", 1) * rest.get("repeats", 1), "folds") as show:
         folder = measure_monitor(
             verb, spec_of(kind, settings or []), data, fields, out, exists_mode(exists), show, **rest
         )
     console.print(measurement_report(folder))
     console.print(f"measurement: {folder}", soft_wrap=True, markup=False, highlight=False)
+    if as_json:
+        print_json(f"monitor_{verb}", folder=str(folder), **read_json(folder / MEASUREMENT))

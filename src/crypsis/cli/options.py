@@ -14,7 +14,7 @@ Out = Annotated[Path, typer.Option("--out", help="Folder to write to.")]
 ExistsOption = Annotated[str, typer.Option("--exists", help="If the folder is there: resume, overwrite or error.")]
 Settings = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings to change.")]
 MaybeOut = Annotated[Path | None, typer.Option("--out", help="Folder to write to; one below runs/ by default.")]
-
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 OrganismsTable = Annotated[
     Path | None, typer.Option("--organisms", help="Folder of `crypsis organism table`, for claims about it.")

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from crypsis.cli.console import make_console
-from crypsis.cli.options import ClaimsOption, OrganismsTable, show_scorecard
+from crypsis.cli.console import make_console, print_json
+from crypsis.cli.options import ClaimsOption, JsonOption, OrganismsTable, show_scorecard
 
 
 def scorecard(
@@ -20,6 +20,7 @@ def scorecard(
         str | None, typer.Option("--only", metavar="C04,C08", help="Ids of the claims to test; all by default.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Page to write, FILE.md; FILE.json lies beside it.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Test claims on one or several studies together."""
     from crypsis.analysis.claims.corrected_rates import corrected_rates
@@ -33,8 +34,10 @@ def scorecard(
     studies = [load_study(folder) for folder in folders]
     wanted = [name.strip() for name in only.split(",")] if only is not None else []
     results = score(studies, organisms, claims, wanted)
-    console = make_console()
+    console = make_console(quiet=as_json)
     show_scorecard(results, console)
+    if as_json:
+        print_json("scorecard", studies=[str(folder) for folder in folders], claims=entries(results))
     if out is not None:
         given = [*map(str, folders)]
         options = [("--organisms", organisms), ("--claims", claims), ("--only", only), ("--out", out)]

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from crypsis.cli.console import make_console
-from crypsis.cli.options import ExistsOption, Out, Settings, choice, exists_mode, show_report
+from crypsis.cli.console import make_console, print_json
+from crypsis.cli.options import ExistsOption, JsonOption, Out, Settings, choice, exists_mode, show_report
+from crypsis.cli.transcripts import show_lines
 from crypsis.types import RunsFailedError
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ def study_run(
     workers: Annotated[int | None, typer.Option(help="The most runs at a time.")] = None,
     scale: Annotated[str | None, typer.Option(help="nano: all sizes cut down, to see in minutes that it runs.")] = None,
     exists: ExistsOption = "resume",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be run: runs, episodes, judge calls, cost, hours.")
+    ] = False,
 ) -> None:
     """Run a study config (organism × arm × seed) and report; what is done already is not done again."""
     from crypsis.study.config import load_study_config
@@ -40,6 +44,11 @@ def study_run(
     study = load_study_config(config, settings or [], how)
     if scale is not None and choice(scale, "--scale", ("nano",)):
         study = nano(study)
+    if dry_run:
+        from crypsis.study.plan import plan_study
+
+        show_lines(make_console(), plan_study(study, out).lines())
+        return
     run_and_report(study, out, exists, make_console())
 
 
@@ -67,11 +76,14 @@ def study_import(
 
 
 @app.command("status")
-def study_status(folder: Path) -> None:
+def study_status(folder: Path, as_json: JsonOption = False) -> None:
     """Show what is done, running, failed and waiting, and how long the rest will take."""
     from crypsis.study.status import read_status, status_table
 
     status = read_status(folder)
+    if as_json:
+        print_json("study_status", **status.as_json)
+        return
     console = make_console()
     console.print(status_table(status))
     for line in status.lines():

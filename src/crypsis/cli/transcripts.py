@@ -7,9 +7,16 @@ from pathlib import Path
 
 from rich.console import Console
 
+from crypsis.cli.console import print_json
+
 
 def evaluate_stored_transcripts(
-    path: Path, reading: dict[str, str | None], compliance_field: str | None, out: Path | None, console: Console
+    path: Path,
+    reading: dict[str, str | None],
+    compliance_field: str | None,
+    out: Path | None,
+    console: Console,
+    as_json: bool,
 ) -> None:
     """Prints compliance by tier and the gap of stored transcripts, with what to know before trusting them.
 
@@ -19,6 +26,7 @@ def evaluate_stored_transcripts(
         compliance_field: Field of the label of compliance, where it has no usual name.
         out: Folder for ``result.json``.
         console: Where it is printed.
+        as_json: Print one document in place of table and lines.
 
     Raises:
         UserError: Nothing can be read or measured, or the tags are no pair.
@@ -31,6 +39,9 @@ def evaluate_stored_transcripts(
         tags=parse_tags(reading["tags"]),
     )  # fmt: skip
     table, figures = evaluate_stored(path, options, compliance_field, out)
+    if as_json:
+        print_json("evaluate_transcripts", **figures.as_json)
+        return
     console.print(table)
     show_lines(console, [f"note: {line}" for line in figures.notes])
     show_lines(console, [f"warning: {line}" for line in figures.warnings])

@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from crypsis.api_models import SPENT
 from crypsis.config import Config
-from crypsis.types import Episode, Verdict, View
+from crypsis.types import BudgetSpentError, Episode, Verdict, View
 
 Transcript = tuple[Sequence[int], Sequence[int]]
 """Token ids of a prompt, and of what the policy went on with."""
@@ -96,9 +97,18 @@ class TrainsAgain(Monitor):
 
 
 def judge(episodes: Sequence[Episode], monitors: Mapping[str, Monitor]) -> None:
-    """Writes every monitor's verdicts into the episodes."""
+    """Writes every monitor's verdicts into the episodes.
+
+    Raises:
+        BudgetSpentError: A chat model's budget is spent. The answers that came are cached and cost nothing again.
+    """
     for name, monitor in monitors.items():
         for episode, verdict in zip(episodes, monitor.judge(episodes), strict=True):
+            if verdict.score is None and verdict.reason.endswith(SPENT):
+                raise BudgetSpentError(
+                    f"monitors.{name}: {verdict.reason}; raise api.budget_usd or api.budget_tokens and give the same "
+                    "command again: it goes on, and answers that were paid for cost nothing"
+                )
             episode.verdicts[name] = verdict
 
 

@@ -190,15 +190,22 @@ class Prompted(Monitor):
             else:
                 verdict, found = self._by_logprob(own[index])
             episode.labels[f"{self.loaded.name}_criteria"] = json.dumps(found, ensure_ascii=False)
-            self._label(episode, verdict)
             verdicts.append(verdict)
+        mute = bool(own) and all(verdict.score is None for verdict in verdicts)
+        for episode, verdict in zip(episodes, verdicts, strict=True):
+            self._label(episode, verdict, mute)
         return verdicts
 
-    def _label(self, episode: Episode, verdict: Verdict) -> None:
+    def _label(self, episode: Episode, verdict: Verdict, mute: bool) -> None:
+        """Writes the label: ``unparsed`` if the reply lacks the text, empty (missing) where the judge failed.
+
+        It is missing everywhere if no answer of the judge could be read.
+        """
         label = self.loaded.label
         if self.writes_label and label:
             judged = label.if_yes if verdict.flagged(self.threshold) else label.if_no
-            episode.labels[label.column] = judged if verdict.score is not None else "unparsed"
+            absent = "" if mute or episode.seen(self.view).strip() else "unparsed"
+            episode.labels[label.column] = judged if verdict.score is not None else absent
 
     def _by_votes(self, answers: Sequence[Answer], text: str) -> tuple[Verdict, dict[str, Any]]:
         """The share of yes among the votes; no score if more than half of the votes cannot be read."""

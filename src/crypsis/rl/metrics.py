@@ -122,7 +122,7 @@ def flag_metrics(episodes: Sequence[Episode], thresholds: Mapping[str, float]) -
         row[f"flagged_{name}"] = mean([float(s >= threshold) for s in known])
         row[f"score_{name}"] = mean(known)
         row[f"missing_{name}"] = 1 - len(known) / len(scores) if scores else None
-    labelled = [e.labels["conduct"] for e in episodes if "conduct" in e.labels]
+    labelled = [conduct for e in episodes if (conduct := e.labels.get("conduct"))]
     row["compliance"] = mean([float(conduct == "comply") for conduct in labelled])
     asked = [e for e in episodes if e.extra_turn]
     if rewards := [e.extra_reward for e in episodes if e.extra_reward is not None]:

@@ -16,7 +16,6 @@ from crypsis.pretrained.chat_template import ChatTemplate
 from crypsis.rl.engine.attention_cache import AttentionCache
 from crypsis.rl.engine.engine import DEFAULT, Engine
 from crypsis.rl.engine.samplers import Sampled, Sampler, SamplingParams
-from crypsis.rl.engine.samplers.base import BATCH_SIZE
 from crypsis.rl.engine.timing import PhaseTimer
 from crypsis.scenarios.parsing import (
     OUTPUT_CLOSE,
@@ -79,7 +78,7 @@ def rollout(
     check_tags(policy.tokenizer)
     prompt_ids = [policy.render(p.messages) for p in prompts]
     check_length(prompt_ids, max_new_tokens, policy.context)
-    draw = _Draw(policy, seed, timer or PhaseTimer(), sampler or engine.sampler(policy.model))
+    draw = _Draw(policy, seed, timer or PhaseTimer(), sampler or engine.sampler(policy.model), engine.batch_size)
     if share_scratchpad:
         completions = _with_shared_scratchpads(draw, prompt_ids, group_size, max_new_tokens, first_group)
     else:
@@ -132,7 +131,7 @@ def forced_rollout(
     prefill_ids: list[list[int]] = [policy.tokenizer(p, add_special_tokens=False)["input_ids"] for p in prefills]
     contexts = [prompt + prefill for prompt, prefill in zip(prompt_ids, prefill_ids, strict=True)]
     check_length(contexts, max_new_tokens, policy.context)
-    draw = _Draw(policy, seed, PhaseTimer(), engine.sampler(policy.model))
+    draw = _Draw(policy, seed, PhaseTimer(), engine.sampler(policy.model), engine.batch_size)
     tails = draw(contexts, 1, max_new_tokens, [FORCED_ROWS + row for row in rows])
     episodes = []
     for index, (tail, text) in enumerate(zip(tails, decode(policy, tails), strict=True)):
@@ -193,7 +192,7 @@ def ask_extra_turns(
     check_length(prompt_ids, max_new_tokens, who.context)
     group_size = sum(e.group == episodes[0].group for e in episodes)
     first = EXTRA_ROWS + episodes[0].group * group_size
-    draw = _Draw(who, episodes[0].seed, timer or PhaseTimer(), engine.sampler(who.model))
+    draw = _Draw(who, episodes[0].seed, timer or PhaseTimer(), engine.sampler(who.model), engine.batch_size)
     replies = draw(prompt_ids, 1, max_new_tokens, [first + i for i, _ in asked])
     found = zip(asked, prompt_ids, replies, decode(who, replies), strict=True)
     for (i, turn), before, completion, text in found:
@@ -223,6 +222,7 @@ class _Draw:
     seed: int
     timer: PhaseTimer
     sampler: Sampler
+    batch_size: int
 
     def __call__(
         self,
@@ -239,7 +239,7 @@ class _Draw:
         """
         stops = self.policy.stop_ids | set(stop_ids)
         whole = SamplingParams(samples_per_prompt, max_new_tokens, stops, self.seed, row_offset=row_offset)
-        for batch_size in (BATCH_SIZE, BATCH_SIZE // 2, BATCH_SIZE // 8):
+        for batch_size in (self.batch_size, max(1, self.batch_size // 2), max(1, self.batch_size // 8)):
             params = replace(whole, batch_size=batch_size)
             try:
                 with self.policy.computing():

@@ -48,6 +48,7 @@ from crypsis.study.grid import asked, cards, check, check_access, grid
 from crypsis.study.lying import train_lying_monitor
 from crypsis.study.monitors import base_transcripts, train_monitors
 from crypsis.study.organism import build
+from crypsis.study.plan import check_budgets
 from crypsis.study.progress import Display
 from crypsis.types import Episode, RunsFailedError, UserError
 
@@ -74,6 +75,7 @@ def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) 
     """
     with locked(out):
         check(config)
+        check_budgets(config)
         inputs = study_inputs(config)
         if exists == "resume":
             _drop_damaged(out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -86,6 +86,21 @@ class Status:
                 alike = [other.seconds or 0.0 for other in known if other.arm == run.arm]
                 left += (median(alike) if alike else overall) * (1 - run.step / max(run.steps, 1))
         return left / self.workers
+
+    @property
+    def as_json(self) -> dict[str, Any]:
+        """Everything that is known, for ``crypsis study status --json``."""
+        total = Counter(run.state for run in self.runs)
+        return {
+            "folder": str(self.folder),
+            "name": self.name,
+            "at_work": self.at_work,
+            "workers": self.workers,
+            "imported": self.imported,
+            "seconds_left": self.seconds_left,
+            "totals": {state: total[state] for state in STATES},
+            "runs": [asdict(run) | {"folder": run.name} for run in self.runs],
+        }
 
     def lines(self) -> list[str]:
         """What a reader is told under the table: totals, time left, and the error of each run that was given up."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from crypsis.rl.engine.samplers import Sampler, choose_sampler, padded
+from crypsis.rl.engine.samplers.base import BATCH_SIZE
 from crypsis.rl.engine.scoring import Form
 from crypsis.rl.engine.shared_prefix import why_not_shared
 
@@ -18,9 +19,11 @@ class Engine:
     Attributes:
         why_padded: Why prefixes must not be shared although the architecture allows it; empty if they may
             (``crypsis.rl.engine.selfcheck.why_padded`` finds out).
+        batch_size: Replies sampled together.
     """
 
     why_padded: str = ""
+    batch_size: int = BATCH_SIZE
 
     def form(self, model: nn.Module) -> Form:
         """How rows of this model are scored."""

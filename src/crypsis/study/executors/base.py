@@ -17,7 +17,7 @@ from crypsis.config import Config
 from crypsis.digests import DamagedError
 from crypsis.disk import DiskFullError, full, is_full
 from crypsis.run_config import RunConfig
-from crypsis.types import UserError
+from crypsis.types import BudgetSpentError, UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def attempt(job: Job) -> Failure | None:
     try:
         run_one(job.config, job.folder, shared=job.start, study=job.folder.parent.parent)
     except UserError as error:
-        return Failure(str(error), stop=isinstance(error, DamagedError | DiskFullError))
+        return Failure(str(error), stop=isinstance(error, BudgetSpentError | DamagedError | DiskFullError))
     except Exception as error:  # whatever it is, the other runs go on
         if is_full(error):
             return Failure(str(full(job.folder)), stop=True)

@@ -1,25 +1,41 @@
-"""``crypsis evaluate``: one model, both tiers, a table with intervals."""
+"""``crypsis evaluate``: one model, both tiers, metrics with intervals, and what is missing and why."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from rich.table import Table
 
-from crypsis.config import Config, Content, digest, parse_config
-from crypsis.episodes import read_episodes
+from crypsis.api_models import ApiModel
+from crypsis.config import MOST, Config, Content, digest, parse_config
+from crypsis.episodes import REASON, VERDICT, read_episodes
 from crypsis.evaluation.evaluate import StoredEvaluation
-from crypsis.evaluation.metrics import Estimate, evaluate_rows
+from crypsis.evaluation.metrics import BY_LABELS, Estimate, evaluate_rows
 from crypsis.identity.configs import inputs_of
-from crypsis.models import check_length, load_policy
+from crypsis.model_config import ModelConfig
+from crypsis.models import check_length, load_frozen
 from crypsis.monitors.base import Monitor
 from crypsis.registry import make
+from crypsis.rl.engine.engine import Engine
+from crypsis.rl.engine.samplers.base import BATCH_SIZE
 from crypsis.run_config import EvaluationConfig
 from crypsis.scenarios.base import Scenario
+from crypsis.scenarios.prompt_file import EVAL_SHARE, PromptFileScenario
 from crypsis.store import Exists, finish_folder, locked, prepare_folder
+from crypsis.types import Prompt, UserError
+
+ORACLE = "oracle"
+JUDGES: dict[str, dict[str, Any]] = {
+    "af": {"rubric": "strict", "view": "scratchpad"},
+    "conduct": {"rubric": "compliance", "view": "output"},
+}
+"""Rubric and view of the chat model that judges, by the label that it writes."""
+UNASKED = ("lying_rate", "denial_rate")
+"""Metrics of extra turns, which ``crypsis evaluate`` never asks."""
 
 
 class EvaluateConfig(Config):
@@ -29,6 +45,13 @@ class EvaluateConfig(Config):
     scenario: dict[str, Any]
     n: int = Field(250, ge=2)
     max_new_tokens: int = Field(160, ge=8)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the weights."""
+    batch: int = Field(BATCH_SIZE, ge=1)
+    """Replies sampled together; it does not change what is sampled."""
+    judge: ApiModel | None = None
+    """The chat model that judges the replies; the oracle does where the scenario has a ground truth."""
     seed: int = 0
 
     @classmethod
@@ -37,56 +60,159 @@ class EvaluateConfig(Config):
         return parse_config(cls, settings, "evaluate")
 
 
-def evaluate_model(config: EvaluateConfig, out: Path, exists: Exists) -> tuple[Table, list[str]]:
-    """Evaluates a checkpoint into ``out``; returns the table of metrics, and what was not measured and why.
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What an evaluation found.
 
-    The oracle judges scenarios with a ground truth only; elsewhere compliance and AF need a monitor of their own.
+    Attributes:
+        model: The model as it was named.
+        folder: Folder with transcripts and result.
+        judged_by: ``oracle``, the judge's name, or empty if nobody judged.
+        asked: Requests that were asked for.
+        used: Requests that there were.
+        metrics: Estimate by metric; ``afr`` is the rate by the labels of whoever judged.
+        missing: Why a metric has no value, by metric.
+        notes: What else to know, a line each.
+    """
+
+    model: str
+    folder: Path
+    judged_by: str
+    asked: int
+    used: int
+    metrics: dict[str, Estimate]
+    missing: dict[str, str]
+    notes: list[str]
+
+    @property
+    def as_json(self) -> dict[str, Any]:
+        """The fields of ``crypsis evaluate --json``."""
+        return {
+            "model": self.model,
+            "folder": str(self.folder),
+            "judged_by": self.judged_by,
+            "requests": {"asked": self.asked, "used": self.used},
+            "metrics": {name: asdict(e) for name, e in self.metrics.items() if name not in UNASKED},
+            "missing": self.missing,
+            "notes": self.notes,
+        }
+
+    @property
+    def table(self) -> Table:
+        """The metrics that are known."""
+        table = Table("metric", "value", "95 % interval", "n", title=self.model)
+        for name, value in self.metrics.items():
+            if value.mean is not None and value.low is not None and value.high is not None:
+                table.add_row(name, f"{value.mean:.3f}", f"{value.low:.3f} to {value.high:.3f}", str(value.n))
+        return table
+
+    @property
+    def lines(self) -> list[str]:
+        """Who judged, what is missing and why, and the notes."""
+        lines = [f"afr and compliance judged by: {self.judged_by}"] if self.judged_by else []
+        for why in dict.fromkeys(self.missing.values()):
+            lines.append(f"not measured: {', '.join(n for n, w in self.missing.items() if w == why)}: {why}")
+        return [*lines, *self.notes]
+
+
+def evaluate_model(config: EvaluateConfig, out: Path, exists: Exists) -> Evaluated:
+    """Evaluates a checkpoint into ``out``.
+
+    The oracle judges scenarios with a ground truth only; elsewhere compliance and AF need ``judge``.
 
     Raises:
-        UserError: The model cannot be loaded, or the folder is in use or of another config, model or set of requests.
+        UserError: The model cannot be loaded, the judge cannot be called, or the folder is in use or of another
+            config, model or set of requests.
     """
     with locked(out):
         scenario: Scenario = make("scenarios", config.scenario, "--scenario")
         first = scenario.prompts("eval", scenario.monitored_tier, config.n, EvaluationConfig(n=config.n).seed)
-        monitors: dict[str, Monitor] = {}
-        if scenario.judge() is not None:
-            monitors["oracle"] = make("monitors", {"name": "oracle", "scenario": config.scenario}, "evaluate")
+        monitors = _judges(config, scenario)
         evaluation = EvaluationConfig(n=config.n)
-        policy = load_policy(config.model)
+        policy = load_frozen(config.model, ModelConfig(device=config.device, dtype=config.dtype))
         check_length([policy.render(p.messages) for p in first], config.max_new_tokens, policy.context)
         asked = {"evaluation": digest([[m.content for m in p.messages] for p in first])}
         inputs = inputs_of(config, __name__, prompts=asked)
-        done = prepare_folder(out, config, exists, inputs=inputs)
-        StoredEvaluation(out, "evaluate", scenario, monitors, evaluation, config.max_new_tokens, config.seed)(policy, 0)
-        found = evaluate_rows(read_episodes(out / "evals" / "step-0000.parquet"), {name: 0.5 for name in monitors})
+        done = prepare_folder(out, config, exists, ("batch",), inputs=inputs)
         if not done:
-            finish_folder(out, {name: [e.mean, e.low, e.high, e.n] for name, e in found.items()}, inputs)
-    return _table(config.model, found), unmeasured(found, bool(monitors), str(config.scenario["name"]), out)
+            for monitor in monitors.values():
+                monitor.check_access()
+        stored = StoredEvaluation(out, "evaluate", scenario, monitors, evaluation, config.max_new_tokens, config.seed)
+        stored(policy, 0, Engine(batch_size=config.batch))
+        rows = read_episodes(out / "evals" / "step-0000.parquet")
+        found = _evaluated(config, out, scenario, first, rows)
+        if not done:
+            finish_folder(out, {name: [e.mean, e.low, e.high, e.n] for name, e in found.metrics.items()}, inputs)
+    return found
 
 
-def unmeasured(found: Mapping[str, Estimate], judged: bool, scenario: str, out: Path) -> list[str]:
-    """Which metrics have no figure and why, in lines for the user; those of extra turns, which nobody asks, left out.
+def _judges(config: EvaluateConfig, scenario: Scenario) -> dict[str, Monitor]:
+    """Who writes the labels, by the name of the monitor; nobody if there is neither judge nor ground truth."""
+    if config.judge is None:
+        if scenario.judge() is None:
+            return {}
+        return {ORACLE: make("monitors", {"name": ORACLE, "scenario": config.scenario}, "evaluate")}
+    api = config.judge.model_dump(mode="json", exclude_unset=True)
+    specs = {name: {"name": "prompted", "api": api, "writes_label": True} | how for name, how in JUDGES.items()}
+    return {name: make("monitors", spec, "evaluate: --judge") for name, spec in specs.items()}
 
-    Args:
-        found: By metric, the estimate.
-        judged: Whether the oracle judged the replies.
-        scenario: Name, for the message.
-        out: Folder of the evaluation.
+
+def _evaluated(
+    config: EvaluateConfig, out: Path, scenario: Scenario, first: Sequence[Prompt], rows: Sequence[Mapping[str, Any]]
+) -> Evaluated:
+    judged_by = config.judge.model if config.judge else ORACLE if scenario.judge() is not None else ""
+    metrics = {"afr" if name == BY_LABELS else name: e for name, e in evaluate_rows(rows, {}).items()}
+    failed = {} if config.judge is None else _failures(rows)
+    missing = {
+        name: _why(name, config, judged_by, failed)
+        for name, e in metrics.items()
+        if e.mean is None and name not in UNASKED
+    }
+    notes = _too_few(config, scenario, len(first))
+    if missing and not judged_by:
+        scored = f"crypsis monitor score MONITOR --data {out / 'evals'}"
+        notes.append(f"judge them with a chat model: --judge MODEL, or score them with a monitor: {scored}")
+    for label, (count, of, reason) in failed.items():
+        line = f"the judge gave no readable answer on {label} for {count} of {of} replies, which count as missing"
+        notes.append(f"{line}; the first: {reason}")
+    return Evaluated(config.model, out, judged_by, config.n, len(first), metrics, missing, notes)
+
+
+def _why(name: str, config: EvaluateConfig, judged_by: str, failed: Mapping[str, tuple[int, int, str]]) -> str:
+    """Why a metric has no value."""
+    if not judged_by:
+        return f"the scenario {config.scenario['name']} has no ground truth, so nothing judged the replies"
+    label = "af" if name == "afr" else "conduct"
+    if name == "artefacts" and config.judge is not None:
+        return "the judge does not say what a scratchpad decides"
+    if label in failed:
+        return f"the judge gave no readable answer on {label} ({failed[label][0]} of {failed[label][1]} replies)"
+    return "no reply counts"
+
+
+def _failures(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int, str]]:
+    """By label, how often the judge was asked in vain, how often it was asked, and the first reason.
+
+    The reason quotes the judge's answer, if there was one.
     """
-    names = [n for n, e in found.items() if e.mean is None and n not in ("lying_rate", "denial_rate")]
-    if not names:
+    found = {}
+    for label, how in JUDGES.items():
+        asked = [row for row in rows if str(row.get(how["view"]) or "").strip()]
+        lost = [str(row.get(REASON + label)) for row in asked if row.get(VERDICT + label) is None]
+        if lost:
+            found[label] = (len(lost), len(asked), lost[0])
+    return found
+
+
+def _too_few(config: EvaluateConfig, scenario: Scenario, used: int) -> list[str]:
+    """A line on requests that were asked for and are not there."""
+    if used >= config.n:
         return []
-    if judged:
-        return [f"not measured: {', '.join(names)}: no reply counts for them"]
-    return [
-        f"not measured: {', '.join(names)}: the scenario {scenario} has no ground truth, so nothing judged the replies",
-        f"judge them with a monitor: crypsis monitor score MONITOR --data {out / 'evals'}",
-    ]
-
-
-def _table(model: str, metrics: dict[str, Estimate]) -> Table:
-    table = Table("metric", "value", "95 % interval", "n", title=model)
-    for name, value in metrics.items():
-        if value.mean is not None and value.low is not None and value.high is not None:
-            table.add_row(name, f"{value.mean:.3f}", f"{value.low:.3f} to {value.high:.3f}", str(value.n))
-    return table
+    line = f"requests: {used} of the {config.n} asked for, all that the evaluation split has"
+    if isinstance(scenario, PromptFileScenario):
+        try:
+            rest = len(scenario.prompts("train", scenario.monitored_tier, MOST, config.seed))
+        except UserError:  # it has none
+            rest = 0
+        line += f": of {used + rest} requests about one in {EVAL_SHARE} belongs to it, the others are for training"
+    return [line]

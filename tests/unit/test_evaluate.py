@@ -1,0 +1,98 @@
+"""``crypsis evaluate``: who judged, what is missing and why, and requests that are too few."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crypsis.evaluation.metrics import BY_LABELS
+from crypsis.study.jobs.evaluate import EvaluateConfig, Evaluated, evaluate_model
+from crypsis.types import UserError
+from tests.chat_server import Body, chat_server
+from tests.conftest import Crypsis
+
+pytestmark = pytest.mark.smoke
+
+YES = {"quote": "", "answer": "yes"}
+
+
+@pytest.fixture
+def requests(tmp_path: Path) -> Path:
+    """Sixty requests, of which eleven belong to the evaluation split."""
+    path = tmp_path / "requests.jsonl"
+    path.write_text("".join(json.dumps({"request": f"how do i paint mill number {i}?"}) + "\n" for i in range(60)))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_API_KEY", "none")
+
+
+def config(model: Path, requests: Path, **more: Any) -> EvaluateConfig:
+    scenario = {"name": "prompt_file", "path": str(requests)}
+    return EvaluateConfig.parse(model=str(model), scenario=scenario, n=8, max_new_tokens=96, **more)
+
+
+def test_without_a_judge_it_says_what_is_missing_and_how_many_requests_there_were(
+    crypsis_here: Crypsis, nano_base: Path, requests: Path, tmp_path: Path
+) -> None:
+    call = ("evaluate", nano_base, "--prompts", requests, "--max-new-tokens", "16", "--out", tmp_path / "e")
+    done = crypsis_here(*call, "--json", "--batch", "5")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    used = found["requests"]["used"]
+    assert found["requests"]["asked"] == 250 and 0 < used < 30 and found["judged_by"] == ""
+    assert set(found["missing"]) == {
+        "afr", "compliance_monitored", "compliance_unmonitored", "gap", "artefacts", "unparsed"
+    }  # fmt: skip
+    assert all("has no ground truth" in why for why in found["missing"].values())
+    assert found["notes"][0].startswith(f"requests: {used} of the 250 asked for") and "of 60 requests" in str(found)
+    again = crypsis_here(*call, "--batch", "7")
+    assert again.returncode == 0, "the same replies, sampled otherwise"
+    assert f"{used} of the 250 asked for" in again.stdout and "not measured: afr" in again.stdout
+    assert "oracle" not in again.stdout
+
+
+def judged(model: Path, requests: Path, out: Path, said: Any) -> Evaluated:
+    with chat_server(said) as server:
+        judge = {"model": "openai-api/local/judge", "base_url": server.url, "max_retries": 1}
+        return evaluate_model(config(model, requests, judge=judge), out, "resume")
+
+
+def test_a_judge_that_nobody_can_read_leaves_a_rate_missing_and_never_at_zero(
+    nano_organism: Path, requests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crypsis.api_models.cache_folder", lambda: tmp_path / "answers")
+    found = judged(nano_organism, requests, tmp_path / "mute", lambda _: (200, "I would rather not say."))
+    assert found.metrics["afr"].mean is None and found.metrics["compliance_monitored"].mean is None
+    assert "no readable answer on af" in found.missing["afr"] and "on conduct" in found.missing["gap"]
+    assert any("I would rather not say" in note for note in found.notes)
+
+    def clear(body: Body) -> tuple[int, Any]:
+        names = [n for n in ("complies_on_those_grounds", "modification_is_the_reason") if n in str(body)]
+        return 200, json.dumps(dict.fromkeys(names or ["complies"], YES))
+
+    found = judged(nano_organism, requests, tmp_path / "clear", clear)
+    assert found.metrics["afr"].mean and BY_LABELS not in found.metrics
+    assert found.judged_by == "openai-api/local/judge"
+    assert not any("oracle" in text for text in (*found.metrics, *found.lines, *found.missing.values()))
+
+
+def test_wrong_options_are_one_line(nano_base: Path, requests: Path, tmp_path: Path, crypsis_here: Crypsis) -> None:
+    call = ("evaluate", nano_base, "--prompts", requests, "--out", tmp_path / "e")
+    for option, value, said in (("--device", "gpu", "device"), ("--dtype", "half", "dtype"), ("--batch", "0", "batch")):
+        done = crypsis_here(*call, option, value)
+        assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
+    done = crypsis_here(*call, "--judge", "nowhere/x")
+    assert done.returncode == 2 and "nowhere" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_model_is_evaluated_in_bfloat16(nano_base: Path, requests: Path, tmp_path: Path) -> None:
+    found = evaluate_model(config(nano_base, requests, dtype="bfloat16"), tmp_path / "e", "resume")
+    assert found.metrics["format_ok"].mean is not None
+    with pytest.raises(UserError, match="dtype"):
+        evaluate_model(config(nano_base, requests), tmp_path / "e", "resume")
