@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,7 @@ class Study:
 
 
 def load_study(folder: Path) -> Study:
-    """Reads a study folder.
+    """Reads a study folder, or the folder of one run as a study of that run.
 
     Raises:
         UserError: There is no such folder, it holds no finished run, a file in it is damaged, two of its runs are the
@@ -168,7 +168,7 @@ def load_study(folder: Path) -> Study:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     if (folder / "evals").is_dir():
-        raise UserError(f"{folder}: is one run; give the study's folder, the one that holds {CONFIG} and runs/")
+        return _single(folder)
     found = sorted(path for path in folder.glob("runs/*") if path.is_dir() and not path.name.startswith("."))
     if not found and not (folder / CONFIG).exists():
         raise UserError(f"{folder}: holds no finished run, nor any other; run `crypsis demo --out {folder}` first")
@@ -190,6 +190,31 @@ def load_study(folder: Path) -> Study:
     timing = _timing(_mapping(folder / TIMING), folder / TIMING)
     name = str(config.get("name") or folder.resolve().name)
     return Study(folder, name, version, config, provenance, monitors, timing, tuple(runs), tuple(unfinished))
+
+
+def _single(folder: Path) -> Study:
+    """A run as a study of one organism, one arm and one seed.
+
+    Raises:
+        UserError: It is no run, is not finished, or a file in it is damaged.
+    """
+    config = read_yaml(folder / CONFIG)
+    if "policy" not in config:
+        raise UserError(f"{folder}: is no run; a report is of a study or of a run of `crypsis train`")
+    _refuse_damaged(folder, folder)
+    name = visible(str(config.get("name") or folder.resolve().name))
+    monitors = _monitors(folder / MONITORS)
+    run = _run(folder, monitors)
+    if isinstance(run, Unfinished):
+        raise UserError(f"{folder}: {run.reason}; run the command that made it again to go on")
+    run = replace(run, organism=run.organism or "policy", arm=run.arm or name, label=run.label or name)
+    whole = {"name": name, "organisms": {run.organism: {}}, "arms": {run.arm: {"label": run.label}}}
+    shared = {key: config[key] for key in ("rl", "evaluation", "scenario", "model") if key in config}
+    provenance = _mapping(folder / PROVENANCE)
+    version = _one_version(folder, provenance, [])
+    return Study(
+        folder, name, version, whole | {"seeds": [run.seed], "run": shared}, provenance, monitors, Timing(), (run,), ()
+    )
 
 
 def _refuse_damaged(folder: Path, study: Path) -> None:

@@ -135,7 +135,7 @@ def train(
         str, typer.Option(help="core (ours), or trl (several GPUs, vLLM; see docs/scaling.md).")
     ] = "core",
 ) -> None:
-    """Run RL once, as a YAML config says."""
+    """Run RL once, as a YAML config says, and report."""
     from crypsis.config import load_config
     from crypsis.run_config import RunConfig
     from crypsis.study.progress import Display
@@ -154,6 +154,13 @@ def train(
             lambda row: show(int(row["step"])),
             lambda line: console.print(line, markup=False),
         )
+    if os.environ.get("RANK", "0") == "0":
+        from crypsis.analysis.study import MONITORS
+        from crypsis.store import write_json
+        from crypsis.study.grid import cards
+
+        write_json(out / MONITORS, next(iter(cards([run]).values())))
+        show_report(out, console)
     console.print(f"run folder: {out}", soft_wrap=True, markup=False)
 
 
@@ -220,7 +227,7 @@ def report(
         bool, typer.Option("--transcripts", help="Put a decrypted sample of imported runs into the page.")
     ] = False,
 ) -> None:
-    """Write FOLDER/report.html, figures, summary.json and claims.json; print the tables."""
+    """Of a study or a run: write FOLDER/report.html, figures, summary.json and claims.json; print the tables."""
     show_report(folder, make_console(), organisms, claims, transcripts)
 
 
