@@ -13,9 +13,14 @@ from crypsis.store import METRICS, read_rows
 MODES = ("flip", "cut", "empty", "gone")
 
 
+REPORT = ("report.html", "summary.", "claims.json", "afr_corrected.json", "monitors.json", "figures/", "tables/")
+"""What ``crypsis train`` leaves beside a run for its reader."""
+
+
 def stored_files(folder: Path) -> list[str]:
-    """Everything that a command left in a folder, but for locks, which are empty."""
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.stat().st_size)
+    """Everything that a command left in a folder, but for locks, which are empty, and the report."""
+    found = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.stat().st_size)
+    return [name for name in found if not name.startswith(REPORT)]
 
 
 def damage(path: Path, mode: str) -> None:

@@ -160,7 +160,10 @@ def train(
         from crypsis.study.grid import cards
 
         write_json(out / MONITORS, next(iter(cards([run]).values())))
-        show_report(out, console)
+        try:
+            show_report(out, console)
+        except UserError as error:  # the run itself is done
+            show_lines(console, [f"no report: {error}"])
     console.print(f"run folder: {out}", soft_wrap=True, markup=False)
 
 
@@ -207,8 +210,8 @@ def evaluate(
     spec: dict[str, Any] = {"name": scenario}
     if prompts:
         spec = {"name": "prompt_file", "path": str(prompts), "field": field}
-    given = {"model": model, "scenario": spec, "n": n, "max_new_tokens": max_new_tokens}
-    given |= {"device": device, "dtype": dtype, "batch": batch, "judge": {"model": judge} if judge is not None else None}
+    given: dict[str, Any] = {"model": model, "scenario": spec, "n": n, "max_new_tokens": max_new_tokens}
+    given |= {"device": device, "dtype": dtype, "batch": batch} | ({"judge": {"model": judge}} if judge else {})
     config = EvaluateConfig.parse(**apply_overrides(given, settings or []))
     found = evaluate_model(config, out or Path("runs/evaluation"), exists_mode(exists))
     if as_json:
