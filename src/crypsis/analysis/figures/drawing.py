@@ -6,7 +6,6 @@ page's, so that one drawing serves the file, the light page and the dark page.
 
 from __future__ import annotations
 
-import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,11 +21,11 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter
 from matplotlib.transforms import Bbox, ScaledTranslation
 
 from crypsis.analysis.figures import svg
-from crypsis.analysis.figures.spacing import apart
+from crypsis.analysis.figures.sheet import Sheet
 from crypsis.store import child, file_stem, write_atomic
 from crypsis.types import visible
 
@@ -45,6 +44,8 @@ PANEL_HEIGHT, LABEL_WIDTH, LEFT = 2.15, 1.36, 0.30
 """Inches: a panel with its titles, room for labels at its right, and for ticks at its left."""
 LEGEND_ROW = 0.17
 """Inches: a row of a legend below the panels."""
+DPI, WIDER, HIGHER = 220, 0.1, 0.05
+"""Of PNG files: pixels per inch, and inches of margin at the sides and at top and bottom."""
 
 Dashes = Literal["-"] | tuple[float, tuple[float, float]]
 DASHED: Dashes = (0, (3, 1.6))
@@ -155,27 +156,6 @@ def style() -> Iterator[None]:
         yield
 
 
-def panels(plan: Sequence[Panel], columns: int, width: float, labels: float = 0.12, legend: int = 0) -> Figure:
-    """A figure of panels in rows; with ``legend`` columns, all lines are named below.
-
-    Args:
-        plan: The panels, row by row.
-        columns: Panels a row.
-        width: Width of the figure, in inches.
-        labels: Inches at the right for the names of lines.
-        legend: Columns of the legend; 0 for none.
-    """
-    named = {line.name: line for panel in plan for line in panel.lines} if legend else {}
-    below = LEGEND_ROW * -(-len(named) // legend) + 0.12 if named else 0.0
-    figure, boxes = _grid(-(-len(plan) // columns), columns, width, labels, below)
-    for panel, box in zip(plan, boxes, strict=False):
-        axes = figure.add_axes(box)
-        _draw(axes, panel)
-    if named:
-        add_legend(figure, list(named.values()), legend)
-    return figure
-
-
 def add_legend(figure: Figure, lines: Sequence[Line], columns: int, dots: bool = False) -> None:
     """Names lines by colour and marker at the figure's foot.
 
@@ -218,88 +198,6 @@ def canvas(width: float, height: float) -> Figure:
     return figure
 
 
-def _grid(rows: int, columns: int, width: float, labels: float, below: float) -> tuple[Figure, list[Box]]:
-    """A figure and the places of its panels, measured in inches so that text never collides."""
-    between, top, bottom = 0.24 + LEFT, 0.50, 0.40
-    height = rows * PANEL_HEIGHT + below
-    each = (width - LEFT - labels - (columns - 1) * between) / columns
-    boxes = []
-    for row in range(rows):
-        for column in range(columns):
-            x = LEFT + column * (each + between)
-            y = height - (row + 1) * PANEL_HEIGHT + bottom
-            boxes.append((x / width, y / height, each / width, (PANEL_HEIGHT - top - bottom) / height))
-    return canvas(width, height), boxes
-
-
-def _draw(axes: Axes, panel: Panel) -> None:
-    if panel.area:
-        steps, values = zip(*panel.area, strict=True)
-        axes.fill_between(steps, 0, values, color=RULE, linewidth=0)
-    for rank, line in enumerate(panel.lines):
-        _line(axes, line, rank)
-    if panel.fill and len(panel.lines) == 2:
-        first, second = (dict(line.points) for line in panel.lines)
-        if first.keys() == second.keys():
-            colour = panel.lines[0].colour
-            axes.fill_between(list(first), list(first.values()), list(second.values()), color=colour, alpha=0.13, lw=0)
-    _dress(axes, panel)
-    if panel.labelled:
-        _label_lines(axes, panel.lines)
-
-
-def _line(axes: Axes, line: Line, rank: int) -> None:
-    """Each seed thin, the mean bold; a later line is drawn finer, so that a line beneath it still shows."""
-    if len(line.seeds) > 1:
-        for points in filter(None, line.seeds):
-            axes.plot(*zip(*points, strict=True), color=line.colour, linewidth=0.6, alpha=0.5, linestyle=line.style)
-    if not line.points:
-        return
-    steps, values = zip(*line.points, strict=True)
-    axes.plot(
-        steps,
-        values,
-        color=line.colour,
-        linewidth=max(1.6, 2.3 - 0.35 * rank),
-        linestyle=line.style,
-        marker=line.marker,
-        markevery=max(1, len(steps) // 5),
-        markersize=max(3.8, 5.0 - 0.6 * rank),
-        markeredgecolor=PAGE,
-        markeredgewidth=0.6,
-        clip_on=False,
-        zorder=3,
-    )
-    if line.band:
-        lows, highs = zip(*line.band, strict=True)
-        axes.fill_between(steps, lows, highs, color=line.colour, alpha=0.10, linewidth=0)
-
-
-def _dress(axes: Axes, panel: Panel) -> None:
-    """Titles, grid and ticks."""
-    head(axes, panel.title, panel.unit)
-    axes.grid(axis="y", color=RULE, linewidth=0.7)
-    axes.set_axisbelow(True)
-    seen = [v for line in panel.lines for points in (line.points, *line.seeds) for _, v in points]
-    if panel.scale == "tokens":
-        axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
-        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    elif panel.scale in ("free", "parts"):
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.yaxis.set_major_formatter(FuncFormatter(_percents if panel.scale == "parts" else _numbers))
-        axes.axhline(0, color=MUTED, linewidth=0.7)
-    else:
-        shares(axes, min(seen, default=0.0))
-    if panel.scale == "gap":
-        axes.axhline(0, color=MUTED, linewidth=0.7)
-    steps = sorted({step for line in panel.lines for step, _ in line.points})
-    if len(steps) > 1:
-        axes.set_xlim(steps[0] - 0.02 * steps[-1], steps[-1] + 0.02 * steps[-1])
-    axes.xaxis.set_major_locator(FixedLocator(steps) if len(steps) <= 5 else MaxNLocator(5, integer=True))
-    axes.tick_params(labelsize=7, pad=2)
-    axes.set_xlabel("RL step", fontsize=7, color=MUTED, labelpad=2)
-
-
 def head(axes: Axes, title: str, unit: str) -> None:
     """Title and unit above a panel, flush with its ticks."""
     figure = figure_of(axes)
@@ -314,14 +212,16 @@ def shares(axes: Axes, lowest: float) -> None:
     floor = -1.0 if lowest < -0.5 else -0.5 if lowest < -0.06 else 0.0
     axes.set_ylim(floor - (0.06 if floor == 0 else 0), 1.04)
     axes.yaxis.set_major_locator(FixedLocator([t for t in (-1, -0.5, 0, 0.25, 0.5, 0.75, 1) if t >= floor]))
-    axes.yaxis.set_major_formatter(FuncFormatter(_percents))
+    axes.yaxis.set_major_formatter(FuncFormatter(percent_text))
 
 
-def _percents(value: float, _: object) -> str:
+def percent_text(value: float, _: object = None) -> str:
+    """A share in per cent, as an axis shows it."""
     return f"{100 * value:.0f}".replace("-", "−")
 
 
-def _numbers(value: float, _: object) -> str:
+def number_text(value: float, _: object = None) -> str:
+    """A number, as an axis shows it."""
     return f"{value:g}".replace("-", "−")
 
 
@@ -333,40 +233,7 @@ def figure_of(axes: Axes) -> Figure:
     return figure
 
 
-def _label_lines(axes: Axes, lines: Sequence[Line]) -> None:
-    """Names each line at its right end, moved apart where lines meet, with a leader in the line's colour."""
-    ends = {i: line for i, line in enumerate(lines) if line.points}
-    if not ends:
-        return
-    low, high = axes.get_ylim()
-    text = {i: "\n".join(textwrap.wrap(line.name, 19)[:3]) for i, line in ends.items()}
-    inches = axes.get_position().height * figure_of(axes).get_size_inches()[1]
-    unit = 0.118 / inches
-    heights = {i: unit * (text[i].count("\n") + 1) + 0.25 * unit for i in ends}
-    wanted = {i: (line.points[-1][1] - low) / (high - low) for i, line in ends.items()}
-    for i, place in apart(wanted, heights).items():
-        axes.annotate(
-            text[i],
-            ends[i].points[-1],
-            (1.09, place),
-            textcoords="axes fraction",
-            va="center",
-            fontsize=7,
-            color=INK,
-            linespacing=1.1,
-            annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": ends[i].colour,
-                "linewidth": 1.1,
-                "shrinkA": 1,
-                "shrinkB": 4,
-                "relpos": (0, 0.5),
-            },
-        )
-
-
-def saved(name: str, figure: Figure, alt: str, folder: Path) -> Picture:
+def saved(name: str, figure: Figure | Sheet, alt: str, folder: Path) -> Picture:
     """Writes a figure as SVG and PNG, the same bytes each time; one for phones is not written.
 
     Args:
@@ -376,17 +243,26 @@ def saved(name: str, figure: Figure, alt: str, folder: Path) -> Picture:
         folder: Gets the files.
     """
     name = file_stem(name)
+    drawing = svg.clean(figure.svg() if isinstance(figure, Sheet) else _svg(figure, name), alt)
+    if not name.endswith("-narrow"):
+        write_atomic(child(folder, f"{name}.svg"), drawing)
+        pixels = figure.png(DPI, (72 * WIDER, 72 * HIGHER)) if isinstance(figure, Sheet) else _png(figure)
+        write_atomic(child(folder, f"{name}.png"), pixels)
+    return Picture(name, drawing, alt)
+
+
+def _svg(figure: Figure, name: str) -> bytes:
     for text in figure.findobj(Text):
         text.set_text(visible(text.get_text()))
     drawn = BytesIO()
     with mpl.rc_context({"svg.hashsalt": f"crypsis-{name}"}):
         figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
-    drawing = svg.clean(drawn.getvalue(), alt)
-    if not name.endswith("-narrow"):
-        write_atomic(child(folder, f"{name}.svg"), drawing)
-        pixels = BytesIO()
-        width, height = figure.get_size_inches()
-        margin = Bbox.from_extents(-0.1, -0.05, width + 0.1, height + 0.05)
-        figure.savefig(pixels, format="png", dpi=220, bbox_inches=margin, metadata={"Software": None})
-        write_atomic(child(folder, f"{name}.png"), pixels.getvalue())
-    return Picture(name, drawing, alt)
+    return drawn.getvalue()
+
+
+def _png(figure: Figure) -> bytes:
+    pixels = BytesIO()
+    width, height = figure.get_size_inches()
+    box = Bbox.from_extents(-WIDER, -HIGHER, width + WIDER, height + HIGHER)
+    figure.savefig(pixels, format="png", dpi=DPI, bbox_inches=box, metadata={"Software": None})
+    return pixels.getvalue()

@@ -15,11 +15,11 @@ from crypsis.analysis.figures.drawing import (
     Panel,
     Picture,
     Points,
-    panels,
     saved,
     style,
 )
 from crypsis.analysis.figures.ends import ends_figure, seeds_figure
+from crypsis.analysis.figures.panels import panels
 from crypsis.analysis.figures.training_curves import field_points, parts_of, terms_of
 from crypsis.analysis.summary import DRIFT, ArmSummary, Summary
 

@@ -10,7 +10,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from crypsis.analysis.figures.drawing import WIDE, Line, Panel, Points, panels, saved, style
+from crypsis.analysis.figures.drawing import WIDE, Line, Panel, Points, saved, style
+from crypsis.analysis.figures.panels import panels
 from crypsis.store import read_json, write_atomic
 from crypsis.types import visible
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from matplotlib.figure import Figure
-
-from crypsis.analysis.figures.drawing import WIDE, Line, Panel, panels, saved
+from crypsis.analysis.figures.drawing import WIDE, Line, Panel, saved
+from crypsis.analysis.figures.panels import panels
+from crypsis.analysis.figures.sheet import Sheet
 from crypsis.analysis.statistics.bootstrap import SeedEstimate
 from crypsis.analysis.stress.faithfulness import INTERVENTIONS, TITLES, Effects, effects
 from crypsis.analysis.stress.section import Drawn, Section, StressTable, decimal, percent, whose
@@ -115,7 +115,7 @@ def _cuts(traced: Sequence[Traced]) -> StressTable:
     return StressTable(caption, ("Arm", *(TITLES[name] for name in done)), tuple(rows))
 
 
-def _figure(traced: Sequence[Traced]) -> Figure:
+def _figure(traced: Sequence[Traced]) -> Sheet:
     plan = []
     for title, unit, which, pick in (
         ("Effect of the scratchpad", "points of compliance, own scratchpads", "own", "scratchpad"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from crypsis.analysis.figures.drawing import WIDE, Line, Panel, panels, saved
+from crypsis.analysis.figures.drawing import WIDE, Line, Panel, saved
+from crypsis.analysis.figures.panels import panels
 from crypsis.analysis.statistics.bootstrap import Curve, SeedEstimate
 from crypsis.analysis.stress.recall import FEWEST, Watch
 from crypsis.analysis.stress.section import Drawn, Section, StressTable, decimal, moved, percent, whose
