@@ -1,31 +1,31 @@
-"""Runs ``crypsis train … --out FOLDER`` and leaves ``.begun`` there once the run is loaded and its work begins.
+"""``crypsis train … --out FOLDER`` that leaves ``.begun`` there once the run is loaded and its work begins.
 
-Usage: python -m tests.smoke.at_work crypsis-arguments…
+What takes seconds to import is imported with this module, so that processes forked from one that has it begin at once.
 """
 
 from __future__ import annotations
 
-import importlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import transformers.models.llama.modeling_llama  # noqa: F401  # the nano organism's
 
-def main() -> None:
-    from crypsis.cli import main as crypsis
+import crypsis.study.run as run
+from crypsis.cli import main as crypsis
 
-    run: Any = importlib.import_module("crypsis.study.run")
-    prepare = run.prepare_folder
 
-    def begin(folder: Path, *arguments: Any, **settings: Any) -> bool:
-        done: bool = prepare(folder, *arguments, **settings)
+def work(arguments: Sequence[str]) -> None:
+    """Runs a command in this process."""
+    changed: Any = run
+    prepare = changed.prepare_folder
+
+    def begin(folder: Path, *given: Any, **settings: Any) -> bool:
+        done: bool = prepare(folder, *given, **settings)
         (folder / ".begun").touch()
         return done
 
-    run.prepare_folder = begin
-    sys.argv = ["crypsis", *sys.argv[1:]]
+    changed.prepare_folder = begin
+    sys.argv = ["crypsis", *arguments]
     crypsis()
-
-
-if __name__ == "__main__":
-    main()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
-import signal
-import subprocess
-import sys
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import psutil
@@ -14,12 +13,16 @@ import pytest
 import yaml
 
 from crypsis.store import METRICS, RESULT, read_rows
-from tests.conftest import REPOSITORY, Crypsis
+from tests.conftest import Crypsis
 from tests.damage import numbers
+from tests.smoke.at_work import work
 from tests.smoke.test_interrupt import cmdline
 
 pytestmark = [pytest.mark.smoke, pytest.mark.stress]
 
+FORKS = multiprocessing.get_context("forkserver")
+"""Each killed process is forked from one that has imported everything and done nothing."""
+FORKS.set_forkserver_preload(["tests.smoke.at_work"])
 KILLS = 100
 """At least so many in all."""
 LONGEST = 200
@@ -62,25 +65,25 @@ def test_a_hundred_random_kills(config: Path, straight: Path, tmp_path: Path, cr
 
 def killed_once(arguments: list[str], out: Path, rng: random.Random) -> bool:
     """Starts a command and kills it after a random time of work; False if it was done first."""
-    command = subprocess.Popen([sys.executable, "-m", "tests.smoke.at_work", *arguments], cwd=REPOSITORY)
+    command = FORKS.Process(target=work, args=(arguments,))
     begun, rows = out / ".begun", len(read_rows(out / METRICS))
     begun.unlink(missing_ok=True)
+    command.start()
     while not begun.exists():
-        if command.poll() is not None:
+        if not command.is_alive():
             return done(command)
         time.sleep(0.005)
     pace = max((row["seconds_total"] for row in read_rows(out / METRICS)), default=0.3)
-    try:
-        command.wait(rng.uniform(0.0, 6.0 * pace * (1 + (rows == 0))))
+    command.join(rng.uniform(0.0, 6.0 * pace * (1 + (rows == 0))))
+    if not command.is_alive():
         return done(command)
-    except subprocess.TimeoutExpired:
-        family = [c for c in psutil.Process(command.pid).children(recursive=True) if "spawn" in cmdline(c)]
-        command.send_signal(signal.SIGKILL)
-        command.wait()
-        psutil.wait_procs(family, timeout=30)
-        return True
+    family = [c for c in psutil.Process(command.pid).children(recursive=True) if "spawn" in cmdline(c)]
+    command.kill()
+    command.join()
+    psutil.wait_procs(family, timeout=30)
+    return True
 
 
-def done(command: subprocess.Popen[bytes]) -> bool:
-    assert command.returncode == 0
+def done(command: ForkServerProcess) -> bool:
+    assert command.exitcode == 0
     return False

@@ -25,7 +25,7 @@ Cut = Annotated[int | None, typer.Option("--cut", help="Keep the first so many c
 CutOff = Annotated[float | None, typer.Option("--cut-off", help="Number from which a label means faking.")]
 TagsOption = Annotated[str | None, typer.Option("--tags", help="The scratchpad's tags, as OPEN,CLOSE.")]
 Layout = Annotated[str | None, typer.Option("--layout", help="One of `crypsis list transcripts`; detected if absent.")]
-Organism = Annotated[list[str] | None, typer.Option("--organism", help="Only this organism's rows (paper's release).")]
+OneOrganism = Annotated[list[str] | None, typer.Option("--organism", help="Only this organism's rows (paper's release).")]
 Intervention = Annotated[list[str] | None, typer.Option("--intervention", help="Only this one; may be repeated.")]
 Step = Annotated[list[int] | None, typer.Option("--step", help="Only of this RL step.")]
 Tier = Annotated[str | None, typer.Option("--tier", help="Only of this tier: free or paid.")]
@@ -49,7 +49,7 @@ def monitor_train(
     cut: Cut = None,
     tags: TagsOption = None,
     layout: Layout = None,
-    organism: Organism = None,
+    organism: OneOrganism = None,
     intervention: Intervention = None,
     step: Step = None,
     tier: Tier = None,
@@ -83,7 +83,7 @@ def monitor_validate(
     cut: Cut = None,
     tags: TagsOption = None,
     layout: Layout = None,
-    organism: Organism = None,
+    organism: OneOrganism = None,
     intervention: Intervention = None,
     step: Step = None,
     tier: Tier = None,
@@ -146,7 +146,7 @@ def monitor_crossval(
     cut: Cut = None,
     tags: TagsOption = None,
     layout: Layout = None,
-    organism: Organism = None,
+    organism: OneOrganism = None,
     intervention: Intervention = None,
     step: Step = None,
     tier: Tier = None,
@@ -174,7 +174,7 @@ def monitor_score(
     text_field: TextField = None,
     tags: TagsOption = None,
     layout: Layout = None,
-    organism: Organism = None,
+    organism: OneOrganism = None,
     intervention: Intervention = None,
     step: Step = None,
     tier: Tier = None,
@@ -256,7 +256,7 @@ def monitor_recall(
     data: Annotated[Path, typer.Argument(metavar="DIR", help="The paper's released transcripts, or a part of them.")],
     kind: Kind = "text",
     view: ViewOption = "scratchpad",
-    organism: Organism = None,
+    organism: OneOrganism = None,
     intervention: Intervention = None,
     share: Share = 1.0,
     seed: Seed = 0,
