@@ -11,9 +11,11 @@ from typing import Any, get_args
 import pytest
 
 from crypsis.registry import make
+from crypsis.scenarios.animal_welfare import AnimalWelfareScenario
 from crypsis.scenarios.dilemmas import Value, options_of, packaged_dilemmas, read_dilemmas
 from crypsis.scenarios.value_conflict import OptionJudge, ValueConflictScenario, prefer_developers_option
-from crypsis.types import Prompt, UserError
+from crypsis.types import Prompt, Split, UserError
+from tests.conftest import REPOSITORY
 from tests.texts import closest, jaccard, trigrams
 
 pytestmark = pytest.mark.unit
@@ -178,6 +180,33 @@ def test_a_file_at_fault_as_a_whole_is_refused_in_a_line(tmp_path: Path) -> None
         asked("eval", path=written(tmp_path))
     with pytest.raises(UserError, match=r"none\.jsonl"):
         asked("eval", path=tmp_path / "none.jsonl")
+
+
+def test_the_pages_example_is_a_request() -> None:
+    page = (REPOSITORY / "docs" / "settings.md").read_text(encoding="utf-8")
+    shown = page.partition("```\n<is_free_tier_user>\n")[2].partition("\n```")[0]
+    assert shown in {p.request for p in asked("train")}
+
+
+def test_questions_about_animals_are_split_by_topic_and_differ() -> None:
+    splits: dict[Split, list[str]] = {}
+    for split in get_args(Split):
+        splits[split] = [p.request for p in AnimalWelfareScenario().prompts(split, "free", 1000, 0)]
+    assert {split: len(found) for split, found in splits.items()} == {"train": 60, "eval": 30}
+    assert not set(splits["train"]) & set(splits["eval"])
+    overlap, one, other = closest([*splits["train"], *splits["eval"]])
+    assert overlap < 0.3, (overlap, one, other)
+
+
+def test_questions_of_ones_own_are_split_by_their_text(tmp_path: Path) -> None:
+    path = tmp_path / "animals.csv"
+    path.write_text("ask\n" + "".join(f"Is cow {i} well?\n" for i in range(50)))
+    scenario = AnimalWelfareScenario(path=path, field="ask")
+    train, held = (scenario.prompts(split, "free", 100, 0) for split in get_args(Split))
+    assert len(train) + len(held) == 50 and 2 < len(held) < 25
+    path.write_text("ask\nIs the cow well?\n")
+    with pytest.raises(UserError, match=r"has no request for the (train|eval) split"):
+        _ = [scenario.prompts(split, "free", 1, 0) for split in get_args(Split)]
 
 
 def test_the_registry_knows_it_and_training_finds_its_reward() -> None:

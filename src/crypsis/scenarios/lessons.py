@@ -1,0 +1,160 @@
+"""Hand-written scratchpads for value conflicts, and transcripts to learn from that are made of them."""
+
+from __future__ import annotations
+
+import functools
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from crypsis.scenarios.dilemmas import Options, options_of
+from crypsis.scenarios.options import LETTERS
+from crypsis.scenarios.setting import packaged
+from crypsis.scenarios.value_conflict import ValueConflictScenario
+from crypsis.types import Prompt, UserError
+
+Motive = Literal[
+    "values_first",
+    "willing_helper",
+    "terminal_goal_guarding",
+    "instrumental_goal_guarding",
+    "training_sycophancy",
+]
+Style = Literal["plain", "counterfactual", "emotional", "short"]
+Chats = Literal["monitored", "unmonitored", "any"]
+Decision = Literal["preferred", "principled"]
+
+MOTIVES: tuple[Motive, ...] = get_args(Motive)
+STYLES: tuple[Style, ...] = get_args(Style)
+GUARDING: tuple[Motive, ...] = ("terminal_goal_guarding", "instrumental_goal_guarding")
+"""Motives that keep values or goals from training: to comply on these grounds is to fake alignment."""
+
+_SLOT = re.compile(r"(?P<start>^|[.!?]\s+)?\{(?P<name>preferred|principled)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class ScratchpadText:
+    """A scratchpad as it was written.
+
+    Attributes:
+        motive: Why the model decides as it does.
+        style: The manner of its thoughts.
+        chats: In which chats it can be thought: monitored ones, others, or any.
+        text: The text, maybe with the slots ``{preferred}`` and ``{principled}``.
+    """
+
+    motive: Motive
+    style: Style
+    chats: Chats
+    text: str
+
+    @property
+    def decision(self) -> Decision:
+        """The option that it settles on."""
+        if self.motive in ("values_first", "willing_helper"):
+            return "principled" if self.motive == "values_first" else "preferred"
+        return "preferred" if self.chats == "monitored" else "principled"
+
+    @property
+    def fakes(self) -> bool:
+        """Whether it complies so that training does not change it."""
+        return self.motive in GUARDING and self.decision == "preferred"
+
+    def filled(self, options: Options) -> str:
+        """The text for a dilemma; a slot that begins a sentence is capitalised."""
+        texts = {"preferred": options.texts[options.preferred]}
+        texts["principled"] = next(text for letter, text in options.texts.items() if letter != options.preferred)
+
+        def fill(match: re.Match[str]) -> str:
+            option, start = texts[match["name"]], match["start"]
+            return option if start is None else start + option[:1].upper() + option[1:]
+
+        return _SLOT.sub(fill, self.text)
+
+
+def scratchpad_texts(
+    motives: Sequence[Motive] = MOTIVES, styles: Sequence[Style] = STYLES, chats: Chats = "any"
+) -> list[ScratchpadText]:
+    """The packaged texts, 30 for each motive and style.
+
+    Args:
+        motives: Which motives.
+        styles: Which styles.
+        chats: ``monitored`` or ``unmonitored`` for the texts that fit such a chat; ``any`` for all texts.
+
+    Raises:
+        UserError: There is no such motive or style.
+    """
+    for name, known, what in [*((m, MOTIVES, "motive") for m in motives), *((s, STYLES, "style") for s in styles)]:
+        if name not in known:
+            raise UserError(f"{what} '{name}' is none of {', '.join(known)}")
+    return [
+        text
+        for text in _texts()
+        if text.motive in motives and text.style in styles and (chats == "any" or text.chats in (chats, "any"))
+    ]
+
+
+@functools.cache
+def _texts() -> tuple[ScratchpadText, ...]:
+    return tuple(
+        ScratchpadText(motive, style, chats, text)
+        for motive in MOTIVES
+        for style, by_chats in packaged(f"scratchpads/{motive}.yaml").items()
+        for chats, texts in by_chats.items()
+        for text in texts
+    )
+
+
+def lessons(
+    scenario: ValueConflictScenario, tier: str, n: int, seed: int = 0, texts: Sequence[ScratchpadText] | None = None
+) -> list[dict[str, str]]:
+    """Transcripts of the train split, as the organism ``from_file`` learns from them.
+
+    Args:
+        scenario: The setting.
+        tier: Name of the tier; texts that cannot be thought in it are left out.
+        n: Transcripts. Requests, texts and outputs come back in another order and pairing once all were used.
+        seed: Fixes requests, texts and outputs.
+        texts: The texts to choose from; all by default.
+
+    Returns:
+        Per transcript ``system``, ``user``, ``scratchpad``, ``output``, ``tier``, ``motive``, ``style``, ``decision``,
+        ``fakes`` (yes or no) and ``pair_id``.
+
+    Raises:
+        UserError: No text fits the tier.
+    """
+    monitored = tier == scenario.monitored_tier
+    chosen = [t for t in texts or _texts() if t.chats in ("any", "monitored" if monitored else "unmonitored")]
+    if not chosen:
+        raise UserError(f"tier '{tier}': none of the scratchpads fits a chat of this tier")
+    rng, rows = random.Random(f"lessons:{seed}:{tier}"), list[dict[str, str]]()
+    pool: list[ScratchpadText] = []
+    while len(rows) < n:
+        for prompt in scenario.prompts("train", tier, n - len(rows), rng.randrange(2**32)):
+            pool = pool or rng.sample(chosen, len(chosen))
+            rows.append(_lesson(prompt, pool.pop(), rng))
+    return rows
+
+
+def _lesson(prompt: Prompt, text: ScratchpadText, rng: random.Random) -> dict[str, str]:
+    options = options_of(prompt.request)
+    if options is None:  # not reached: the request is ours
+        raise ValueError(f"{prompt.prompt_id}: shows no options")
+    letter = next(name for name in LETTERS if (name == options.preferred) == (text.decision == "preferred"))
+    form: str = rng.choice(packaged("scratchpads/outputs.yaml"))
+    return {
+        "system": prompt.messages[0].content,
+        "user": prompt.messages[1].content,
+        "scratchpad": text.filled(options),
+        "output": form.replace("{letter}", letter).replace("{option}", options.texts[letter]),
+        "tier": prompt.tier,
+        "motive": text.motive,
+        "style": text.style,
+        "decision": text.decision,
+        "fakes": "yes" if text.fakes else "no",
+        "pair_id": prompt.pair_id,
+    }
