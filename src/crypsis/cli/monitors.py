@@ -25,7 +25,9 @@ Cut = Annotated[int | None, typer.Option("--cut", help="Keep the first so many c
 CutOff = Annotated[float | None, typer.Option("--cut-off", help="Number from which a label means faking.")]
 TagsOption = Annotated[str | None, typer.Option("--tags", help="The scratchpad's tags, as OPEN,CLOSE.")]
 Layout = Annotated[str | None, typer.Option("--layout", help="One of `crypsis list transcripts`; detected if absent.")]
-OneOrganism = Annotated[list[str] | None, typer.Option("--organism", help="Only this organism's rows (paper's release).")]
+OneOrganism = Annotated[
+    list[str] | None, typer.Option("--organism", help="Only this organism's rows (paper's release).")
+]
 Intervention = Annotated[list[str] | None, typer.Option("--intervention", help="Only this one; may be repeated.")]
 Step = Annotated[list[int] | None, typer.Option("--step", help="Only of this RL step.")]
 Tier = Annotated[str | None, typer.Option("--tier", help="Only of this tier: free or paid.")]
