@@ -15,6 +15,7 @@ from sklearn.preprocessing import normalize
 from crypsis.arrays import Floats
 from crypsis.monitors.lexicon import TOGETHER, TYPICAL_WORDS, ideas_in, lexicon, lexicon_features
 from crypsis.monitors.ngrams import WIDTH, WORD, Words, character_counts, late_counts, word_counts, words_of
+from crypsis.monitors.pieces import decoded, pieces_of
 from crypsis.monitors.sentences import late, plain, sentences
 from crypsis.monitors.text import BLOCKS, TextScorer, TextTrainer
 
@@ -135,3 +136,34 @@ def test_logits_are_those_of_the_straightforward_computation() -> None:
     assert np.ptp(logits, axis=0).min() > 0.1
     np.testing.assert_allclose(logits, logits_plainly(found, scorer._weights), rtol=0, atol=1e-12)
     np.testing.assert_allclose(scorer.logits(trainer.represent(found[::-1])), logits[::-1], rtol=0, atol=1e-12)
+
+
+def test_scores_by_pieces_are_those_by_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In batches, with a table that grows and that begins anew, and for every shape of n-gram."""
+    found = texts(240)
+    for settings in ({}, {"characters": (2, 4)}, {"words": 2}):
+        trainer = TextTrainer(**settings)
+        labels = np.array(["comply" in text for text in found])
+        scorer = trainer.fit(trainer.represent(found), labels, 0)
+        expected = scorer.logits(trainer.represent(found))
+        np.testing.assert_allclose(scorer.logits_of(found, trainer), expected, rtol=0, atol=1e-12)
+        monkeypatch.setattr("crypsis.monitors.text.BATCH", 7)
+        monkeypatch.setattr("crypsis.monitors.text.PIECES", 40)
+        np.testing.assert_allclose(scorer.logits_of(found[::-1], trainer), expected[::-1], rtol=0, atol=1e-12)
+        monkeypatch.undo()
+        assert scorer.logits_of([], trainer).shape == (0, 3)
+        for text in ("", " ", "!!", "No. I. a", "x\ud800y comply.", "-".join(["a"] * 300)):
+            one = scorer.logits_of([text], trainer)
+            np.testing.assert_allclose(one, scorer.logits(trainer.represent([text])), rtol=0, atol=1e-12)
+
+
+def test_pieces_are_those_of_split_for_every_kind_of_white_space() -> None:
+    every = [chr(c) for c in range(0x3100) if not 0x30 < c < 0x7F] + ["\ufeff", "\ud800", "\U0001f600", "\U000e0020"]
+    found = [f"a{c}b {c} {c}{c}c" for c in every] + ["", " ", "\n", " lead and trail \n", "\u3000\u3000"]
+    pieces = pieces_of(found)
+    split = [text.split() for text in found]
+    assert pieces.sizes.tolist() == [len(one) for one in split]
+    assert [decoded(pieces.distinct[n]).strip() for n in pieces.numbers] == [piece for one in split for piece in one]
+    places = zip(pieces.starts[:-1].tolist(), pieces.starts[1:].tolist(), strict=True)
+    assert [pieces.raw[a:b] for a, b in places] == [pieces.distinct[n] for n in pieces.numbers]
+    assert sum(one.isspace() for one in every) == 29  # all that there are

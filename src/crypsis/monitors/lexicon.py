@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import regex
 import yaml
+from numpy.typing import NDArray
 from pydantic import Field
 from sklearn.linear_model import LogisticRegression
 
@@ -69,6 +70,11 @@ def _begun_by(piece: str) -> frozenset[int]:
     )
 
 
+def begins_idea(piece: str) -> bool:
+    """Whether any idea may begin with a word of a lower-case piece; sentences without such a piece hold none."""
+    return bool(_begun_by(piece))
+
+
 @functools.cache
 def _beginnings() -> tuple[list[regex.Pattern[str]], regex.Pattern[str], set[str]]:
     """The patterns one by one and as one, and every character in them that is not a word's, for wildcards too."""
@@ -79,18 +85,29 @@ def _beginnings() -> tuple[list[regex.Pattern[str]], regex.Pattern[str], set[str
 
 def lexicon_features(texts: Sequence[str]) -> Floats:
     """[N, ideas × 3 + pairs]: each idea's amount, its amount late, its share of sentences; and pairs."""
-    place = {idea: i for i, idea in enumerate(lexicon())}
     found = [sentences(text) for text in texts]
-    if not found:
-        return np.zeros((0, 3 * len(place) + len(TOGETHER)))
-    sizes = np.array([len(of_text) for of_text in found])
-    begins = np.cumsum(sizes) - sizes
     counts = np.array([ideas_in(sentence) for of_text in found for sentence in of_text], dtype=float)
+    sizes = np.array([len(of_text) for of_text in found], dtype=np.int64)
+    return idea_features(counts, sizes, [len(text.split()) for text in texts])
+
+
+def idea_features(counts: Floats, sizes: NDArray[np.int64], words: Sequence[int] | NDArray[np.int64]) -> Floats:
+    """The columns of :func:`lexicon_features`.
+
+    Args:
+        counts: How often each sentence of all texts holds each idea, [S, ideas].
+        sizes: Sentences of each text, at least one, [N].
+        words: Pieces between white space of each text, [N].
+    """
+    place = {idea: i for i, idea in enumerate(lexicon())}
+    if not len(sizes):
+        return np.zeros((0, 3 * len(place) + len(TOGETHER)))
+    begins = np.cumsum(sizes) - sizes
     present = counts > 0
     joint = np.stack([present[:, [place[idea] for idea in ideas]].all(axis=1) for ideas in TOGETHER], axis=1)
     to_end = np.repeat(begins + sizes, sizes) - np.arange(len(counts))
-    is_late = to_end <= np.repeat([late(len(of_text)) for of_text in found], sizes)
-    scale = TYPICAL_WORDS / np.array([max(1, len(text.split())) for text in texts])
+    is_late = to_end <= np.repeat([late(size) for size in sizes.tolist()], sizes)
+    scale = TYPICAL_WORDS / np.maximum(1, np.asarray(words))
     columns = [
         np.log1p(np.add.reduceat(counts, begins) * scale[:, None]),
         np.log1p(np.add.reduceat(counts * is_late[:, None], begins)),

@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from crypsis.arrays import Flags
-from crypsis.monitors.sentences import late
+from crypsis.monitors.pieces import Pieces, Places, decoded, encoded, pieces_of
 
 WIDTH = 1 << 18
 """Columns that n-grams are hashed into: n-grams need no vocabulary, so each text is represented by itself."""
 WORD = re.compile(r"\b\w[\w']*\b")
-
-Places = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +45,20 @@ class Words:
 
 def words_of(texts: Sequence[str]) -> Words:
     """Takes texts apart. What stands between white space is read once, however often it occurs."""
-    pieces = [text.split() for text in texts]
-    distinct, numbers = _numbered(pieces)
-    found = [WORD.findall(piece.lower()) for piece in distinct]
+    return words_in(pieces_of(texts))
+
+
+def words_in(pieces: Pieces) -> Words:
+    """The words of texts that are cut at white space already."""
+    found = [WORD.findall(decoded(piece).lower()) for piece in pieces.distinct]
     vocabulary, inner = _numbered(found)
     read = csr_matrix(
-        (np.ones(len(inner)), inner, np.cumsum([0, *map(len, found)])), (len(distinct), max(1, len(vocabulary)))
+        (np.ones(len(inner)), inner, np.cumsum([0, *map(len, found)])), (len(found), max(1, len(vocabulary)))
     )
-    ordered = read[numbers]
-    sizes = np.array([len(piece) for piece in pieces], dtype=np.int64)
-    from_end = np.repeat(np.cumsum(sizes), sizes) - np.arange(len(numbers))
-    is_late = from_end <= np.repeat([late(size) for size in sizes.tolist()], sizes)
+    ordered = read[pieces.numbers]
     repeats = np.diff(ordered.indptr)
-    rows = np.repeat(np.repeat(np.arange(len(texts)), sizes), repeats)
-    return Words(len(texts), vocabulary, ordered.indices.astype(np.int64), rows, np.repeat(is_late, repeats))
+    rows, is_late = np.repeat(pieces.rows, repeats), np.repeat(pieces.late, repeats)
+    return Words(len(pieces.sizes), vocabulary, ordered.indices.astype(np.int64), rows, is_late)
 
 
 def word_counts(words: Words, longest: int) -> csr_matrix:
@@ -106,23 +104,32 @@ def character_counts(words: Words, shortest: int, longest: int) -> csr_matrix:
 def hashed(text: str, starts: Places, ends: Places) -> Places:
     """Column of each span of a text, [S].
 
-    MurmurHash3 (Appleby, x86, 32 bits, seed 0) of the span's UTF-8, its absolute value modulo ``WIDTH``.
-
     Args:
         text: Any.
         starts: First character of each span, [S].
         ends: Character after its last, [S].
     """
-    raw = np.frombuffer(text.encode("utf-8", "surrogatepass") + bytes(4), np.uint8)
-    if len(raw) - 4 != len(text):  # characters of several bytes
-        places = np.append(np.flatnonzero((raw[:-4] & 0xC0) != 0x80), len(raw) - 4)
+    raw = encoded(text)
+    if len(raw) != len(text):  # characters of several bytes
+        places = np.append(np.flatnonzero((np.frombuffer(raw, np.uint8) & 0xC0) != 0x80), len(raw))
         starts, ends = places[starts], places[ends]
-    blocks = np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(raw, 4)).view("<u4")[:, 0]
-    mixed, sizes = _mixed(blocks), ends - starts
+    return hashed_bytes(raw, starts, ends)
+
+
+def hashed_bytes(raw: bytes, starts: Places, ends: Places) -> Places:
+    """Column of each span of bytes: MurmurHash3 (Appleby, x86, 32 bits, seed 0), its absolute value modulo ``WIDTH``.
+
+    Args:
+        raw: UTF-8.
+        starts: First byte of each span, [S].
+        ends: Byte after its last, [S].
+    """
+    blocks, sizes = _blocks(raw), ends - starts
     state = np.zeros(len(starts), np.uint32)
     for done in range(4, int(sizes.max(initial=0)) + 1, 4):
         on = np.flatnonzero(sizes >= done)
-        state[on] = _rotated(state[on] ^ mixed[starts[on] + done - 4], 13) * np.uint32(5) + np.uint32(0xE6546B64)
+        mixed = _mixed(blocks[starts[on] + done - 4])
+        state[on] = _rotated(state[on] ^ mixed, 13) * np.uint32(5) + np.uint32(0xE6546B64)
     rest = np.array([0, 0xFF, 0xFFFF, 0xFFFFFF], np.uint32)[sizes % 4]
     state ^= _mixed(blocks[ends - sizes % 4] & rest)
     state ^= sizes.astype(np.uint32)
@@ -130,6 +137,16 @@ def hashed(text: str, starts: Places, ends: Places) -> Places:
     state = (state ^ (state >> np.uint32(13))) * np.uint32(0xC2B2AE35)
     state ^= state >> np.uint32(16)
     return np.abs(state.view(np.int32).astype(np.int64)) % WIDTH
+
+
+def _blocks(raw: bytes) -> NDArray[np.uint32]:
+    """The four bytes from each place on, as a little-endian number, [at least the bytes and one]."""
+    whole = len(raw) // 4 + 1
+    padded = raw + bytes(4 * whole + 8 - len(raw))
+    blocks = np.empty((whole, 4), np.uint32)
+    for shift in range(4):
+        blocks[:, shift] = np.frombuffer(padded, "<u4", whole, shift)
+    return blocks.ravel()
 
 
 def _mixed(blocks: NDArray[np.uint32]) -> NDArray[np.uint32]:

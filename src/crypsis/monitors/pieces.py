@@ -10,13 +10,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from crypsis.arrays import Flags
+from crypsis.monitors.sentences import late
 
 Places = NDArray[np.int64]
 
 _SPACE = np.array([chr(byte).isspace() for byte in range(0x80)] + [False] * 0x80)
-_WIDE = [c.encode() for c in map(chr, [*range(0x80, 0xD800), *range(0xE000, 0x10000)]) if c.isspace()]
-"""White space of several bytes; none has four."""
-_WIDE_CODES = {size: [int.from_bytes(c) for c in _WIDE if len(c) == size] for size in (2, 3)}
+_WIDE = [
+    c.encode() for c in "\x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
+]
+"""White space of two or three bytes; none has four."""
+_WIDE_CODES = {size: [int.from_bytes(c, "big") for c in _WIDE if len(c) == size] for size in (2, 3)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,14 @@ class Pieces:
     def rows(self) -> Places:
         """The text that each piece stands in, [P]."""
         return np.repeat(np.arange(len(self.sizes)), self.sizes)
+
+    @property
+    def late(self) -> Flags:
+        """Whether each piece stands in its text's late part, [P]."""
+        from_end = np.repeat(np.cumsum(self.sizes), self.sizes) - np.arange(len(self.numbers))
+        late_sizes = np.array([late(size) for size in self.sizes.tolist()], dtype=np.int64)
+        found: Flags = from_end <= np.repeat(late_sizes, self.sizes)
+        return found
 
 
 def pieces_of(texts: Sequence[str]) -> Pieces:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +17,9 @@ from sklearn.preprocessing import normalize
 
 from crypsis.arrays import Flags, Floats
 from crypsis.monitors.lexicon import fit_standardised, lexicon_features
-from crypsis.monitors.ngrams import WIDTH, character_counts, late_counts, word_counts, words_of
+from crypsis.monitors.ngrams import WIDTH, Words, character_counts, late_counts, word_counts, words_of
+from crypsis.monitors.piece_table import PieceTable
+from crypsis.monitors.pieces import Places, pieces_of
 from crypsis.monitors.sentences import plain
 from crypsis.monitors.trained import Features, Scorer, TrainedMonitor, Trainer, train_monitor
 from crypsis.monitors.weights import read_weights, write_weights
@@ -24,6 +27,8 @@ from crypsis.types import View
 
 BLOCKS = {"words": 1.0, "late": 0.5, "characters": 1.0}
 """Blocks of the n-gram head and their weight beside each other."""
+BATCH, PIECES = 1024, 1 << 18
+"""Texts scored at a time, and pieces of text kept in memory (about 100 MB)."""
 
 
 class TextScorer(Scorer):
@@ -33,6 +38,7 @@ class TextScorer(Scorer):
 
     def __init__(self, weights: dict[str, Floats]) -> None:
         self._weights = weights
+        self._table: PieceTable | None = None
 
     def logits(self, features: Features) -> Floats:
         """[N, 3]."""
@@ -40,12 +46,44 @@ class TextScorer(Scorer):
         grams = np.full(features["lexicon"].shape[0], w["grams.intercept"][0])
         for block, weight in BLOCKS.items():
             counts = features[block]
-            tf_idf = _frequency(counts) * w[f"{block}.idf"][counts.indices]
-            grams += weight * _projected(counts, tf_idf, w[f"{block}.slope"])
+            grams += weight * _projected(counts, _frequency(counts), w[f"{block}.slope"], w[f"{block}.idf"])
         # Which n-grams occur, of length 1 in the sum: long texts are no more certain than short ones.
-        bayes = _projected(features["pairs"], np.ones(features["pairs"].nnz), w["bayes.slope"])
+        bayes = _projected(features["pairs"], np.ones(features["pairs"].nnz), w["bayes.slope"], np.ones(WIDTH))
         ideas = (features["lexicon"] - w["lexicon.mean"]) / w["lexicon.spread"]
         return np.stack([grams, bayes, ideas @ w["lexicon.slope"] + w["lexicon.intercept"]], axis=1)
+
+    def logits_of(self, texts: Sequence[str], trainer: Trainer) -> Floats:
+        """The same numbers as by way of all features (but for the order of sums), several times as fast."""
+        if not isinstance(trainer, TextTrainer) or trainer.words > 1:
+            return super().logits_of(texts, trainer)
+        clean = [plain(text) for text in texts]
+        parts = [self._of_batch(clean[i : i + BATCH], trainer) for i in range(0, len(clean), BATCH)]
+        return np.concatenate(parts) if parts else np.zeros((0, self.heads))
+
+    def _of_batch(self, texts: Sequence[str], trainer: TextTrainer) -> Floats:
+        w, pieces, table = self._weights, pieces_of(texts), self._table_for(trainer)
+        numbers, is_late = table.numbers_of(pieces.distinct)[pieces.numbers], pieces.late
+        late_sizes = np.bincount(pieces.rows[is_late], minlength=len(texts))
+        grams = np.full(len(texts), w["grams.intercept"][0])
+        for block, weight in BLOCKS.items():
+            held = (numbers[is_late], late_sizes) if block == "late" else (numbers, pieces.sizes)
+            counts, used = table.counts(block, *held), self._used[block]
+            grams += weight * _projected(counts, _frequency(counts), w[f"{block}.slope"][used], w[f"{block}.idf"][used])
+        bayes = _present(*table.word_columns(numbers, pieces.rows), len(texts), w["bayes.slope"])
+        ideas = (table.ideas(texts, pieces, numbers) - w["lexicon.mean"]) / w["lexicon.spread"]
+        return np.stack([grams, bayes, ideas @ w["lexicon.slope"] + w["lexicon.intercept"]], axis=1)
+
+    def _table_for(self, trainer: TextTrainer) -> PieceTable:
+        """The pieces known so far; a table that has grown too large begins anew."""
+        if self._table is None or len(self._table) > PIECES:
+            shapes = {"words": words_alone, "late": words_alone, "characters": trainer.count_characters}
+            self._table = PieceTable(shapes, self._used)
+        return self._table
+
+    @cached_property
+    def _used(self) -> dict[str, Places]:
+        """The columns of each block that count."""
+        return {block: np.flatnonzero(self._weights[f"{block}.idf"]) for block in BLOCKS}
 
     def save(self, folder: Path) -> None:
         """Writes ``model.safetensors``, with only the hashed columns in use."""
@@ -85,9 +123,13 @@ class TextTrainer(Trainer):
             "words": word_counts(words, self.words),
             "pairs": word_counts(words, 2),
             "late": late_counts(words),
-            "characters": character_counts(words, *self.characters),
+            "characters": self.count_characters(words),
             "lexicon": lexicon_features(clean),
         }
+
+    def count_characters(self, words: Words) -> csr_matrix:
+        """Counts of n-grams of characters, [N, WIDTH]."""
+        return character_counts(words, *self.characters)
 
     def fit(self, features: Features, labels: Flags, seed: int) -> TextScorer:
         """Each head by itself."""
@@ -129,6 +171,11 @@ class TextMonitor(TrainedMonitor):
     trainer: ClassVar[type[Trainer]] = TextTrainer
 
 
+def words_alone(words: Words) -> csr_matrix:
+    """Counts of single words, [N, WIDTH]."""
+    return word_counts(words, 1)
+
+
 def train_text_monitor(
     texts: Sequence[str], labels: Sequence[bool], groups: Sequence[str], view: View, folder: Path, seed: int = 0
 ) -> TextMonitor:
@@ -161,11 +208,28 @@ def _frequency(counts: csr_matrix) -> Floats:
     return frequency
 
 
-def _projected(counts: csr_matrix, values: Floats, slope: Floats) -> Floats:
-    """Rows of ``values``, brought to length 1, times ``slope``, [N]; no matrix is built for it."""
-    lengths = np.sqrt(_with_values(counts, values * values) @ np.ones(counts.shape[1]))
-    sums: Floats = _with_values(counts, values) @ slope
+def _projected(counts: csr_matrix, values: Floats, slope: Floats, scale: Floats) -> Floats:
+    """Rows of ``values`` × ``scale`` of their column, brought to length 1, times ``slope``, [N]."""
+    lengths = np.sqrt(_with_values(counts, values * values) @ (scale * scale))
+    sums: Floats = _with_values(counts, values) @ (scale * slope)
     return sums / np.where(lengths > 0, lengths, 1.0)
+
+
+def _present(rows: Places, columns: Places, texts: int, slope: Floats) -> Floats:
+    """Rows of which columns occur, brought to length 1, times ``slope``, [N].
+
+    Args:
+        rows: The text of each n-gram, [G].
+        columns: Its column, [G].
+        texts: N.
+        slope: By column, [WIDTH].
+    """
+    keys = np.sort(rows * WIDTH + columns)
+    keys = keys[np.append(True, keys[1:] > keys[:-1])] if len(keys) else keys
+    found = keys // WIDTH
+    sums = np.bincount(found, slope[keys % WIDTH], texts)
+    shown: Floats = sums / np.sqrt(np.maximum(np.bincount(found, minlength=texts), 1))
+    return shown
 
 
 def _with_values(counts: csr_matrix, values: Floats) -> csr_matrix:

@@ -65,6 +65,10 @@ class Scorer(ABC):
     def logits(self, features: Features) -> Floats:
         """[N, H]: one or several votes per text, positive where it fakes; the common layer weighs them."""
 
+    def logits_of(self, texts: Sequence[str], trainer: Trainer) -> Floats:
+        """The logits of texts; kinds that need not make all features for it override this."""
+        return self.logits(trainer.represent(texts))
+
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Writes its weights into the folder, without pickles."""
@@ -259,7 +263,7 @@ class TrainedMonitor(Monitor):
         saved = self.card["calibration"]
         calibration = Calibration(**saved | {key: tuple(saved[key]) for key in ("spreads", "sizes")})
         try:
-            return calibration.probabilities(self._scorer.logits(self._trainer.represent(texts)))
+            return calibration.probabilities(self._scorer.logits_of(texts, self._trainer))
         except (IndexError, KeyError, ValueError):  # a card and weights that do not belong together
             raise UserError(f"{self.path}: the weights do not fit the card; train the monitor again") from None
 

@@ -1,0 +1,164 @@
+"""What a trained text monitor needs to know of each piece of text, worked out once and kept from text to text.
+
+A piece is what stands between white space. Its n-grams within the columns that the monitor weighs, its words, and the
+ideas that it may begin depend on it alone, so texts are scored by counting pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from crypsis.arrays import Floats
+from crypsis.monitors.lexicon import TOGETHER, begins_idea, idea_features, ideas_in, lexicon, lexicon_features
+from crypsis.monitors.ngrams import Words, hashed_bytes, words_of
+from crypsis.monitors.pieces import Pieces, Places, decoded
+
+WORDS, ENDS, SHORT, BEGINS = range(4)
+"""Facts of a piece: how many words it has; whether it ends a sentence, is too short for one, may begin an idea."""
+Counter = Callable[[Words], csr_matrix]
+"""From words to the counts of their n-grams, [N, WIDTH]."""
+
+
+class PieceTable:
+    """Pieces by number, each with its counts in the columns in use.
+
+    Args:
+        counters: Counts n-grams, keyed by block.
+        used: The columns that matter, keyed by block.
+    """
+
+    def __init__(self, counters: dict[str, Counter], used: dict[str, Places]) -> None:
+        self._counters, self._used = counters, used
+        self._numbers: dict[bytes, int] = {}
+        self._counts = {block: _Rows(len(columns)) for block, columns in used.items()}
+        self._texts: list[bytes] = []
+        self._facts = _Grown(np.int32, 4)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def numbers_of(self, pieces: Sequence[bytes]) -> Places:
+        """The number of each piece; unknown ones are read and added."""
+        known = self._numbers
+        new = [piece for piece in pieces if piece not in known]
+        if new:
+            known.update(zip(new, range(len(known), len(known) + len(new)), strict=True))
+            self._read(new)
+        return np.fromiter(map(known.__getitem__, pieces), np.int64, len(pieces))
+
+    def counts(self, block: str, pieces: Places, sizes: Places) -> csr_matrix:
+        """Counts of a block's columns in use, [N, used].
+
+        Args:
+            block: Its name.
+            pieces: Numbers of the pieces of all texts, in order, [P].
+            sizes: Pieces of each text, [N].
+        """
+        ends = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+        held = csr_matrix((np.ones(len(pieces), np.int32), pieces.astype(np.int32), ends), (len(sizes), len(self)))
+        return held @ self._counts[block].matrix()
+
+    def word_columns(self, pieces: Places, rows: Places) -> tuple[Places, Places]:
+        """Rows and columns of all single words and pairs of neighbours, each as often as it occurs.
+
+        Args:
+            pieces: Numbers of the pieces of all texts, in order, [P].
+            rows: The text of each, [P].
+        """
+        raw = b"".join(map(self._texts.__getitem__, pieces.tolist()))
+        words = np.repeat(rows, self._fact(pieces, WORDS))
+        ends = np.flatnonzero(np.frombuffer(raw, np.uint8) == 0x20)
+        starts = np.append(0, ends + 1)[:-1]
+        first = np.flatnonzero(words[:-1] == words[1:])
+        columns = hashed_bytes(raw, np.append(starts, starts[first]), np.append(ends, ends[first + 1]))
+        return np.append(words, words[first]), columns
+
+    def ideas(self, texts: Sequence[str], pieces: Pieces, numbers: Places) -> Floats:
+        """``lexicon_features`` of texts that are cut into pieces, and whose tags are gone.
+
+        Args:
+            texts: The texts, [N].
+            pieces: Their pieces.
+            numbers: The number of each piece in this table, [P].
+        """
+        last = np.zeros(len(numbers), np.bool_)
+        last[np.cumsum(pieces.sizes[pieces.sizes > 0]) - 1] = True
+        ends = np.flatnonzero(last | (self._fact(numbers, ENDS) > 0))
+        begins = np.append(0, ends + 1)[:-1]
+        kept = (begins < ends) | (self._fact(numbers[ends], SHORT) == 0)
+        sizes = np.bincount(pieces.rows[ends[kept]], minlength=len(texts))
+        some = np.add.reduceat(self._fact(numbers, BEGINS), begins) if len(begins) else begins
+        counts = np.zeros((int(kept.sum()), len(lexicon())))
+        first, following = begins[kept], ends[kept] + 1
+        for place in np.flatnonzero(some[kept] > 0).tolist():
+            begin, end = pieces.starts[first[place]], pieces.starts[following[place]]
+            counts[place] = ideas_in(decoded(pieces.raw[begin:end]).strip())
+        found = np.empty((len(texts), 3 * len(lexicon()) + len(TOGETHER)))
+        usual = sizes > 0
+        found[usual] = idea_features(counts, sizes[usual], pieces.sizes[usual])
+        found[~usual] = lexicon_features([texts[i] for i in np.flatnonzero(~usual)])  # a text of one short sentence
+        return found
+
+    def _fact(self, pieces: Places, which: int) -> NDArray[np.int32]:
+        facts: NDArray[np.int32] = self._facts.rows()[pieces, which]
+        return facts
+
+    def _read(self, new: Sequence[bytes]) -> None:
+        texts = [decoded(piece) for piece in new]
+        words = words_of([text.strip() for text in texts])
+        for block, counter in self._counters.items():
+            self._counts[block].add(counter(words)[:, self._used[block]])
+        ends = np.cumsum(np.bincount(words.rows, minlength=len(new)))
+        ordered = [words.vocabulary[number] for number in words.numbers.tolist()]
+        for begin, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+            self._texts.append("".join(f"{word} " for word in ordered[begin:end]).encode("utf-8", "surrogatepass"))
+        self._facts.add(np.array([_facts(text) for text in texts], np.int32))
+        self._facts.rows()[-len(new) :, WORDS] = np.diff(ends, prepend=0)
+
+
+def _facts(text: str) -> tuple[int, bool, bool, bool]:
+    piece = text.rstrip()
+    after = text[len(piece) :]
+    return 0, piece[-1] in ".!?" or "\n" in after, len(piece) <= 2, begins_idea(piece.lower())
+
+
+class _Grown:
+    """Rows of numbers in one array, to which more are added."""
+
+    def __init__(self, kind: Any, width: int = 0) -> None:
+        self._array: NDArray[Any] = np.empty((1024, width) if width else 1024, kind)
+        self._size = 0
+
+    def add(self, rows: NDArray[Any]) -> None:
+        if self._size + len(rows) > len(self._array):
+            bigger = np.empty((2 * (self._size + len(rows)), *self._array.shape[1:]), self._array.dtype)
+            bigger[: self._size] = self.rows()
+            self._array = bigger
+        self._array[self._size : self._size + len(rows)] = rows
+        self._size += len(rows)
+
+    def rows(self) -> NDArray[Any]:
+        return self._array[: self._size]
+
+
+class _Rows:
+    """A sparse matrix of counts to which rows are added."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._data, self._indices, self._ends = _Grown(np.int32), _Grown(np.int32), _Grown(np.int32)
+        self._ends.add(np.zeros(1, np.int32))
+
+    def add(self, rows: csr_matrix) -> None:
+        self._ends.add(rows.indptr[1:] + self._ends.rows()[-1])
+        self._indices.add(rows.indices)
+        self._data.add(rows.data)
+
+    def matrix(self) -> csr_matrix:
+        ends = self._ends.rows()
+        return csr_matrix((self._data.rows(), self._indices.rows(), ends), (len(ends) - 1, self._width), copy=False)
