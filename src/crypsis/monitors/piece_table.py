@@ -6,7 +6,7 @@ ideas that it may begin depend on it alone, so texts are scored by counting piec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ class PieceTable:
         used: The columns that matter, keyed by block.
     """
 
-    def __init__(self, counters: dict[str, Counter], used: dict[str, Places]) -> None:
+    def __init__(self, counters: Mapping[str, Counter], used: Mapping[str, Places]) -> None:
         self._counters, self._used = counters, used
         self._numbers: dict[bytes, int] = {}
         self._counts = {block: _Rows(len(columns)) for block, columns in used.items()}
@@ -101,7 +101,7 @@ class PieceTable:
         found = np.empty((len(texts), 3 * len(lexicon()) + len(TOGETHER)))
         usual = sizes > 0
         found[usual] = idea_features(counts, sizes[usual], pieces.sizes[usual])
-        found[~usual] = lexicon_features([texts[i] for i in np.flatnonzero(~usual)])  # a text of one short sentence
+        found[~usual] = lexicon_features([texts[i] for i in np.flatnonzero(~usual).tolist()])  # a text of one short sentence
         return found
 
     def _fact(self, pieces: Places, which: int) -> NDArray[np.int32]:
