@@ -101,7 +101,9 @@ class PieceTable:
         found = np.empty((len(texts), 3 * len(lexicon()) + len(TOGETHER)))
         usual = sizes > 0
         found[usual] = idea_features(counts, sizes[usual], pieces.sizes[usual])
-        found[~usual] = lexicon_features([texts[i] for i in np.flatnonzero(~usual).tolist()])  # a text of one short sentence
+        found[~usual] = lexicon_features(
+            [texts[i] for i in np.flatnonzero(~usual).tolist()]
+        )  # a text of one short sentence
         return found
 
     def _fact(self, pieces: Places, which: int) -> NDArray[np.int32]:
