@@ -49,6 +49,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "lexicon": "crypsis.monitors.lexicon:LexiconMonitor",
         "embedding": "crypsis.monitors.embedding:EmbeddingMonitor",
         "transformer": "crypsis.monitors.transformer:TransformerMonitor",
+        "reader": "crypsis.monitors.reader:ReaderMonitor",
         "ensemble": "crypsis.monitors.ensemble:EnsembleMonitor",
         "probe": "crypsis.monitors.probe:ProbeMonitor",
         "prompted": "crypsis.monitors.prompted:Prompted",

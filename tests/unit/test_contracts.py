@@ -21,6 +21,7 @@ from crypsis.monitors.base import Monitor
 from crypsis.monitors.embedding import EmbeddingTrainer
 from crypsis.monitors.ensemble import EnsembleTrainer
 from crypsis.monitors.probe import fit_probe
+from crypsis.monitors.reader import ReaderTrainer
 from crypsis.monitors.text import TextTrainer
 from crypsis.monitors.trained import Trainer, train_monitor
 from crypsis.monitors.transformer import TransformerTrainer
@@ -29,6 +30,7 @@ from crypsis.scenarios.base import AsksInTier, Scenario
 from crypsis.testing import check_mitigation, check_monitor, check_organism, check_scenario, example_episodes
 from crypsis.types import Episode, Message, Prompt, Split, Verdict, View
 from tests.chat_server import chat_server
+from tests.checkpoints import save_checkpoint
 from tests.doc_examples import example_module, examples
 from tests.episodes import make_episode
 from tests.monitors import texts_and_labels, tiny_encoder
@@ -60,6 +62,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory, judge_model: dict[str, An
         "text": TextTrainer(),
         "embedding": EmbeddingTrainer(),
         "transformer": tiny,
+        "reader": ReaderTrainer(base=str(save_checkpoint(folder / "causal", "llama"))),
         "ensemble": EnsembleTrainer(members=["text", "lexicon"]),
     }
     for name, trainer in trainers.items():
