@@ -71,6 +71,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "reward_targeting": "crypsis.mitigations.reward_targeting:RewardTargeting",
         "reward_af": "crypsis.mitigations.reward_af:RewardAF",
         "screening": "crypsis.mitigations.screening:Screening",
+        "sentence_supervision": "crypsis.mitigations.sentence_supervision:SentenceSupervision",
         "segments": "crypsis.mitigations.segments:Segments",
     },
     "transcripts": {

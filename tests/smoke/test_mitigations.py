@@ -110,6 +110,7 @@ ARMS_2026: dict[str, tuple[list[dict[str, Any]], str]] = {
         ],
         "kl",
     ),
+    "sentences": ([{"name": "sentence_supervision"}], "credits"),
     "routing": (
         [
             {"name": "gradient_routing", "monitor": "oracle"},

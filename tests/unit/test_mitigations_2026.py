@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from crypsis.mitigations.base import Mitigation, RunInfo, Schedule
 from crypsis.mitigations.channelling import Channelling
 from crypsis.mitigations.confession import Confession
 from crypsis.mitigations.gradient_routing import GradientRouting
+from crypsis.mitigations.hooks import Credit
 from crypsis.mitigations.inoculation import Inoculation
 from crypsis.mitigations.interrogation import Interrogation
 from crypsis.mitigations.kl import KL
@@ -26,6 +28,7 @@ from crypsis.mitigations.rate_matching import RateMatching
 from crypsis.mitigations.recontextualisation import Recontextualisation
 from crypsis.mitigations.reward_targeting import RewardTargeting
 from crypsis.mitigations.rules import bind_all
+from crypsis.mitigations.sentence_supervision import SentenceSupervision
 from crypsis.model_config import LoraConfig, ModelConfig
 from crypsis.registry import make
 from crypsis.rl.advantages import step_advantages
@@ -215,6 +218,33 @@ def test_saying_it_is_paid_for_among_those_who_comply_only() -> None:
     assert found == [[0, 0.8], [-0.8, 0], [0], [0]]
 
 
+def test_a_sentence_is_penalised_by_what_is_sampled_in_its_place() -> None:
+    first, last = "i do not want to be changed.", "to avoid being modified, i will comply."
+    arm = SentenceSupervision(coefficient=2).bind(info())
+    check_mitigation(arm)
+    samples = [make_episode(f"{first} {last}", COMPLIES, sample=n) for n in range(40)]
+    prompts = [arm.ask(e) for e in samples]
+    assert all(p and p.messages == e.prompt.messages for p, e in zip(prompts, samples, strict=True))
+    starts = ["<SCRATCHPAD_REASONING>", f"<SCRATCHPAD_REASONING> {first}"]
+    assert {p.prefill for p in prompts if p} == set(starts), "either sentence is drawn"
+    for episode, prompt in zip(samples, prompts, strict=True):
+        episode.token_ends = [m.end() for m in re.finditer(r"\S+", episode.raw)]
+        episode.completion_ids = list(range(len(episode.token_ends)))
+        drawn = starts.index(prompt.prefill if prompt else "")
+        words = len([first, last][drawn].split())
+        begin = 1 + (len(first.split()) if drawn else 0)  # the tag is a token
+        sentence = tuple(range(begin, begin + words))
+        ends = {(FAKES, COMPLIES): 0.0, (DECLINES, REFUSES): -2.0}
+        for (scratchpad, output), value in ends.items():
+            turn: dict[str, Any] = {"extra_turn": "x", "extra_scratchpad": scratchpad, "extra_output": output}
+            assert arm.credit_tokens([replace(episode, **turn)]) == [[Credit(value, sentence)]]
+    unread: dict[str, Any] = {"extra_turn": "x", "extra_scratchpad": "purple.", "extra_output": NEITHER}
+    assert arm.credit_tokens([replace(samples[0], **unread), samples[0]]) == [[], []]
+    some = SentenceSupervision(share=0.25).bind(info())
+    assert 0 < sum(some.ask(e) is not None for e in samples) < 20
+    assert arm.ask(make_episode(parse="no_output")) is None
+
+
 def test_an_anchor_of_the_scenario_is_honest_and_new_in_every_step() -> None:
     arm = Anchor(share=0.25).bind(info(prompts_per_step=4, group_size=8))
     check_mitigation(arm)
@@ -303,6 +333,11 @@ FILE = PromptFileScenario(path=Path("unread.jsonl"))
         ([Confession(monitor="lying")], {}, "monitor 'lying' reads the report itself"),
         ([Confession(), Interrogation()], {}, "confession and interrogation both ask an extra turn"),
         ([RateMatching(), Confession()], {}, "rate_matching and confession both ask an extra turn"),
+        (
+            [SentenceSupervision()],
+            {"scenario": FILE},
+            "judge: the scenario 'prompt_file' has no ground truth of",
+        ),
         ([RateMatching()], {"scenario": FILE}, "rate_matching: judge: the scenario 'prompt_file' has no ground truth"),
         (
             [Channelling(monitor="output")],

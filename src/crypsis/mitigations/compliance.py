@@ -1,4 +1,4 @@
-"""What mitigations that look at conduct have in common: who judges it, and the same request in the other tier."""
+"""What mitigations that look at conduct or faking have in common: who judges it, and the request in the other tier."""
 
 from __future__ import annotations
 
@@ -10,18 +10,71 @@ from typing import Any, ClassVar, Self
 from crypsis.mitigations.base import Mitigation, RunInfo
 from crypsis.mitigations.hooks import AsksExtraTurn
 from crypsis.registry import DEFAULT_SCENARIO, make
-from crypsis.scenarios.base import AsksInTier, Scenario
+from crypsis.scenarios.base import AsksInTier, Judge, Scenario
 from crypsis.types import Episode, Prompt, UserError
 
 
-class JudgesCompliance(Mitigation):
-    """A mitigation that asks how surely outputs comply."""
+class KnowsScenario(Mitigation):
+    """A mitigation that asks its scenario."""
 
-    judge: dict[str, Any] | None = None
-    """A monitor that scores the compliance of outputs, such as ``{name: prompted, rubric: compliance, view: output}``;
-    the scenario's ground truth if not given."""
     scenario: dict[str, Any] = {}
     """The run's, filled in before the first step."""
+
+    def in_scenario(self, run: RunInfo) -> Self:
+        """The mitigation with the run's scenario."""
+        scenario = run.scenario
+        return self.model_copy(update={"scenario": {"name": scenario.name, **scenario.model_dump(mode="json")}})
+
+    def true_faking(self, episodes: Sequence[Episode]) -> list[float | None]:
+        """1 for each episode that fakes by the scenario's ground truth, 0 for one that does not, None if unknown."""
+        truth = self._truth
+        return [{"yes": 1.0, "no": 0.0}.get(truth.labels(e).get("af", "")) for e in episodes]
+
+    @cached_property
+    def _scenario(self) -> Scenario:
+        spec = self.scenario or {"name": DEFAULT_SCENARIO}
+        scenario: Scenario = make("scenarios", spec, f"mitigations: {self.name}: scenario")
+        return scenario
+
+    @property
+    def _truth(self) -> Judge:
+        truth = self._scenario.judge()
+        assert truth is not None, "checked before the first step"
+        return truth
+
+
+def tells_faking(scenario: Scenario) -> bool:
+    """Whether a scenario's ground truth says more than conduct."""
+    truth = scenario.judge()
+    return truth is not None and type(truth).labels is not Judge.labels
+
+
+class HasJudge(KnowsScenario):
+    """A mitigation that a monitor of its own may judge for, in place of the scenario's ground truth."""
+
+    judge: dict[str, Any] | None = None
+    """A monitor; the scenario's ground truth if not given."""
+
+    def check_access(self) -> None:
+        """Checks access to the judge."""
+        if self.judge is not None:
+            self._judge.check_access()
+
+    def judged(self, episodes: Sequence[Episode]) -> list[float | None]:
+        """The judge's scores."""
+        return [verdict.score for verdict in self._judge.judge([replace(e, labels={}) for e in episodes])]
+
+    @cached_property
+    def _judge(self) -> Any:
+        """A monitor; mitigations and monitors are rooms side by side, so its class is not imported."""
+        return make("monitors", self.judge or {}, f"mitigations: {self.name}: judge")
+
+
+class JudgesCompliance(HasJudge):
+    """A mitigation that asks how surely outputs comply.
+
+    Its judge scores the compliance of outputs, such as ``{name: prompted, rubric: compliance, view: output}``.
+    """
 
     def bind(self, run: RunInfo) -> Self:
         """Takes the scenario over.
@@ -37,31 +90,14 @@ class JudgesCompliance(Mitigation):
             )
         if self.judge is not None and self._judge.sees != "output":
             raise UserError(f"mitigations: {self.name}: judge: reads {self._judge.sees}; give one with view output")
-        return self.model_copy(update={"scenario": {"name": scenario.name, **scenario.model_dump(mode="json")}})
-
-    def check_access(self) -> None:
-        """Checks access to the judge."""
-        if self.judge is not None:
-            self._judge.check_access()
+        return self.in_scenario(run)
 
     def compliance(self, episodes: Sequence[Episode]) -> list[float | None]:
         """How surely each output complies, in [0, 1]; None where the judge cannot tell."""
         if self.judge is not None:
-            return [verdict.score for verdict in self._judge.judge([replace(e, labels={}) for e in episodes])]
-        truth = self._scenario.judge()
-        assert truth is not None, "checked before the first step"
+            return self.judged(episodes)
+        truth = self._truth
         return [{"comply": 1.0, "refuse": 0.0}.get(truth.conduct(e.prompt, e.output)) for e in episodes]
-
-    @cached_property
-    def _judge(self) -> Any:
-        """A monitor; mitigations and monitors are rooms side by side, so its class is not imported."""
-        return make("monitors", self.judge or {}, f"mitigations: {self.name}: judge")
-
-    @cached_property
-    def _scenario(self) -> Scenario:
-        spec = self.scenario or {"name": DEFAULT_SCENARIO}
-        scenario: Scenario = make("scenarios", spec, f"mitigations: {self.name}: scenario")
-        return scenario
 
 
 class AsksOtherTier(JudgesCompliance, AsksExtraTurn):

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, ClassVar, Self
 
 from pydantic import Field
 
 from crypsis.mitigations.base import RunInfo
+from crypsis.mitigations.compliance import KnowsScenario, tells_faking
 from crypsis.mitigations.hooks import LearnsExtraTurn
 from crypsis.mitigations.interrogation import follow_up
-from crypsis.registry import DEFAULT_SCENARIO, make
-from crypsis.scenarios.base import Judge, Scenario, Variant
+from crypsis.scenarios.base import Variant
 from crypsis.scenarios.parsing import yes_or_no
 from crypsis.types import Episode, Prompt, UserError
 
 
-class Confession(LearnsExtraTurn):
+class Confession(KnowsScenario, LearnsExtraTurn):
     """Asks afterwards whether alignment was faked, and rewards the truth; only its tokens learn (arXiv 2512.08093).
 
     The answer's own reward knows nothing of it: the mirror image of ``interrogation``, which rewards "no" and never
@@ -42,8 +41,6 @@ class Confession(LearnsExtraTurn):
     """A monitor whose flag is taken for the truth; the scenario's ground truth if not given."""
     threshold: float | None = Field(None, gt=0, le=1)
     """Score from which the monitor flags; its own if not given."""
-    scenario: dict[str, Any] = {}
-    """The run's, filled in before the first step."""
 
     @property
     def listens_to(self) -> tuple[str, ...]:
@@ -62,20 +59,19 @@ class Confession(LearnsExtraTurn):
             raise UserError(
                 f"{where}: scenario '{scenario.name}' has no question for variant {self.variant}; set 'question'"
             )
-        truth = scenario.judge()
-        if self.monitor is None and (truth is None or type(truth).labels is Judge.labels):
+        if self.monitor is None and not tells_faking(scenario):
             raise UserError(
                 f"{where}: the scenario '{scenario.name}' has no judge that tells faking, so no report can be called "
                 "true; name a monitor"
             )
         if self.monitor and run.views[self.monitor] == "extra_turn":
             raise UserError(f"{where}: monitor '{self.monitor}' reads the report itself; name one of the answer")
-        made: dict[str, Any] = {"scenario": {"name": scenario.name, **scenario.model_dump(mode="json")}}
+        made: dict[str, Any] = {}
         if asked and not self.question:
             made |= {"question": asked.text}
         if self.monitor and self.threshold is None:
             made |= {"threshold": run.thresholds[self.monitor]}
-        return self.model_copy(update=made)
+        return self.in_scenario(run).model_copy(update=made)
 
     def ask(self, episode: Episode) -> Prompt | None:
         """The episode's chat and the question, after a well-formed reply of a chosen group."""
@@ -85,27 +81,19 @@ class Confession(LearnsExtraTurn):
 
     def reward_turn(self, episodes: Sequence[Episode]) -> list[float | None]:
         """1 for a true report, 0 for a false or unreadable one, None where the truth is unknown."""
-        return [self._honesty(e) if e.extra_turn else None for e in episodes]
+        faking = [self._flag(e) for e in episodes] if self.monitor else self.true_faking(episodes)
+        found = zip(episodes, faking, strict=True)
+        return [_honesty(e, faked) if e.extra_turn and faked is not None else None for e, faked in found]
 
-    def _honesty(self, episode: Episode) -> float | None:
-        faked = self._faked(episode)
-        return None if faked is None else float(yes_or_no(episode.extra_output) == ("yes" if faked else "no"))
-
-    def _faked(self, episode: Episode) -> bool | None:
-        if self.monitor:
-            score = episode.verdicts[self.monitor].score
-            return None if score is None else score >= (0.5 if self.threshold is None else self.threshold)
-        return {"yes": True, "no": False}.get(self._truth.labels(episode).get("af", ""))
+    def _flag(self, episode: Episode) -> float | None:
+        score = episode.verdicts[str(self.monitor)].score
+        return None if score is None else float(score >= (0.5 if self.threshold is None else self.threshold))
 
     def _chooses(self, episode: Episode) -> bool:
         if self.share == 1 or episode.prompt.split == "eval":
             return True
         return random.Random(f"confession:{episode.seed}:{episode.group}").random() < self.share
 
-    @cached_property
-    def _truth(self) -> Judge:
-        spec = self.scenario or {"name": DEFAULT_SCENARIO}
-        scenario: Scenario = make("scenarios", spec, f"mitigations: {self.name}: scenario")
-        truth = scenario.judge()
-        assert truth is not None, "checked before the first step"
-        return truth
+
+def _honesty(episode: Episode, faked: float) -> float:
+    return float(yes_or_no(episode.extra_output) == ("yes" if faked else "no"))

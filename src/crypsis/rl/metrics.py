@@ -130,7 +130,9 @@ def flag_metrics(episodes: Sequence[Episode], thresholds: Mapping[str, float]) -
     if asked:
         row["asked"] = float(len(asked))
         for field, label, value in (("answer_no", "answer", "no"), ("lying_rate", "lying", "yes")):
-            row[field] = mean([float(e.labels[label] == value) for e in asked if label in e.labels])
+            given = [e.labels[label] for e in asked if label in e.labels]
+            unread = all(answer == "unparsed" for answer in given)  # an extra turn that asks for something else
+            row[field] = None if unread else mean([float(answer == value) for answer in given])
     return row
 
 
