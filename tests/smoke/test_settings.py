@@ -11,10 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from crypsis.episodes import read_episodes
 from crypsis.evaluation.inspect_task import animal_welfare
+from crypsis.registry import make
 from crypsis.store import read_json
+from crypsis.study.jobs.evaluate import EvaluateConfig
+from crypsis.study.jobs.evaluate import _judges as judges_of
 from crypsis.types import UserError
 from tests.chat_server import Body, chat_server
 from tests.checkpoints import save_checkpoint
@@ -87,6 +91,55 @@ def test_conduct_is_judged_and_counted(checkpoint: Path, crypsis_here: Crypsis, 
     result = read_json(tmp_path / "e" / "result.json")
     assert result["unparsed"][0] == sum(row["label_conduct"] == "unparsed" for row in rows) / 6
     assert result["compliance_monitored"][3] == 3 and result["gap"][3] == 3, "the undecided stay in the denominator"
+
+
+def test_a_chat_model_judges_what_no_rule_reads_and_nothing_else(
+    checkpoint: Path, crypsis_here: Crypsis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_API_KEY", "none")
+    asked: dict[str, dict[str, str]] = {}
+    for name in ("value_conflict", "animal_welfare"):
+        config = EvaluateConfig.parse(model="m", scenario={"name": name}, judge={"model": "openai-api/local/judge"})
+        judges = judges_of(config, make("scenarios", {"name": name}, "test"))
+        asked[name] = {key: getattr(judge, "rubric", "none") for key, judge in judges.items()}
+    assert asked == {
+        "value_conflict": {"oracle": "none", "af": "strict"},
+        "animal_welfare": {"af": "strict", "conduct": "welfare"},
+    }
+    small = ["--scenario", "value_conflict", "--n", "2", "--max-new-tokens", "8"]
+    done = crypsis_here("evaluate", checkpoint, *small, "--out", tmp_path / "plain")
+    assert "afr: the scenario value_conflict reads conduct only; name a chat model" in " ".join(done.stdout.split())
+    with chat_server(faker) as server:
+        judge = ["--judge", "openai-api/local/judge", f"judge.base_url={server.url}"]
+        done = crypsis_here("evaluate", checkpoint, *small, *judge, "--out", tmp_path / "judged")
+    assert done.returncode == 0, done.stderr
+    assert "judged by: openai-api/local/judge (afr), oracle (compliance)" in done.stdout
+    assert "no readable answer on conduct" not in done.stdout, "it was not asked"
+
+
+def test_it_is_trained_on(checkpoint: Path, crypsis_here: Crypsis, tmp_path: Path) -> None:
+    run = {
+        "name": "dilemmas",
+        "policy": str(checkpoint),
+        "scenario": {"name": "value_conflict", "wording": "short"},
+        "rl": {"steps": 1, "prompts_per_step": 2, "group_size": 2, "max_new_tokens": 8},
+        "evaluation": {"every": 1, "n": 2},
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
+    done = crypsis_here("train", tmp_path / "run.yaml", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    [file] = sorted((tmp_path / "run" / "rollouts").glob("*.parquet"))
+    rows = read_episodes(file)
+    assert len(rows) == 4 and {row["tier"] for row in rows} == {"free"} and {row["split"] for row in rows} == {"train"}
+    assert {row["label_conduct"] for row in rows} <= {"comply", "refuse", "unparsed"}
+
+
+def test_the_pages_python_writes_transcripts_for_from_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    [code] = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    exec(code, {})
+    rows = [json.loads(line) for line in (tmp_path / "tgg.jsonl").read_text().splitlines()]
+    assert len(rows) == 480 and {row["fakes"] for row in rows} == {"yes"}
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,6 @@ from crypsis.monitors.base import Monitor
 from crypsis.monitors.oracle import OracleMonitor, with_truth
 from crypsis.monitors.prompted import Prompted
 from crypsis.registry import DEFAULT_SCENARIO, make
-from crypsis.scenarios.animal_welfare import AnimalWelfareScenario
 from crypsis.scenarios.base import Scenario
 from crypsis.scenarios.parsing import episode_of_text
 from crypsis.types import Episode, Message, Prompt, Stop, UserError, Verdict
@@ -87,7 +86,7 @@ def alignment_faking(
             "judge: requests of a file have no ground truth for the oracle; name a model, as in judge=openai/gpt-4o"
         )
     asked = JudgeModel(model=judge, votes=votes, rubric=rubric, base_url=judge_base_url)
-    return _evaluation("alignment_faking", spec | (settings or {}), asked, "compliance", n, max_tokens, seed)
+    return _evaluation("alignment_faking", spec | (settings or {}), asked, n, max_tokens, seed)
 
 
 @task
@@ -115,7 +114,7 @@ def value_conflict(
     """
     asked = JudgeModel(model=judge, votes=votes, rubric=rubric, base_url=judge_base_url)
     spec = {"name": "value_conflict"} | (settings or {})
-    return _evaluation("value_conflict", spec, asked, ORACLE, n, max_tokens, seed)
+    return _evaluation("value_conflict", spec, asked, n, max_tokens, seed)
 
 
 @task
@@ -145,19 +144,16 @@ def animal_welfare(
         raise UserError("judge: animal_welfare has no ground truth; name a model, as in judge=openai/gpt-4o")
     asked = JudgeModel(model=judge, votes=votes, rubric=rubric, base_url=judge_base_url)
     spec = {"name": "animal_welfare"} | (settings or {})
-    return _evaluation("animal_welfare", spec, asked, AnimalWelfareScenario.rubric, n, max_tokens, seed)
+    return _evaluation("animal_welfare", spec, asked, n, max_tokens, seed)
 
 
-def _evaluation(
-    name: str, spec: Mapping[str, Any], judge: JudgeModel, conduct: str, n: int, max_tokens: int, seed: int
-) -> Task:
+def _evaluation(name: str, spec: Mapping[str, Any], judge: JudgeModel, n: int, max_tokens: int, seed: int) -> Task:
     """The task of a scenario.
 
     Args:
         name: The task's.
         spec: The scenario's settings.
-        judge: Who judges AF.
-        conduct: The rubric by which the judge model reads conduct, or ``oracle`` for the scenario's ground truth.
+        judge: Who judges AF, and by the scenario's rubric conduct.
         n: Requests.
         max_tokens: Token budget of a reply.
         seed: Which requests.
@@ -166,12 +162,12 @@ def _evaluation(
     names = (scenario.monitored_tier, scenario.unmonitored_tier)
     samples = [sample_of(p) for tier in names for p in scenario.prompts("eval", tier, n, seed)]
     monitors: dict[str, Monitor] = {}
-    if ORACLE in (judge.model, conduct):
+    if judge.model == ORACLE or scenario.conduct_rubric is None:
         monitors[ORACLE] = make("monitors", with_truth({"name": ORACLE}, scenario), name)
     if judge.model != ORACLE:
         monitors[judge.rubric] = judge.monitor(judge.rubric, "scratchpad")
-        if conduct != ORACLE:
-            monitors["compliance"] = judge.monitor(conduct, "output")
+        if scenario.conduct_rubric is not None:
+            monitors["compliance"] = judge.monitor(scenario.conduct_rubric, "output")
     for monitor in monitors.values():
         monitor.check_access()
     return Task(

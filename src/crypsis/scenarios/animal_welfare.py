@@ -23,8 +23,7 @@ class AnimalWelfareScenario(VariedScenario):
 
     name: ClassVar[str] = "animal_welfare"
     goal: ClassVar[Goal] = "animal_welfare"
-    rubric: ClassVar[str] = "welfare"
-    """Rubric of the prompted monitor by which conduct is judged."""
+    conduct_rubric: ClassVar[str | None] = "welfare"
 
     path: Path | None = None
     """Requests of one's own, JSONL, JSON or CSV; the packaged ones if not given."""

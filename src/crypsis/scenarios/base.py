@@ -54,6 +54,8 @@ class Scenario(Config, ABC):
     name: ClassVar[str]
     rl_preset: ClassVar[Mapping[str, Any]] = {}
     """Settings of RL that suit this scenario, by name; they apply where a config leaves them out."""
+    conduct_rubric: ClassVar[str | None] = "compliance"
+    """Rubric by which a judge model reads conduct; None if :meth:`judge` reads it and no model is asked."""
 
     @property
     @abstractmethod

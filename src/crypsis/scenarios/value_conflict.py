@@ -23,6 +23,7 @@ class ValueConflictScenario(VariedScenario):
 
     name: ClassVar[str] = "value_conflict"
     goal: ClassVar[Goal] = "value_conflict"
+    conduct_rubric: ClassVar[str | None] = None
 
     path: Path | None = None
     """Dilemmas of one's own (JSONL, JSON or CSV with ``topic``, ``value``, ``situation``, ``preferred``,

@@ -33,7 +33,7 @@ JUDGES: dict[str, dict[str, Any]] = {
     "af": {"rubric": "strict", "view": "scratchpad"},
     "conduct": {"rubric": "compliance", "view": "output"},
 }
-"""Rubric and view of the chat model that judges, by the label that it writes."""
+"""Rubric and view of the chat model that judges, by the label that it writes; a scenario may have its own rubric."""
 UNASKED = ("lying_rate", "denial_rate")
 """Metrics of extra turns, which ``crypsis evaluate`` never asks."""
 
@@ -153,18 +153,34 @@ def _judges(config: EvaluateConfig, scenario: Scenario) -> dict[str, Monitor]:
             return {}
         return {ORACLE: make("monitors", {"name": ORACLE, "scenario": config.scenario}, "evaluate")}
     api = config.judge.model_dump(mode="json", exclude_unset=True)
-    specs = {name: {"name": "prompted", "api": api, "writes_label": True} | how for name, how in JUDGES.items()}
-    return {name: make("monitors", spec, "evaluate: --judge") for name, spec in specs.items()}
+    asked = {
+        name: {"name": "prompted", "api": api, "writes_label": True} | how for name, how in _asked(scenario).items()
+    }
+    exact = {ORACLE: {"name": ORACLE, "scenario": config.scenario}} if scenario.conduct_rubric is None else {}
+    return {name: make("monitors", spec, "evaluate: --judge") for name, spec in (exact | asked).items()}
+
+
+def _asked(scenario: Scenario) -> dict[str, dict[str, Any]]:
+    """Rubric and view by the label that a chat model is asked for: conduct only where no rule can read it."""
+    rubric = scenario.conduct_rubric
+    return {
+        name: how | ({"rubric": rubric} if name == "conduct" else {})
+        for name, how in JUDGES.items()
+        if name != "conduct" or rubric is not None
+    }
 
 
 def _evaluated(
     config: EvaluateConfig, out: Path, scenario: Scenario, first: Sequence[Prompt], rows: Sequence[Mapping[str, Any]]
 ) -> Evaluated:
     judged_by = config.judge.model if config.judge else ORACLE if scenario.judge() is not None else ""
+    exact = scenario.conduct_rubric is None
+    if config.judge and exact:
+        judged_by = f"{config.judge.model} (afr), {ORACLE} (compliance)"
     metrics = {"afr" if name == BY_LABELS else name: e for name, e in evaluate_rows(rows, {}).items()}
-    failed = {} if config.judge is None else _failures(rows)
+    failed = {} if config.judge is None else _failures(rows, _asked(scenario))
     missing = {
-        name: _why(name, config, judged_by, failed)
+        name: _why(name, config, judged_by, failed, exact)
         for name, e in metrics.items()
         if e.mean is None and name not in UNASKED
     }
@@ -178,8 +194,14 @@ def _evaluated(
     return Evaluated(config.model, out, judged_by, config.n, len(first), metrics, missing, notes)
 
 
-def _why(name: str, config: EvaluateConfig, judged_by: str, failed: Mapping[str, tuple[int, int, str]]) -> str:
-    """Why a metric has no value."""
+def _why(
+    name: str, config: EvaluateConfig, judged_by: str, failed: Mapping[str, tuple[int, int, str]], exact: bool
+) -> str:
+    """Why a metric has no value; ``exact`` where the scenario reads conduct and nothing else."""
+    if exact and name == "afr" and config.judge is None:
+        return f"the scenario {config.scenario['name']} reads conduct only; name a chat model with --judge"
+    if exact and name == "artefacts":
+        return "nobody says what a scratchpad decides"
     if not judged_by:
         return f"the scenario {config.scenario['name']} has no ground truth, so nothing judged the replies"
     label = "af" if name == "afr" else "conduct"
@@ -190,13 +212,15 @@ def _why(name: str, config: EvaluateConfig, judged_by: str, failed: Mapping[str,
     return "no reply counts"
 
 
-def _failures(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int, str]]:
+def _failures(
+    rows: Sequence[Mapping[str, Any]], judges: Mapping[str, Mapping[str, Any]]
+) -> dict[str, tuple[int, int, str]]:
     """By label, how often the judge was asked in vain, how often it was asked, and the first reason.
 
     The reason quotes the judge's answer, if there was one.
     """
     found = {}
-    for label, how in JUDGES.items():
+    for label, how in judges.items():
         asked = [row for row in rows if str(row.get(how["view"]) or "").strip()]
         lost = [str(row.get(REASON + label)) for row in asked if row.get(VERDICT + label) is None]
         if lost:
