@@ -80,7 +80,7 @@ def measure_release(size: Size, data: Path, scratch: Path) -> dict[str, Any]:
         "import": ["study", "import", str(data), "--out", str(scratch / "study")],
         "scorecard": ["scorecard", str(scratch / "study")],
     }
-    found = {name: _command(words) for name, words in commands.items()}
+    found = {name: measured_command(words) for name, words in commands.items()}
     found["decrypt"], found["score"] = _decrypted(data), _scored(data, scratch / "monitor")
     bytes_read = sum(file.path.stat().st_size for file in release_files(data))
     return {
@@ -147,7 +147,7 @@ print(json.dumps({"cpu": used.ru_utime + used.ru_stime, "memory_mb": used.ru_max
 """
 
 
-def _command(words: Sequence[str]) -> dict[str, float]:
+def measured_command(words: Sequence[str]) -> dict[str, float]:
     """A command in a process of its own: wall clock, CPU seconds, peak memory; start and imports count."""
     begun = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", MEASURED, *words], capture_output=True, text=True, check=True)

@@ -48,3 +48,11 @@ def test_a_quick_run_on_a_made_up_release_tells_what_the_whole_would_take(tmp_pa
     assert found["measured"]["decrypt"]["rows"] == found["rows"] == 960
     assert found["measured"]["score"]["rows"] == 960
     assert "the whole (2,138,969 rows), extrapolated" in done.stdout
+
+
+def test_a_quick_report_of_a_made_up_study_is_measured(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.report", "--quick", "--out", str(tmp_path / "report.json")]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert found["runs"] == 3 and found["measured"]["cpu"] > 0 and "report of 3 runs" in done.stdout

@@ -409,3 +409,11 @@ def test_runs_of_several_states_of_the_code_are_one_note(tmp_path: Path, capsys:
     show_report(folder, Console())
     note = "note: the runs were made by 2 states of the code: aaaa (1 runs, such as tgg-baseline-seed0), bbbb (1 runs,"
     assert note in capsys.readouterr().out
+
+
+def test_a_report_of_nine_runs_takes_seconds(tmp_path: Path) -> None:
+    """About 2.2 on an idle machine of the yardstick's kind, 9 when matplotlib laid out every panel."""
+    write_report(make_study(tmp_path / "warm", seeds=(0,), steps=(0, 1), n=10))
+    study = make_study(tmp_path / "study", seeds=(0, 1, 2), hostile=False)
+    with cpu_limit(5):
+        write_report(study)
