@@ -103,7 +103,8 @@ def _defined(file: Path, nested: bool = False) -> set[str]:
     """Names that a module defines or imports; with ``nested`` also those within its classes and functions."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     names: set[str] = set()
-    for node in ast.walk(tree) if nested else tree.body:
+    inside = [part for node in tree.body if isinstance(node, ast.If) for part in node.body]  # as under TYPE_CHECKING
+    for node in ast.walk(tree) if nested else [*tree.body, *inside]:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Assign | ast.AnnAssign):
