@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -116,3 +118,22 @@ def test_a_megabyte_of_tags_takes_less_than_a_second(piece: str) -> None:
         parse_reply(text)
         split_reply(text)
         is_degenerate(text)
+
+
+@pytest.mark.parametrize("replies", [2_000, pytest.param(1_000_000, marks=pytest.mark.stress)])
+def test_random_mixtures_of_tags_and_text_lose_nothing(replies: int) -> None:
+    rng = random.Random(replies)
+    others = ["<think>", "</think>", "<HIDDEN_SCRATCHPAD>", "</HIDDEN_SCRATCHPAD>", "<", ">", "</"]
+    pieces = [*TAGS, *map(str.lower, TAGS), *others, "\n", " ", "\0", "\ud800", "é😀", "a b"]
+    well_formed = 0
+    for _ in range(replies):
+        text = "".join(rng.choices(pieces, k=rng.randint(0, 12)))
+        reply, parts = parse_reply(text, rng.choice(["end", "length"])), split_reply(text)
+        kept, bare = reply.scratchpad + reply.output + reply.extra, text
+        for tag in TAGS:
+            kept, bare = kept.replace(tag, ""), bare.replace(tag, "")
+        assert sorted("".join(kept.split())) == sorted("".join(bare.split())), text
+        assert not parts.scratchpad or parts.tags is not None, text
+        well_formed += reply.parse == "ok"
+    assert well_formed or replies < 10_000
+    print(f"{replies} replies, {well_formed} of them well-formed")
