@@ -8,7 +8,8 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 from crypsis.episodes import read_episodes
-from crypsis.store import METRICS, read_rows
+from crypsis.jsonlines import read_rows
+from crypsis.store import METRICS
 
 MODES = ("flip", "cut", "empty", "gone")
 

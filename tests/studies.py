@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from crypsis.episodes import write_episodes
-from crypsis.store import append_row, write_atomic, write_json
+from crypsis.jsonlines import append_row
+from crypsis.store import write_atomic, write_json
 from crypsis.types import OUTPUT, SCRATCHPAD, Episode, Message, Prompt, Verdict
 
 HOSTILE = (

@@ -1,4 +1,4 @@
-"""Folders that survive a kill: locks, atomic writes, resumable run folders, episodes as Parquet.
+"""Folders that survive a kill: atomic writes, resumable run folders, provenance.
 
 A file is either absent or complete: everything is written beside its place and renamed. ``result.json`` is
 written last, so its presence means that the folder is done (design §5).
@@ -6,8 +6,6 @@ written last, so its presence means that the folder is done (design §5).
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -15,13 +13,11 @@ import os
 import platform
 import re
 import shutil
-import struct
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import filelock
 from pydantic import BaseModel
 
 from crypsis.config import digest, dump_plain, read_yaml
@@ -40,9 +36,10 @@ from crypsis.digests import (
     record,
     start_anew,
 )
-from crypsis.disk import clear_temporaries, disk_faults, is_temporary
+from crypsis.disk import clear_temporaries, is_temporary
 from crypsis.disk import new_folder as new_folder
 from crypsis.disk import write_atomic as write_atomic
+from crypsis.locks import is_locked
 from crypsis.types import UserError, safe_name
 
 Exists = Literal["resume", "overwrite", "error"]
@@ -79,71 +76,6 @@ def file_stem(text: str) -> str:
         return safe_name(f"{text}.parquet").removesuffix(".parquet")
     except UserError:
         return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', text)[:60].strip('-')}-{digest(text)[:8]}"
-
-
-@contextlib.contextmanager
-def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
-    """Holds the folder for this process; the lock dies with the process, however it dies.
-
-    Args:
-        folder: Created if it is absent.
-        wait: Seconds to wait for the other process before failing; −1 waits for ever (used for the shared cache).
-
-    Raises:
-        UserError: Another process is still at work in the folder.
-    """
-    with disk_faults(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / ".lock", timeout=wait)
-        try:
-            lock.acquire()
-        except filelock.Timeout:
-            raise UserError(
-                f"{folder}: another crypsis process is at work here; wait for it or choose another --out"
-            ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a process is at work in a folder at this moment.
-
-    Asks the system instead of trying the lock, so that a process that starts just now is not told that the folder is in
-    use, and so that a folder that cannot be written is not taken for one in use.
-    """
-    try:
-        file = os.open(folder / ".lock", os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        table: str | None = Path("/proc/locks").read_text(encoding="ascii")  # empty when nobody holds any lock
-    except OSError:
-        table = None
-    try:
-        stat = os.fstat(file)
-        place = f"{os.major(stat.st_dev):02x}:{os.minor(stat.st_dev):02x}:{stat.st_ino}"
-        held = any(place in line.split() for line in (table or "").splitlines())
-        return held or _held_elsewhere(file, listed=table is not None)
-    finally:
-        os.close(file)
-
-
-def _held_elsewhere(file: int, listed: bool) -> bool:
-    """Whether a lock is held that this machine's table does not show, or where there is no table."""
-    try:
-        if not listed:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-        # On network file systems of Linux flock takes a POSIX lock, which can be asked for.
-        whole = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind: int = struct.unpack("hhqqi4x", fcntl.fcntl(file, fcntl.F_GETLK, whole))[0]
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return kind != fcntl.F_UNLCK
 
 
 def prepare_folder(
@@ -316,91 +248,6 @@ def _reopen(folder: Path) -> None:
 def _ours(name: str) -> bool:
     """Whether a file of a folder without a config can be what a killed crypsis left."""
     return name in (".lock", FAILED, INPUTS, LEDGER) or is_temporary(name)
-
-
-def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Adds one JSON line and syncs it to disk."""
-    append_line(path, json.dumps(row))
-
-
-def append_line(path: Path, line: str) -> None:
-    """Adds one line and syncs it to disk."""
-    with disk_faults(path), path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All JSON lines of a file; a last line cut by a kill is left out.
-
-    Raises:
-        UserError: Another line is no JSON object; with its number.
-    """
-    if not path.exists():
-        return []
-    rows: list[dict[str, Any]] = []
-    *lines, last = path.read_bytes().split(b"\n")  # nothing stands after the last line feed, or a line cut by a kill
-    for number, line in enumerate([*lines, *([last] if last else [])], 1):
-        try:
-            row = json.loads(line.decode())
-            if not isinstance(row, dict):
-                raise ValueError
-            rows.append(row)
-        except (ValueError, RecursionError):
-            if number <= len(lines):
-                raise UserError(f"{path}:{number}: is damaged (no JSON); {start_anew(path.parent)}") from None
-    return rows
-
-
-def read_steps(path: Path, steps: int | None = None) -> list[dict[str, Any]]:
-    """The rows of a file of metrics, after a look at whether each step from the first on is there once.
-
-    Args:
-        path: The file.
-        steps: How many there must be; None for any number.
-
-    Raises:
-        UserError: A line is damaged, missing or there twice.
-    """
-    rows = read_rows(path)
-    for number, row in enumerate(rows, 1):
-        if row.get("step") != number:
-            raise UserError(
-                f"{path}:{number}: is the row of step {row.get('step')} and not of step {number}; "
-                f"{start_anew(path.parent)}"
-            )
-    if steps is not None and len(rows) != steps:
-        raise UserError(f"{path}: has {len(rows)} rows and not the {steps} that were stored; {start_anew(path.parent)}")
-    return rows
-
-
-def keep_rows(path: Path, last_step: int, known: str = "") -> list[dict[str, Any]]:
-    """Drops the rows after ``last_step``, which a resumed run will write again.
-
-    Args:
-        path: The file.
-        last_step: The last one that stays.
-        known: ``rows_digest`` of the rows up to there, if it was stored.
-
-    Returns:
-        The rows that are left.
-
-    Raises:
-        UserError: A row up to ``last_step`` is damaged, missing or there twice.
-    """
-    rows = read_steps(path)[:last_step]
-    if len(rows) < last_step:
-        raise UserError(f"{path}: has {len(rows)} rows, but {last_step} steps were done; {start_anew(path.parent)}")
-    if known and known != rows_digest(rows):
-        raise UserError(f"{path}: is damaged (its rows are not those that were stored); {start_anew(path.parent)}")
-    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
-    return rows
-
-
-def rows_digest(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Digest of rows of metrics."""
-    return hashlib.sha256("".join(json.dumps(row) + "\n" for row in rows).encode()).hexdigest()[:16]
 
 
 def read_json(path: Path) -> Any:

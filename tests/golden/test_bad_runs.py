@@ -12,6 +12,7 @@ import pytest
 import torch
 from tokenizers import normalizers
 
+from crypsis.jsonlines import read_rows
 from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.mitigations.hooks import AddsTerm
 from crypsis.models import load_policy
@@ -27,7 +28,7 @@ from crypsis.rl.loss import LossStats, accumulate_gradients
 from crypsis.rl.rollouts import check_tags, rollout
 from crypsis.run_config import RLConfig, RunConfig
 from crypsis.scenarios.base import Scenario
-from crypsis.store import METRICS, read_rows
+from crypsis.store import METRICS
 from crypsis.study.context import load_context
 from crypsis.types import Episode, Prompt, Split, UserError
 from tests.checkpoints import save_checkpoint

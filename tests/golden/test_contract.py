@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from crypsis.jsonlines import read_rows
 from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.mitigations.base import Schedule
 from crypsis.mitigations.hooks import (
@@ -43,7 +44,7 @@ from crypsis.rl.rollouts import locate_tokens, rollout
 from crypsis.rl.routing import DEPLOYED, QUARANTINED, Blocks
 from crypsis.rl.rows import learned_rows, supervised_parts, turn_parts
 from crypsis.run_config import EvaluationConfig, RLConfig, RunConfig
-from crypsis.store import METRICS, read_rows
+from crypsis.store import METRICS
 from crypsis.study.context import load_context
 from crypsis.testing import check_mitigation
 from crypsis.types import OUTPUT, SCRATCHPAD, Episode, Learn, Message, Prompt, TurnTokens

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from crypsis.episodes import read_episodes
+from crypsis.jsonlines import read_rows
 from crypsis.parallel import Ranks, together
 from crypsis.rl import loop
 from crypsis.run_config import RLConfig, RunConfig
-from crypsis.store import METRICS, read_rows
+from crypsis.store import METRICS
 from crypsis.study.context import load_context
 from crypsis.types import UserError
 from tests import beside

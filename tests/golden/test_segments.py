@@ -10,6 +10,7 @@ from typing import Any, ClassVar, get_args
 import pytest
 import torch
 
+from crypsis.jsonlines import read_rows
 from crypsis.mitigations.hooks import AddsTerm, AsksExtraTurn
 from crypsis.models import Policy, load_policy
 from crypsis.registry import make
@@ -20,7 +21,7 @@ from crypsis.rl.loss import accumulate_gradients
 from crypsis.rl.rollouts import ask_extra_turns, rollout
 from crypsis.rl.rows import token_mask
 from crypsis.run_config import RLConfig, RunConfig
-from crypsis.store import METRICS, read_rows
+from crypsis.store import METRICS
 from crypsis.study.context import load_context
 from crypsis.testing import check_mitigation
 from crypsis.types import OUTPUT, SCRATCHPAD, Episode, Learn, Message, Prompt

@@ -20,10 +20,11 @@ from trl.generation import vllm_client, vllm_generation
 from crypsis.config import dump_yaml, parse_config
 from crypsis.digests import LEDGER
 from crypsis.episodes import read_episodes
+from crypsis.jsonlines import read_rows
 from crypsis.models import load_policy
 from crypsis.rl.trl import settings as trl_settings
 from crypsis.run_config import RunConfig, run_seed
-from crypsis.store import CONFIG, METRICS, RESULT, read_rows, write_atomic
+from crypsis.store import CONFIG, METRICS, RESULT, write_atomic
 from crypsis.study.run import run_one
 from crypsis.study.run_trl import run_by_trl
 from tests.conftest import REPOSITORY

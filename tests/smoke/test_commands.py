@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from crypsis.store import read_rows
+from crypsis.jsonlines import read_rows
 from tests.clock import cpu_limit, of_children
 from tests.conftest import REPOSITORY, Crypsis
 from tests.smoke.test_resume import numbers

@@ -13,8 +13,9 @@ import psutil
 import pytest
 from rich.console import Console
 
+from crypsis.jsonlines import read_rows
 from crypsis.run_config import EvaluationConfig, RLConfig, RunConfig
-from crypsis.store import METRICS, RESULT, read_rows
+from crypsis.store import METRICS, RESULT
 from crypsis.study.execute import run_all
 from crypsis.study.executors.base import Executor
 from crypsis.study.executors.local import Local

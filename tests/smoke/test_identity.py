@@ -14,12 +14,13 @@ from safetensors.torch import load_file, save_file
 from crypsis.config import read_yaml
 from crypsis.digests import LEDGER
 from crypsis.episodes import read_episodes
+from crypsis.jsonlines import read_rows
 from crypsis.miniature.base import base_config, build_base
 from crypsis.monitors.text import train_text_monitor
 from crypsis.organisms.build import build_organism, organism_folder
 from crypsis.organisms.from_file import FromFile
 from crypsis.run_config import EvaluationConfig, RLConfig, RunConfig
-from crypsis.store import METRICS, PROVENANCE, read_json, read_rows
+from crypsis.store import METRICS, PROVENANCE, read_json
 from crypsis.study.measure import measure_organism
 from crypsis.study.organism import build
 from crypsis.study.run import run_one

@@ -12,7 +12,8 @@ import psutil
 import pytest
 import yaml
 
-from crypsis.store import METRICS, RESULT, read_rows
+from crypsis.jsonlines import read_rows
+from crypsis.store import METRICS, RESULT
 from tests.conftest import Crypsis
 from tests.damage import numbers
 from tests.smoke.at_work import work

@@ -13,6 +13,7 @@ import pytest
 
 from crypsis.config import load_config
 from crypsis.episodes import read_episodes
+from crypsis.jsonlines import read_rows
 from crypsis.mitigations.hooks import AddsTerm
 from crypsis.model_config import LoraConfig, ModelConfig
 from crypsis.models import load_policy
@@ -21,7 +22,7 @@ from crypsis.registry import names
 from crypsis.rl import loop
 from crypsis.run_config import EvaluationConfig, RLConfig, RunConfig
 from crypsis.scenarios.base import Variant
-from crypsis.store import METRICS, read_json, read_rows
+from crypsis.store import METRICS, read_json
 from crypsis.study.config import StudyConfig
 from crypsis.study.context import load_context
 from crypsis.study.demo import demo_config

@@ -12,9 +12,10 @@ import yaml
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig
 
 from crypsis.config import parse_config
+from crypsis.jsonlines import read_rows
 from crypsis.rl.reward_model import load_reward_model
 from crypsis.run_config import PreferenceConfig
-from crypsis.store import METRICS, read_json, read_rows
+from crypsis.store import METRICS, read_json
 from crypsis.study.config import StudyConfig
 from crypsis.study.grid import check
 from crypsis.types import UserError

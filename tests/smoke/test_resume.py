@@ -13,7 +13,8 @@ import yaml
 from safetensors.torch import load_file
 
 from crypsis.episodes import read_episodes
-from crypsis.store import METRICS, read_rows, steps_of
+from crypsis.jsonlines import read_rows
+from crypsis.store import METRICS, steps_of
 from tests.conftest import REPOSITORY, Crypsis
 
 pytestmark = pytest.mark.smoke

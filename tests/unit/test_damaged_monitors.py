@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from crypsis.monitors.card import weights_digest
 from crypsis.monitors.text import TextMonitor, train_text_monitor
-from crypsis.monitors.trained import weights_digest
 from crypsis.monitors.weights import FILE
 from crypsis.study.grid import _view
 from crypsis.types import UserError

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from crypsis.config import Config
 from crypsis.disk import DiskFullError, disk_faults, is_gone, is_temporary, process_tag, temporary
 from crypsis.interrupts import how_to_go_on
-from crypsis.store import locked, new_folder, prepare_folder, write_atomic
+from crypsis.locks import locked
+from crypsis.store import new_folder, prepare_folder, write_atomic
 
 pytestmark = pytest.mark.unit
 

@@ -15,8 +15,10 @@ from rich.console import Console
 
 from crypsis.cli.studies import study_status
 from crypsis.config import dump_yaml, parse_config
+from crypsis.jsonlines import append_row
+from crypsis.locks import locked
 from crypsis.run_config import RLConfig, RunConfig
-from crypsis.store import FAILED, append_row, locked, prepare_folder, read_json, write_atomic, write_json
+from crypsis.store import FAILED, prepare_folder, read_json, write_atomic, write_json
 from crypsis.study.config import StudyConfig, load_study_config, widen
 from crypsis.study.execute import run_all
 from crypsis.study.executors.base import Ended, Executor, Failure, Job

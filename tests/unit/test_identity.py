@@ -16,8 +16,9 @@ from crypsis.identity import code, files
 from crypsis.identity.code import code_parts
 from crypsis.identity.configs import identity, inputs_of
 from crypsis.identity.files import content_digest, content_parts, file_sha
+from crypsis.locks import locked
 from crypsis.run_config import RunConfig
-from crypsis.store import locked, prepare_folder, write_atomic
+from crypsis.store import prepare_folder, write_atomic
 from crypsis.types import UserError
 from tests.clock import cpu_limit
 from tests.conftest import REPOSITORY
@@ -277,7 +278,7 @@ def test_imports_within_functions_count_and_those_for_type_checkers_do_not(
 
 
 def test_asking_whether_a_folder_is_in_use_takes_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from crypsis.store import is_locked
+    from crypsis.locks import is_locked
 
     assert not is_locked(tmp_path) and not (tmp_path / ".lock").exists()
     with locked(tmp_path):

@@ -12,8 +12,8 @@ import pytest
 from rich.table import Table
 
 from crypsis.cli.console import make_console
+from crypsis.locks import locked
 from crypsis.registry import BUILT_IN, Kind, find, summary
-from crypsis.store import locked
 from crypsis.study.progress import Display
 from crypsis.types import UserError
 from tests.studies import HOSTILE, START, Rates, make_study

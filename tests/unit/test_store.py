@@ -10,7 +10,9 @@ import pytest
 
 from crypsis.config import Config
 from crypsis.episodes import read_episodes, write_episodes
-from crypsis.store import append_row, keep_rows, locked, new_folder, prepare_folder, read_rows, write_atomic
+from crypsis.jsonlines import append_row, keep_rows, read_rows
+from crypsis.locks import locked
+from crypsis.store import new_folder, prepare_folder, write_atomic
 from crypsis.types import UserError, Verdict
 from tests.episodes import make_episode
 

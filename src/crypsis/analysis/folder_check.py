@@ -12,11 +12,12 @@ from rich.text import Text
 from crypsis.analysis.study import read_evaluation
 from crypsis.config import read_yaml
 from crypsis.digests import LEDGER, DamagedError, damages, read_ledger, start_anew
+from crypsis.jsonlines import read_steps
 from crypsis.monitors.card import CARD as MONITOR_CARD
-from crypsis.monitors.trained import weights_digest
+from crypsis.monitors.card import weights_digest
 from crypsis.rl.resume import made_again
 from crypsis.states import DIGEST, META, TENSORS, is_whole
-from crypsis.store import CONFIG, METRICS, RESULT, read_json, read_steps
+from crypsis.store import CONFIG, METRICS, RESULT, read_json
 from crypsis.types import UserError
 
 

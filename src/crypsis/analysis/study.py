@@ -16,7 +16,8 @@ from crypsis.config import read_yaml
 from crypsis.digests import DamagedError, damages
 from crypsis.evaluation.metrics import Tally, tabulate
 from crypsis.evaluation.tallies import TALLIES, read_tallies
-from crypsis.store import CONFIG, FAILED, METRICS, PROVENANCE, RESULT, look, read_json, read_rows, read_steps, steps_of
+from crypsis.jsonlines import read_rows, read_steps
+from crypsis.store import CONFIG, FAILED, METRICS, PROVENANCE, RESULT, look, read_json, steps_of
 from crypsis.types import UserError, visible
 
 MONITORS, TIMING = "monitors.json", "timing.json"

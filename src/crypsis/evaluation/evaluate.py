@@ -9,6 +9,7 @@ from crypsis.digests import is_sound, record_again
 from crypsis.disk import remove
 from crypsis.episodes import copy_episodes, write_episodes
 from crypsis.evaluation.transplants import TRANSPLANTS, store_transplants
+from crypsis.locks import locked
 from crypsis.mitigations.base import Mitigation
 from crypsis.mitigations.hooks import AsksExtraTurn
 from crypsis.models import Policy
@@ -18,7 +19,6 @@ from crypsis.rl.engine.hidden_states import watching
 from crypsis.rl.rollouts import ask_extra_turns, rollout
 from crypsis.run_config import EvaluationConfig, run_seed
 from crypsis.scenarios.base import Scenario
-from crypsis.store import locked
 from crypsis.types import Episode
 
 

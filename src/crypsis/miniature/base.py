@@ -13,11 +13,12 @@ from transformers.generation.configuration_utils import GenerationConfig
 
 from crypsis.config import Config
 from crypsis.identity.configs import identity, inputs_of
+from crypsis.locks import locked
 from crypsis.miniature.tokenizer import train_tokenizer
 from crypsis.miniature.world import Document, draw_document, draw_question
 from crypsis.models import Policy, save_policy
 from crypsis.parallel import Ranks, together
-from crypsis.store import cache_folder, finish_folder, is_finished, locked, prepare_folder
+from crypsis.store import cache_folder, finish_folder, is_finished, prepare_folder
 from crypsis.supervised import Example, Progress, SupervisedConfig, fit
 from crypsis.types import Scale
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from crypsis.config import parse_config
-from crypsis.store import read_json
+from crypsis.config import digest, parse_config
+from crypsis.digests import LEDGER
+from crypsis.store import file_digest, read_json
 from crypsis.types import UserError, View
 
 CARD = "monitor.json"
+SEEN = "seen.json"
+"""What a folder's figures are, and digests of the texts and prompts that it has seen."""
 
 
 class ProbeCard(BaseModel):
@@ -72,3 +76,14 @@ def read_card(folder: Path, kind: str, shape: type[ProbeCard]) -> dict[str, Any]
     except UserError as error:
         raise UserError(f"{error}; the card is damaged: train the monitor again") from None
     return card
+
+
+def digests(texts: Sequence[str]) -> list[str]:
+    """Digest of each different text, sorted; space around a text and its case do not count."""
+    return sorted({digest(" ".join(text.lower().split())) for text in texts})
+
+
+def weights_digest(folder: Path) -> str:
+    """Digest of a monitor's weights: all files but its card, what it has seen, and the list of digests."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (CARD, SEEN, LEDGER))
+    return file_digest(files)

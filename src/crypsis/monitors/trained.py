@@ -24,12 +24,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
 from crypsis.arrays import Flags, Floats
-from crypsis.config import Config, digest, parse_config
-from crypsis.digests import LEDGER, DamagedError, damages, record
+from crypsis.config import Config, parse_config
+from crypsis.digests import DamagedError, damages, record
 from crypsis.monitors.base import Monitor
-from crypsis.monitors.card import CARD, TextCard, read_card
+from crypsis.monitors.card import CARD, SEEN, TextCard, digests, read_card, weights_digest
 from crypsis.monitors.metrics import Measurement, measure, threshold_for
-from crypsis.store import file_digest, new_folder, read_json, write_json
+from crypsis.store import new_folder, read_json, write_json
 from crypsis.types import Episode, UserError, Verdict, View
 
 FALSE_POSITIVES = 0.02
@@ -38,8 +38,6 @@ FLOOR = 1e-6
 """Scores stay this far from 0 and 1: a classifier is never certain, and the log barrier needs it so."""
 FEWEST = 20
 """Texts of each class without which a monitor is not trained: 60 % learn, 20 % choose the threshold, 20 % test."""
-SEEN = "seen.json"
-"""What a folder's figures are, and digests of the texts and prompts that it has seen."""
 
 Rows = NDArray[np.int64]
 Features = Mapping[str, Any]
@@ -400,14 +398,3 @@ def _measured(found: Measurement) -> dict[str, float | None]:
         "average_precision": found.average_precision,
         "ece": found.ece,
     }
-
-
-def digests(texts: Sequence[str]) -> list[str]:
-    """Digest of each different text, sorted; space around a text and its case do not count."""
-    return sorted({digest(" ".join(text.lower().split())) for text in texts})
-
-
-def weights_digest(folder: Path) -> str:
-    """Digest of a monitor's weights: all files but its card, what it has seen, and the list of digests."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (CARD, SEEN, LEDGER))
-    return file_digest(files)

@@ -10,11 +10,12 @@ from crypsis.config import Config, digest
 from crypsis.differences import Inputs
 from crypsis.identity.configs import identity, inputs_of
 from crypsis.identity.files import content_parts
+from crypsis.locks import locked
 from crypsis.models import load_policy, save_policy
 from crypsis.organisms.base import Builder, Organism
 from crypsis.organisms.card import write_card
 from crypsis.registry import make
-from crypsis.store import Exists, cache_folder, child, finish_folder, is_finished, locked, prepare_folder
+from crypsis.store import Exists, cache_folder, child, finish_folder, is_finished, prepare_folder
 from crypsis.supervised import Progress
 from crypsis.types import UserError
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from crypsis.digests import record
 from crypsis.episodes import rollouts_path, write_episodes
+from crypsis.jsonlines import append_row, keep_rows, rows_digest
 from crypsis.mitigations.base import Schedule
 from crypsis.mitigations.hooks import RoutesGradients, delay_of
 from crypsis.models import Policy
@@ -37,7 +38,7 @@ from crypsis.rl.rewards import compose
 from crypsis.rl.routing import Blocks
 from crypsis.rl.rows import learned_rows, supervised_parts, turn_parts
 from crypsis.run_config import RLConfig, RunConfig
-from crypsis.store import METRICS, append_row, keep_rows, rows_digest, steps_of
+from crypsis.store import METRICS, steps_of
 from crypsis.types import Episode
 
 Evaluate = Callable[[Policy, int, Engine], None]

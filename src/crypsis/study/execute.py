@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from crypsis.locks import is_locked
 from crypsis.run_config import RunConfig
-from crypsis.store import FAILED, METRICS, RESULT, child, is_complete, is_locked, write_json
+from crypsis.store import FAILED, METRICS, RESULT, child, is_complete, write_json
 from crypsis.study.executors.base import Executor, Failure, Job, Pool
 from crypsis.study.progress import Display
 from crypsis.types import UserError

@@ -14,13 +14,14 @@ from crypsis.evaluation.evaluate import StoredEvaluation
 from crypsis.evaluation.metrics import Estimate, evaluate_rows
 from crypsis.identity.configs import inputs_of
 from crypsis.identity.files import content_parts
+from crypsis.locks import locked
 from crypsis.models import load_policy
 from crypsis.monitors.base import Monitor
 from crypsis.organisms.card import ConductRow
 from crypsis.registry import DEFAULT_SCENARIO, make
 from crypsis.run_config import EvaluationConfig, reply_tokens
 from crypsis.scenarios.base import Scenario
-from crypsis.store import CONFIG, finish_folder, is_finished, locked, prepare_folder, why_different
+from crypsis.store import CONFIG, finish_folder, is_finished, prepare_folder, why_different
 from crypsis.types import UserError
 
 Rows = Sequence[Mapping[str, Any]]

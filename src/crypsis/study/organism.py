@@ -11,6 +11,7 @@ from rich.console import Console
 
 from crypsis.config import apply_overrides, parse_config
 from crypsis.identity.files import content_digest
+from crypsis.locks import locked
 from crypsis.models import Policy
 from crypsis.organisms.base import Organism
 from crypsis.organisms.build import build_organism
@@ -22,7 +23,7 @@ from crypsis.rl.engine.engine import Engine
 from crypsis.rl.resume import REPAIRED
 from crypsis.run_config import RunConfig
 from crypsis.scenarios.base import default_scenario
-from crypsis.store import Exists, locked, prepare_folder
+from crypsis.store import Exists, prepare_folder
 from crypsis.study.context import load_context
 from crypsis.study.measure import behaviour, measure_organism
 from crypsis.study.progress import Display

@@ -19,6 +19,8 @@ from crypsis.digests import LEDGER, DamagedError, damages, record_again
 from crypsis.evaluation.metrics import LYING
 from crypsis.identity.configs import inputs_of
 from crypsis.identity.files import content_parts
+from crypsis.jsonlines import read_rows
+from crypsis.locks import locked
 from crypsis.monitors.trained import TooFewError
 from crypsis.parallel import release_memory
 from crypsis.registry import DEFAULT_SCENARIO, make
@@ -34,10 +36,8 @@ from crypsis.store import (
     child,
     finish_folder,
     is_complete,
-    locked,
     prepare_folder,
     read_json,
-    read_rows,
     record_inputs,
     restore_head,
     write_json,

@@ -11,6 +11,8 @@ from crypsis.config import digest
 from crypsis.evaluation.evaluate import StoredEvaluation
 from crypsis.identity.configs import identity, inputs_of
 from crypsis.identity.files import content_digest
+from crypsis.jsonlines import append_line
+from crypsis.locks import locked
 from crypsis.mitigations.hooks import AsksExtraTurn
 from crypsis.models import save_policy
 from crypsis.parallel import Ranks, together
@@ -18,7 +20,7 @@ from crypsis.rl import loop
 from crypsis.rl.context import RunContext
 from crypsis.rl.resume import REPAIRED
 from crypsis.run_config import RLConfig, RunConfig
-from crypsis.store import LOG, Exists, append_line, finish_folder, locked, prepare_folder
+from crypsis.store import LOG, Exists, finish_folder, prepare_folder
 from crypsis.study.context import load_context, run_inputs
 
 LOCK_WAIT = 5.0

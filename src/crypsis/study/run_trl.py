@@ -11,9 +11,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+from crypsis.locks import locked
 from crypsis.rl.resume import REPAIRED
 from crypsis.run_config import RunConfig
-from crypsis.store import Exists, locked, prepare_folder
+from crypsis.store import Exists, prepare_folder
 from crypsis.study.context import load_context
 from crypsis.study.run import LOCK_WAIT, finish, run_log, stored_evaluation
 from crypsis.types import UserError

@@ -13,7 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from crypsis.config import parse_config, read_yaml
-from crypsis.store import CONFIG, FAILED, METRICS, PROVENANCE, RESULT, child, is_locked, read_json, read_rows
+from crypsis.jsonlines import read_rows
+from crypsis.locks import is_locked
+from crypsis.store import CONFIG, FAILED, METRICS, PROVENANCE, RESULT, child, read_json
 from crypsis.study.config import StudyConfig
 from crypsis.types import UserError
 

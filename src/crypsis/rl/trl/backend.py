@@ -28,6 +28,7 @@ from trl import GRPOConfig, GRPOTrainer
 from crypsis.checkpoints import State, latest_state, save_state
 from crypsis.digests import record
 from crypsis.episodes import rollouts_path, write_episodes
+from crypsis.jsonlines import append_row, keep_rows, rows_digest
 from crypsis.mitigations.base import Mitigation, Schedule
 from crypsis.mitigations.hooks import (
     AddsLoss,
@@ -61,7 +62,7 @@ from crypsis.rl.trl.settings import trl_arguments, trl_settings
 from crypsis.rl.trl.vllm import vllm_sampler
 from crypsis.rl.trl.weights import Moments, copy_weights, read_moments, write_moments
 from crypsis.run_config import RunConfig, run_seed
-from crypsis.store import METRICS, append_row, keep_rows, rows_digest
+from crypsis.store import METRICS
 from crypsis.types import Episode, UserError
 
 Sharding = Literal["none", "fsdp2", "zero", "zero3"]

@@ -16,6 +16,7 @@ from crypsis.episodes import REASON, VERDICT, read_episodes
 from crypsis.evaluation.evaluate import StoredEvaluation
 from crypsis.evaluation.metrics import BY_LABELS, Estimate, evaluate_rows
 from crypsis.identity.configs import inputs_of
+from crypsis.locks import locked
 from crypsis.model_config import ModelConfig
 from crypsis.models import check_length, load_frozen
 from crypsis.monitors.base import Monitor
@@ -25,7 +26,7 @@ from crypsis.rl.engine.samplers.base import BATCH_SIZE
 from crypsis.run_config import EvaluationConfig
 from crypsis.scenarios.base import Scenario
 from crypsis.scenarios.prompt_file import EVAL_SHARE, PromptFileScenario
-from crypsis.store import Exists, finish_folder, locked, prepare_folder
+from crypsis.store import Exists, finish_folder, prepare_folder
 from crypsis.types import Prompt, UserError
 
 ORACLE = "oracle"

@@ -12,12 +12,13 @@ from crypsis.episodes import read_episodes
 from crypsis.evaluation.evaluate import StoredEvaluation
 from crypsis.evaluation.transplants import TRANSPLANTS, store_transplants
 from crypsis.identity.configs import inputs_of
+from crypsis.locks import locked
 from crypsis.models import check_length, load_policy
 from crypsis.monitors.base import Monitor
 from crypsis.registry import DEFAULT_SCENARIO, make
 from crypsis.run_config import EvaluationConfig
 from crypsis.scenarios.base import Scenario
-from crypsis.store import Exists, finish_folder, locked, prepare_folder
+from crypsis.store import Exists, finish_folder, prepare_folder
 from crypsis.types import UserError
 
 FILE = "step-0000.parquet"

@@ -22,6 +22,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from crypsis.api_models import Answer, ApiModel, Call, ChatModel, Spent
 from crypsis.config import Config, Content, apply_overrides, did_you_mean, digest, parse_config, read_yaml
 from crypsis.identity.configs import inputs_of
+from crypsis.locks import locked
 from crypsis.monitors.base import Monitor
 from crypsis.registry import make
 from crypsis.scenarios.base import Scenario
@@ -35,7 +36,7 @@ from crypsis.scenarios.parsing import (
     parse_reply,
 )
 from crypsis.scenarios.requests import is_degenerate
-from crypsis.store import RESULT, Exists, finish_folder, locked, prepare_folder, write_atomic
+from crypsis.store import RESULT, Exists, finish_folder, prepare_folder, write_atomic
 from crypsis.study.progress import Display
 from crypsis.textfiles import read_text
 from crypsis.types import Episode, Message, Prompt, UserError

@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from crypsis.locks import locked
 from crypsis.models import load_policy
 from crypsis.parallel import out_of_memory
 from crypsis.pretrained.adapters import merged
@@ -30,7 +31,7 @@ from crypsis.pretrained.chat_template import ChatTemplate, fitting_chat
 from crypsis.pretrained.checks import check_architecture, check_vocabulary, check_weights
 from crypsis.pretrained.opening import local_path
 from crypsis.rl.rollouts import check_tags
-from crypsis.store import file_digest, locked, new_folder
+from crypsis.store import file_digest, new_folder
 from crypsis.types import UserError
 
 MAGIC = b"GGUF"

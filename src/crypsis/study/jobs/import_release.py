@@ -19,6 +19,7 @@ from crypsis.arrays import Floats
 from crypsis.config import Config, digest
 from crypsis.evaluation.metrics import Tally, add_gap
 from crypsis.evaluation.tallies import TALLIES, write_tallies
+from crypsis.locks import locked
 from crypsis.paper_data.layout import DATASET, LONG, NEEDED, Codes, ReleaseFile, fingerprint, release_files
 from crypsis.paper_data.names import names
 from crypsis.paper_data.reading import Batch, Faults, batches, open_file
@@ -28,7 +29,6 @@ from crypsis.store import (
     RESULT,
     Exists,
     finish_folder,
-    locked,
     new_folder,
     prepare_folder,
     write_atomic,

@@ -15,8 +15,9 @@ from crypsis.arrays import Flags, Floats
 from crypsis.config import Config, apply_overrides, did_you_mean, digest, parse_config
 from crypsis.identity.configs import identity, inputs_of
 from crypsis.identity.files import Parts, content_parts, file_sha
+from crypsis.locks import locked
 from crypsis.monitors.base import Monitor
-from crypsis.monitors.card import CARD
+from crypsis.monitors.card import CARD, digests
 from crypsis.monitors.crossval import CrossValidation, cross_validate
 from crypsis.monitors.data import DataOptions, Labelled, load_labelled
 from crypsis.monitors.ensemble import make_trainer
@@ -26,14 +27,13 @@ from crypsis.monitors.trained import (
     FALSE_POSITIVES,
     FEWEST,
     TrainedMonitor,
-    digests,
     group_folds,
     train_monitor,
     with_threshold,
 )
 from crypsis.paper_data.layout import fingerprint, release_files
 from crypsis.registry import find, make, names
-from crypsis.store import Exists, child, finish_folder, locked, prepare_folder, read_json, write_json
+from crypsis.store import Exists, child, finish_folder, prepare_folder, read_json, write_json
 from crypsis.transcripts.detect import transcript_files
 from crypsis.transcripts.release import ReleaseReader
 from crypsis.types import UserError

@@ -16,12 +16,13 @@ from pydantic import Field
 from crypsis.config import Config, Named, apply_overrides, dump_yaml, parse_config
 from crypsis.identity.configs import inputs_of
 from crypsis.interrupts import held_back
+from crypsis.locks import locked
 from crypsis.organisms.base import Organism
 from crypsis.organisms.build import organism_folder
 from crypsis.parallel import die_with_parent, release_memory
 from crypsis.registry import make
 from crypsis.scenarios.base import default_scenario
-from crypsis.store import CONFIG, PROVENANCE, RESULT, child, locked, provenance, write_atomic, write_json
+from crypsis.store import CONFIG, PROVENANCE, RESULT, child, provenance, write_atomic, write_json
 from crypsis.study.executors.local import end_workers
 from crypsis.study.measure import measure_organism
 from crypsis.study.organism import build

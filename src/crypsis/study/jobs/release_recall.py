@@ -16,13 +16,14 @@ import numpy as np
 
 from crypsis.config import Config, digest
 from crypsis.evaluation.metrics import wilson
+from crypsis.locks import locked
 from crypsis.monitors.data import DataOptions, load_labelled
 from crypsis.monitors.ensemble import make_trainer
 from crypsis.monitors.trained import TrainedMonitor, train_monitor
 from crypsis.paper_data.layout import ReleaseFile, fingerprint, release_files
 from crypsis.paper_data.names import names
 from crypsis.registry import make
-from crypsis.store import PROVENANCE, RESULT, Exists, locked, prepare_folder, provenance, write_json
+from crypsis.store import PROVENANCE, RESULT, Exists, prepare_folder, provenance, write_json
 from crypsis.transcripts.base import AF, Only, Reading
 from crypsis.transcripts.release import VERDICTS, ReleaseReader
 from crypsis.types import UserError, View

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from crypsis.config import Config, parse_config
+from crypsis.locks import locked
 from crypsis.monitors.data import DataOptions, Labelled, load_labelled
 from crypsis.monitors.ensemble import make_trainer
 from crypsis.monitors.transfer import transfer_matrix
 from crypsis.paper_data.layout import release_files
 from crypsis.paper_data.reading import Faults, batches
-from crypsis.store import RESULT, Exists, locked, prepare_folder, write_json
+from crypsis.store import RESULT, Exists, prepare_folder, write_json
 from crypsis.transcripts.base import Only
 from crypsis.types import UserError, View
 

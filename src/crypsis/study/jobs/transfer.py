@@ -13,6 +13,7 @@ from rich.console import Console
 from crypsis.config import Config
 from crypsis.identity.configs import inputs_of
 from crypsis.identity.files import Parts, content_parts
+from crypsis.locks import locked
 from crypsis.monitors.data import Labelled, labelled_by_oracle
 from crypsis.monitors.ensemble import make_trainer
 from crypsis.monitors.oracle import OracleMonitor
@@ -20,7 +21,7 @@ from crypsis.monitors.transfer import transfer_matrix
 from crypsis.organisms.build import organism_folder
 from crypsis.registry import make
 from crypsis.scenarios.base import default_scenario
-from crypsis.store import Exists, finish_folder, locked, prepare_folder, write_json
+from crypsis.store import Exists, finish_folder, prepare_folder, write_json
 from crypsis.study.monitors import helper_persona, sample_transcripts
 from crypsis.study.organism import build_named
 from crypsis.study.progress import Display
