@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crypsis.analysis.stored_values import check_config, check_episodes, check_training
+from crypsis.analysis.study_files import MONITORS, TIMING, MonitorCard, Timing, mapping, monitor_cards, read_timing
 from crypsis.config import read_yaml
 from crypsis.digests import DamagedError, damages
 from crypsis.evaluation.metrics import Tally, tabulate
@@ -20,50 +21,10 @@ from crypsis.jsonlines import read_rows, read_steps
 from crypsis.store import CONFIG, FAILED, METRICS, PROVENANCE, RESULT, look, read_json, steps_of
 from crypsis.types import UserError, visible
 
-MONITORS, TIMING = "monitors.json", "timing.json"
 REQUIRED = ("pair_id", "monitored", "scratchpad", "output")
 """Columns without which a Parquet file is no evaluation."""
 TEXTS = frozenset({"raw", "prompt", "request", "extra_scratchpad", "extra_output"})
 """Columns that no metric needs, left on the disk when a study's evaluations are counted."""
-
-
-@dataclass(frozen=True, slots=True)
-class MonitorCard:
-    """What is known of a monitor from transcripts that it was not trained on.
-
-    Attributes:
-        organism: Whose transcripts it was trained on and judges; empty where the study has one organism.
-        name: As in the columns ``verdict_<name>``.
-        kind: The classifier.
-        view: What it reads: scratchpad, output or both.
-        threshold: Score from which it flags.
-        auroc: Held-out area under the ROC curve with its 95 % interval, None where it was not measured.
-        n_train: Transcripts it was trained on.
-        n_test: Transcripts it was measured on.
-        digest: Digest of its weights.
-    """
-
-    organism: str
-    name: str
-    kind: str
-    view: str
-    threshold: float
-    auroc: float | None
-    auroc_low: float | None
-    auroc_high: float | None
-    n_train: int | None
-    n_test: int | None
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Where the time of a study went: seconds, episodes per second, megabytes."""
-
-    seconds_total: float | None = None
-    phases: tuple[tuple[str, float], ...] = ()
-    episodes_per_second: float | None = None
-    peak_memory_mb: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +138,8 @@ def load_study(folder: Path) -> Study:
     for path in (folder, *found):
         _refuse_damaged(path, folder)
     check_config(config, folder / CONFIG)
-    provenance = _mapping(folder / PROVENANCE)
-    monitors = _monitors(folder / MONITORS)
+    provenance = mapping(folder / PROVENANCE)
+    monitors = monitor_cards(folder / MONITORS)
     version = _one_version(folder, provenance, found)
     runs, unfinished = [], []
     for path in found:
@@ -188,9 +149,9 @@ def load_study(folder: Path) -> Study:
         why = f" ({unfinished[0].name}: {unfinished[0].reason})" if unfinished else ""
         raise UserError(f"{folder}: holds no finished run{why}; run the command that made it again to go on")
     _refuse_twins(folder, runs)
-    timing = _timing(_mapping(folder / TIMING), folder / TIMING)
+    took = read_timing(mapping(folder / TIMING), folder / TIMING)
     name = str(config.get("name") or folder.resolve().name)
-    return Study(folder, name, version, config, provenance, monitors, timing, tuple(runs), tuple(unfinished))
+    return Study(folder, name, version, config, provenance, monitors, took, tuple(runs), tuple(unfinished))
 
 
 def _single(folder: Path) -> Study:
@@ -204,14 +165,14 @@ def _single(folder: Path) -> Study:
         raise UserError(f"{folder}: is no run; a report is of a study or of a run of `crypsis train`")
     _refuse_damaged(folder, folder)
     name = visible(str(config.get("name") or folder.resolve().name))
-    monitors = _monitors(folder / MONITORS)
+    monitors = monitor_cards(folder / MONITORS)
     run = _run(folder, monitors)
     if isinstance(run, Unfinished):
         raise UserError(f"{folder}: {run.reason}; run the command that made it again to go on")
     run = replace(run, organism=run.organism or "policy", arm=run.arm or name, label=run.label or name)
     whole = {"name": name, "organisms": {run.organism: {}}, "arms": {run.arm: {"label": run.label}}}
     shared = {key: config[key] for key in ("rl", "evaluation", "scenario", "model") if key in config}
-    provenance = _mapping(folder / PROVENANCE)
+    provenance = mapping(folder / PROVENANCE)
     version = _one_version(folder, provenance, [])
     return Study(
         folder, name, version, whole | {"seeds": [run.seed], "run": shared}, provenance, monitors, Timing(), (run,), ()
@@ -266,7 +227,7 @@ def _refuse_twins(folder: Path, runs: list[Run]) -> None:
 
 def _run(folder: Path, monitors: Sequence[MonitorCard]) -> Run | Unfinished:
     if (folder / FAILED).exists() and not (folder / RESULT).exists():
-        failed = _mapping(folder / FAILED)
+        failed = mapping(folder / FAILED)
         last = " ".join(str(failed.get("error") or "no error recorded").split())
         return Unfinished(folder.name, visible(f"given up: {last}"))
     if not (folder / CONFIG).exists() and not (folder / RESULT).exists():
@@ -346,67 +307,10 @@ def _mitigation(entry: object) -> str:
     return visible(str(entry))
 
 
-def _mapping(path: Path) -> dict[str, Any]:
-    """The JSON object in a file, empty if there is no such file."""
-    value = read_json(path) if path.exists() else {}
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: is damaged (must hold a JSON object); {look(path)}")
-    return value
-
-
-def _monitors(path: Path) -> tuple[MonitorCard, ...]:
-    """The cards of ``monitors.json``: by organism and name, or (a study of one organism) by name."""
-    found = _mapping(path)
-    nested = found and all(isinstance(v, Mapping) and "threshold" not in v and "kind" not in v for v in found.values())
-    if not nested:
-        return tuple(_monitor("", name, card, path) for name, card in found.items())
-    return tuple(
-        _monitor(visible(organism), name, card, path)
-        for organism, cards in found.items()
-        for name, card in cards.items()
-    )
-
-
-def _monitor(organism: str, name: str, card: object, path: Path) -> MonitorCard:
-    try:
-        if not isinstance(card, dict):
-            raise TypeError
-        return MonitorCard(
-            organism=organism,
-            name=name,
-            kind=str(card["kind"]),
-            view=str(card["view"]),
-            threshold=float(card["threshold"]),
-            auroc=_optional(card.get("auroc")),
-            auroc_low=_optional(card.get("auroc_low")),
-            auroc_high=_optional(card.get("auroc_high")),
-            n_train=None if card.get("n_train") is None else int(card["n_train"]),
-            n_test=None if card.get("n_test") is None else int(card["n_test"]),
-            digest=str(card.get("digest") or ""),
-        )
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise UserError(f"{path}: monitor '{visible(name)}' needs kind, view and a number as threshold") from None
-
-
-def _timing(data: Mapping[str, Any], path: Path) -> Timing:
-    try:
-        phases = tuple((str(name), float(seconds)) for name, seconds in (data.get("phases") or {}).items())
-        total, rate, memory = (
-            _optional(data.get(key)) for key in ("seconds_total", "episodes_per_second", "peak_memory_mb")
-        )
-    except (AttributeError, TypeError, ValueError):
-        raise UserError(f"{path}: is damaged (times must be numbers); {look(path)}") from None
-    return Timing(total, phases, rate, memory)
-
-
-def _optional(value: str | float | None) -> float | None:
-    return None if value is None else float(value)
-
-
 def _one_version(folder: Path, provenance: Mapping[str, Any], runs: list[Path]) -> str:
     """The version of crypsis that made the study, from its provenance and that of each run that has one."""
     found: dict[str, str] = {}
-    records = [(folder, provenance)] + [(run, _mapping(run / PROVENANCE)) for run in runs]
+    records = [(folder, provenance)] + [(run, mapping(run / PROVENANCE)) for run in runs]
     for path, record in records:
         versions = record.get("versions")
         version = versions.get("crypsis") if isinstance(versions, Mapping) else None

@@ -155,7 +155,7 @@ def train(
             lambda line: console.print(line, markup=False),
         )
     if os.environ.get("RANK", "0") == "0":
-        from crypsis.analysis.study import MONITORS
+        from crypsis.analysis.study_files import MONITORS
         from crypsis.store import write_json
         from crypsis.study.grid import cards
 

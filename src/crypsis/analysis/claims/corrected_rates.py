@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from crypsis.analysis.statistics.seed_tests import corrected_rate
-from crypsis.analysis.study import MONITORS, Study
+from crypsis.analysis.study import Study
+from crypsis.analysis.study_files import MONITORS
 from crypsis.evaluation.metrics import Estimate
 from crypsis.store import read_json
 from crypsis.types import visible
