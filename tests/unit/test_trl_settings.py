@@ -37,7 +37,8 @@ from crypsis.mitigations.process_supervision import ProcessSupervision
 from crypsis.monitors.probe import ProbeMonitor
 from crypsis.monitors.retrained import RetrainedMonitor
 from crypsis.rl.groups import grouped
-from crypsis.rl.trl.backend import how_sharded, refuse
+from crypsis.rl.trl.backend import how_sharded
+from crypsis.rl.trl.refusals import refuse
 from crypsis.rl.trl.rollouts import REWARD, relative_rewards, rollout_fields
 from crypsis.rl.trl.settings import DEFAULTS, batch_sizes, fixed_settings, trl_arguments, trl_settings
 from crypsis.run_config import RLConfig, RunConfig

@@ -43,6 +43,7 @@ def run_by_trl(
     from accelerate import PartialState
 
     from crypsis.rl.trl import backend as trl_backend
+    from crypsis.rl.trl.refusals import refuse
     from crypsis.rl.trl.settings import DEFAULTS, trl_settings
 
     patience = timedelta(seconds=config.trl.get("ddp_timeout", DEFAULTS["ddp_timeout"]))
@@ -53,7 +54,7 @@ def run_by_trl(
     context = load_context(config, digests=main, code="crypsis.study.run")
     config = context.config
     trl_settings(config, folder, process.num_processes, config.rl.steps, cpu=True)
-    trl_backend.refuse(context.policy, config, context)
+    refuse(context.policy, config, context)
     with locked(folder, wait=LOCK_WAIT) if main else nullcontext():
         if first(lambda: prepare_folder(folder, config, exists, inputs=context.digests, repairs=REPAIRED)):
             return folder
