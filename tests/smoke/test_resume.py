@@ -16,6 +16,7 @@ from crypsis.episodes import read_episodes
 from crypsis.jsonlines import read_rows
 from crypsis.store import METRICS, steps_of
 from tests.conftest import REPOSITORY, Crypsis
+from tests.damage import stored_files
 
 pytestmark = pytest.mark.smoke
 
@@ -89,7 +90,7 @@ def test_a_base_and_an_organism_killed_in_training_end_with_the_same_weights(
 
 
 def test_a_finished_run_is_left_alone(config: Path, straight: Path, crypsis: Crypsis) -> None:
-    before = {p: p.stat().st_mtime_ns for p in straight.rglob("*") if p.is_file() and p.name != ".lock"}
+    before = {straight / name: (straight / name).stat().st_mtime_ns for name in stored_files(straight)}
     assert crypsis("train", config, "--out", straight).returncode == 0
     assert {p: p.stat().st_mtime_ns for p in before} == before
 

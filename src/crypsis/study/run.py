@@ -20,9 +20,14 @@ from crypsis.rl import loop
 from crypsis.rl.context import RunContext
 from crypsis.rl.resume import REPAIRED
 from crypsis.run_config import RLConfig, RunConfig
-from crypsis.store import LOG, Exists, finish_folder, prepare_folder
+from crypsis.store import CONFIG, INPUTS, LOG, METRICS, PROVENANCE, Exists, finish_folder, prepare_folder
 from crypsis.study.context import load_context, run_inputs
 
+OWN = (
+    *(CONFIG, INPUTS, PROVENANCE, METRICS, LOG, "pilot.json", "evals", "rollouts", "transplants", "monitors", "model"),
+    *("checkpoints", "trl"),
+)
+"""What a run leaves. A report beside it is written again whenever it is asked for, so it gets no digests."""
 LOCK_WAIT = 5.0
 """Seconds: a worker whose parent was killed needs a moment to notice and let go of its folder."""
 
@@ -100,7 +105,8 @@ def finish(context: RunContext, folder: Path, **more: Any) -> None:
     """Saves the trained policy, and last of all provenance (with ``more``) and result."""
     save_policy(context.policy, folder / "model")
     result = {"steps": context.config.rl.steps, "model": content_digest(folder / "model")}
-    finish_folder(folder, result, context.digests, model=context.config.model.model_dump(mode="json"), **more)
+    model = context.config.model.model_dump(mode="json")
+    finish_folder(folder, result, context.digests, only=OWN, model=model, **more)
 
 
 def _assist(ranks: Ranks, config: RunConfig, folder: Path) -> None:
