@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -71,3 +73,26 @@ def test_a_worker_ends_when_its_parent_is_killed(tmp_path: Path, late: bool) -> 
 def test_only_a_worker_can_watch() -> None:
     with pytest.raises(RuntimeError, match="multiprocessing has started"):
         die_with_parent()
+
+
+HELD = """
+import multiprocessing, signal
+from crypsis.interrupts import held_back
+def ask(found):
+    found.put(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    with held_back():
+        found = context.SimpleQueue()
+        helper = context.Process(target=ask, args=(found,))
+        helper.start()
+    print(found.get(), signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    helper.join()
+"""
+
+
+def test_helpers_inherit_that_interrupts_are_held_back(tmp_path: Path) -> None:
+    """Also the first one of a process, before which multiprocessing starts a process of its own."""
+    (tmp_path / "held.py").write_text(HELD)
+    done = subprocess.run([sys.executable, tmp_path / "held.py"], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
