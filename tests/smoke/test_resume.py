@@ -57,12 +57,12 @@ def numbers(run: Path) -> list[object]:
 @pytest.mark.parametrize(
     ("place", "count"),
     [
-        ("crypsis.rl.loop:step_advantages", 1),
+        pytest.param("crypsis.rl.loop:step_advantages", 1, marks=pytest.mark.stress),
         ("crypsis.rl.loop:step_advantages", 4),  # after a checkpoint and two rows of metrics beyond it
-        ("crypsis.rl.learner:save_state", 2),
+        pytest.param("crypsis.rl.learner:save_state", 2, marks=pytest.mark.stress),
         ("crypsis.checkpoints:file_digest", 1),  # in the middle of writing a checkpoint
         ("os:replace", 6),  # in a write, before the rename
-        ("os:replace", 12),
+        pytest.param("os:replace", 12, marks=pytest.mark.stress),
         ("crypsis.study.run:save_policy", 1),
     ],
 )
