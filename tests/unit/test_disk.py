@@ -53,7 +53,7 @@ def test_resuming_deletes_what_the_dead_were_writing_and_leaves_the_living(tmp_p
         path.write_text("half")
     os.utime(old, (time.time() - 7200, time.time() - 7200))
     code = (
-        "import sys, time; from pathlib import Path; from crypsis.store import locked\n"
+        "import sys, time; from pathlib import Path; from crypsis.locks import locked\n"
         f"with locked(Path({str(nested)!r})): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -69,7 +69,7 @@ def test_rows_cut_by_a_kill_are_left_out_and_later_steps_dropped(tmp_path: Path)
 
 
 def test_a_second_process_is_told_that_the_folder_is_in_use(tmp_path: Path) -> None:
-    code = f"from crypsis.store import locked; from pathlib import Path\nwith locked(Path({str(tmp_path)!r})): pass"
+    code = f"from crypsis.locks import locked; from pathlib import Path\nwith locked(Path({str(tmp_path)!r})): pass"
     with locked(tmp_path):
         second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert second.returncode != 0
