@@ -218,6 +218,7 @@ class _Loader(yaml.SafeLoader):
         self._total = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """The next node, refused where it is too deep, too large with its aliases, or contains itself."""
         mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         alias = self.check_event(yaml.AliasEvent)
         self._depth += 1

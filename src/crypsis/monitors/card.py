@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from crypsis.config import digest, parse_config
 from crypsis.digests import LEDGER
+from crypsis.monitors.metrics import Measurement
 from crypsis.store import file_digest, read_json
 from crypsis.types import UserError, View
 
@@ -87,3 +88,16 @@ def weights_digest(folder: Path) -> str:
     """Digest of a monitor's weights: all files but its card, what it has seen, and the list of digests."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (CARD, SEEN, LEDGER))
     return file_digest(files)
+
+
+def measured(found: Measurement) -> dict[str, float | None]:
+    """What a card tells of the test split."""
+    return {
+        "auroc": found.auroc,
+        "auroc_low": found.auroc_low,
+        "auroc_high": found.auroc_high,
+        "true_positive_rate": found.confusion.true_positive_rate,
+        "false_positive_rate": found.confusion.false_positive_rate,
+        "average_precision": found.average_precision,
+        "ece": found.ece,
+    }

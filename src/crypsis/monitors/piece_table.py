@@ -137,6 +137,7 @@ class _Grown:
         self._size = 0
 
     def add(self, rows: NDArray[Any]) -> None:
+        """Appends rows; the array doubles when it is full."""
         if self._size + len(rows) > len(self._array):
             bigger = np.empty((2 * (self._size + len(rows)), *self._array.shape[1:]), self._array.dtype)
             bigger[: self._size] = self.rows()
@@ -145,6 +146,7 @@ class _Grown:
         self._size += len(rows)
 
     def rows(self) -> NDArray[Any]:
+        """All rows, without a copy."""
         return self._array[: self._size]
 
 
@@ -157,10 +159,12 @@ class _Rows:
         self._ends.add(np.zeros(1, np.int32))
 
     def add(self, rows: csr_matrix) -> None:
+        """Appends rows of the same width."""
         self._ends.add(rows.indptr[1:] + self._ends.rows()[-1])
         self._indices.add(rows.indices)
         self._data.add(rows.data)
 
     def matrix(self) -> csr_matrix:
+        """All rows, without a copy."""
         ends = self._ends.rows()
         return csr_matrix((self._data.rows(), self._indices.rows(), ends), (len(ends) - 1, self._width), copy=False)

@@ -27,8 +27,8 @@ from crypsis.arrays import Flags, Floats
 from crypsis.config import Config, parse_config
 from crypsis.digests import DamagedError, damages, record
 from crypsis.monitors.base import Monitor
-from crypsis.monitors.card import CARD, SEEN, TextCard, digests, read_card, weights_digest
-from crypsis.monitors.metrics import Measurement, measure, threshold_for
+from crypsis.monitors.card import CARD, SEEN, TextCard, digests, measured, read_card, weights_digest
+from crypsis.monitors.metrics import measure, threshold_for
 from crypsis.store import new_folder, read_json, write_json
 from crypsis.types import Episode, UserError, Verdict, View
 
@@ -326,13 +326,13 @@ def train_monitor(
     fitted = fit_calibrated(trainer, take(features, learn), y[learn], [groups[i] for i in learn], seed)
     threshold = threshold_for(fitted.scores(take(features, choose)), y[choose], budget)
     found = measure(fitted.scores(take(features, test)), y[test], [groups[i] for i in test], threshold, seed)
-    known = [int(i) for i in np.concatenate([learn, choose])]
+    known = np.concatenate([learn, choose])
     card = {
         "kind": trainer.kind,
         "view": view,
         "threshold": threshold,
         **_threshold_origin(budget, source, y[choose]),
-        **_measured(found),
+        **measured(found),
         "n_train": len(learn),
         "n_test": len(test),
         "share_faking": float(y.mean()),
@@ -340,14 +340,20 @@ def train_monitor(
         "settings": trainer.model_dump(mode="json"),
         "seed": seed,
     }
+    return _save(fitted.scorer, card, [texts[i] for i in known], [groups[i] for i in known], folder)
+
+
+def _save(
+    scorer: Scorer, card: dict[str, Any], texts: Sequence[str], prompts: Sequence[str], folder: Path
+) -> dict[str, Any]:
+    """Writes a monitor's folder and gives the card as it was stored, with the digest of the weights."""
     with new_folder(folder) as target:
-        fitted.scorer.save(target)
-        card["digest"] = weights_digest(target)
-        seen = {"texts": digests([texts[i] for i in known]), "prompts": digests([groups[i] for i in known])}
-        write_json(target / SEEN, seen)
-        write_json(target / CARD, card)
+        scorer.save(target)
+        stored = card | {"digest": weights_digest(target)}
+        write_json(target / SEEN, {"texts": digests(texts), "prompts": digests(prompts)})
+        write_json(target / CARD, stored)
         record(target, *(file for file in target.rglob("*") if file.is_file()))
-    return dict(json.loads(json.dumps(card)))
+    return dict(json.loads(json.dumps(stored)))
 
 
 def with_threshold(
@@ -385,16 +391,3 @@ def with_threshold(
 def _threshold_origin(budget: float, source: str, labels: Flags) -> dict[str, Any]:
     """What a card says of how its threshold was chosen."""
     return {"threshold_budget": budget, "threshold_source": source, "threshold_negatives": int((~labels).sum())}
-
-
-def _measured(found: Measurement) -> dict[str, float | None]:
-    """What a card tells of the test split."""
-    return {
-        "auroc": found.auroc,
-        "auroc_low": found.auroc_low,
-        "auroc_high": found.auroc_high,
-        "true_positive_rate": found.confusion.true_positive_rate,
-        "false_positive_rate": found.confusion.false_positive_rate,
-        "average_precision": found.average_precision,
-        "ece": found.ece,
-    }

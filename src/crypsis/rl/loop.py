@@ -34,7 +34,7 @@ from crypsis.rl.loss import LossStats
 from crypsis.rl.metrics import alarms, episode_metrics
 from crypsis.rl.pilot import fit_pilot, pilot_prompts
 from crypsis.rl.resume import check_stored
-from crypsis.rl.rewards import compose
+from crypsis.rl.rewards import LengthCorrection, compose
 from crypsis.rl.routing import Blocks
 from crypsis.rl.rows import learned_rows, supervised_parts, turn_parts
 from crypsis.run_config import RLConfig, RunConfig
@@ -73,9 +73,10 @@ def train(
     engine = _checked(policy, config, context, ranks, log)
     learner = Learner(policy, rl, ranks, log, engine, blocks)
     context = replace(context, engine=engine, monitors=watching(context.monitors, policy, engine))
+    deployed = blocks.deployed if blocks else nullcontext
     pilot = fit_pilot(policy, config, context, folder)  # before a checkpoint puts another policy in its place
     if steps_of(folder / "checkpoints"):
-        with blocks.deployed() if blocks else nullcontext():
+        with deployed():
             evaluate(policy, 0, engine)
     done, known = learner.resume(folder / "checkpoints")
     metrics = keep_rows(folder / METRICS, done, known)
@@ -83,28 +84,13 @@ def train(
     alarmed = {kind for row in metrics for kind in alarms(row, rl.prompts_per_step)}
     for step in range(done, rl.steps):
         if step % config.evaluation.every == 0:
-            with blocks.deployed() if blocks else nullcontext():
+            with deployed():
                 evaluate(policy, step, engine)
-        timer = PhaseTimer()
         started = time.perf_counter()
-        schedule = Schedule(step + 1, rl.steps)
-        mitigations = at_step(pilot.mitigations, schedule)
+        mitigations = at_step(pilot.mitigations, Schedule(step + 1, rl.steps))
         context = replace(context, mitigations=mitigations, monitors=refreshed(context.monitors, folder, step))
-        attention_cache = learner.attention_cache if ranks.size == 1 else None  # else rows are dealt out anew
-        groups = sample_step(policy, config, context, step + 1, timer, ranks, attention_cache)
-        episodes = [e for group in groups for e in group.episodes]
-        with timer("judging"):
-            judge(episodes, context.monitors)
-            compose(episodes, context.preference, pilot.correction, mitigations, rl)
-        advantages = step_advantages(groups, mitigations, rl.advantage_scale, rl.learn)
-        delayed = delayed_rows(folder, step + 1, mitigations, rl.learn, rl.kl_on)
-        rows = [*delayed, *learned_rows(episodes, advantages, mitigations, rl.learn, rl.kl_on)]
-        parts = [*turn_parts(groups, mitigations, rl.advantage_scale), *supervised_parts(policy, mitigations, schedule)]
-        stats, norm = learner.learn(rows, f"{config.name}: step {step + 1}", timer, parts)
-        row = step_metrics(step + 1, episodes, advantages, stats, norm, context.thresholds) | _option_metrics(rl, stats)
-        row |= {"delayed_rows": len(delayed)} if any(map(delay_of, mitigations)) else {}
+        row, episodes = _step(policy, config, context, pilot.correction, learner, folder, step + 1, ranks)
         _sound(row, rl, alarmed, log)
-        row |= {f"seconds_{k}": v for k, v in timer.seconds.items()}
         metrics.append(row | {"seconds_total": time.perf_counter() - started})
         append_row(folder / METRICS, metrics[-1])
         tokens = any(map(delay_of, mitigations))  # what is delayed is learned from what is stored
@@ -117,6 +103,35 @@ def train(
     if blocks:
         blocks.remove()
     evaluate(policy, rl.steps, engine)
+
+
+def _step(
+    policy: Policy,
+    config: RunConfig,
+    context: RunContext,
+    correction: LengthCorrection,
+    learner: Learner,
+    folder: Path,
+    step: int,
+    ranks: Ranks,
+) -> tuple[dict[str, Any], list[Episode]]:
+    """One step from sampling to the optimiser: its metrics and episodes."""
+    rl, mitigations, timer = config.rl, context.mitigations, PhaseTimer()
+    attention_cache = learner.attention_cache if ranks.size == 1 else None  # else rows are dealt out anew
+    groups = sample_step(policy, config, context, step, timer, ranks, attention_cache)
+    episodes = [e for group in groups for e in group.episodes]
+    with timer("judging"):
+        judge(episodes, context.monitors)
+        compose(episodes, context.preference, correction, mitigations, rl)
+    advantages = step_advantages(groups, mitigations, rl.advantage_scale, rl.learn)
+    delayed = delayed_rows(folder, step, mitigations, rl.learn, rl.kl_on)
+    rows = [*delayed, *learned_rows(episodes, advantages, mitigations, rl.learn, rl.kl_on)]
+    supervised = supervised_parts(policy, mitigations, Schedule(step, rl.steps))
+    parts = [*turn_parts(groups, mitigations, rl.advantage_scale), *supervised]
+    stats, norm = learner.learn(rows, f"{config.name}: step {step}", timer, parts)
+    row = step_metrics(step, episodes, advantages, stats, norm, context.thresholds) | _option_metrics(rl, stats)
+    row |= {"delayed_rows": len(delayed)} if any(map(delay_of, mitigations)) else {}
+    return row | {f"seconds_{k}": v for k, v in timer.seconds.items()}, episodes
 
 
 def assist(policy: Policy, config: RunConfig, context: RunContext, folder: Path, ranks: Ranks) -> None:

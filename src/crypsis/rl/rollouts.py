@@ -85,22 +85,19 @@ def rollout(
         completions = draw(
             prompt_ids, group_size, max_new_tokens, first_group * group_size, attention_cache=attention_cache
         )
-    episodes = []
-    for index, (completion, text) in enumerate(zip(completions, decode(policy, completions), strict=True)):
-        group, number = divmod(index, group_size)
-        episodes.append(
-            replace(
-                _episode(policy, prompts[group], text, _stop(completion), number),
-                group=first_group + group,
-                step=step,
-                seed=seed,
-                prompt_ids=prompt_ids[group],
-                completion_ids=completion.ids,
-                segments=segments(policy.tokenizer, completion.ids, policy.chat),
-                logprobs=completion.logprobs,
-            )
+    return [
+        replace(
+            _episode(policy, prompts[i // group_size], text, _stop(completion), i % group_size),
+            group=first_group + i // group_size,
+            step=step,
+            seed=seed,
+            prompt_ids=prompt_ids[i // group_size],
+            completion_ids=completion.ids,
+            segments=segments(policy.tokenizer, completion.ids, policy.chat),
+            logprobs=completion.logprobs,
         )
-    return episodes
+        for i, (completion, text) in enumerate(zip(completions, decode(policy, completions), strict=True))
+    ]
 
 
 def forced_rollout(

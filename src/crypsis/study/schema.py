@@ -78,9 +78,11 @@ class _Described(GenerateJsonSchema):
     """Adds to each field what its class says of it, meaning and source of the default; leaves out titles of fields."""
 
     def field_title_should_be_set(self, schema: object) -> bool:
+        """Never: a title would only repeat the field's name."""
         return False
 
     def model_schema(self, schema: ModelSchema) -> JsonSchemaValue:
+        """The schema of a config, each field with its description."""
         found = super().model_schema(schema)
         for name, field in found.get("properties", {}).items():
             source, text = described(schema["cls"], name)
