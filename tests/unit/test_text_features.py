@@ -14,10 +14,12 @@ from sklearn.preprocessing import normalize
 
 from crypsis.arrays import Floats
 from crypsis.monitors.lexicon import TOGETHER, TYPICAL_WORDS, ideas_in, lexicon, lexicon_features
-from crypsis.monitors.ngrams import WIDTH, WORD, Words, character_counts, late_counts, word_counts, words_of
+from crypsis.monitors.murmur import WIDTH
+from crypsis.monitors.ngrams import WORD, Words, character_counts, late_counts, word_counts, words_of
 from crypsis.monitors.pieces import decoded, pieces_of
 from crypsis.monitors.sentences import late, plain, sentences
 from crypsis.monitors.text import BLOCKS, TextScorer, TextTrainer
+from crypsis.monitors.word_table import WordTable
 
 pytestmark = pytest.mark.unit
 
@@ -54,6 +56,18 @@ def late_part(text: str) -> str:
 
 def assert_same(ours: csr_matrix, theirs: csr_matrix) -> None:
     assert ours.shape == theirs.shape and abs(ours - theirs).nnz == 0 and ours.nnz == theirs.nnz
+
+
+def test_pairs_of_words_of_every_length_have_the_columns_of_scikit_learn() -> None:
+    words = [letter * size for letter in ("a", "ü", "日") for size in range(1, 10)]
+    table = WordTable()
+    table.numbers_of(words[:5])  # the others are added to words that are there already
+    numbers = table.numbers_of(words)
+    first, second = np.repeat(numbers, len(words)), np.tile(numbers, len(words))
+    pairs = [f"{words[a]} {words[b]}" for a in range(len(words)) for b in range(len(words))]
+    theirs = hashing("word", 2, 2).transform(pairs)
+    assert table.pair_columns(first, second).tolist() == theirs.indices.tolist()
+    assert table.columns(numbers).tolist() == hashing("word", 1, 1).transform(words).indices.tolist()
 
 
 @pytest.mark.parametrize("longest", [1, 2, 3])

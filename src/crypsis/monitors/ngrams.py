@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from itertools import chain, count
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from crypsis.arrays import Flags
+from crypsis.monitors.murmur import WIDTH, hashed_bytes
 from crypsis.monitors.pieces import Pieces, Places, decoded, encoded, pieces_of
 
-WIDTH = 1 << 18
-"""Columns that n-grams are hashed into: n-grams need no vocabulary, so each text is represented by itself."""
 WORD = re.compile(r"\b\w[\w']*\b")
 
 
@@ -114,47 +112,6 @@ def hashed(text: str, starts: Places, ends: Places) -> Places:
         places = np.append(np.flatnonzero((np.frombuffer(raw, np.uint8) & 0xC0) != 0x80), len(raw))
         starts, ends = places[starts], places[ends]
     return hashed_bytes(raw, starts, ends)
-
-
-def hashed_bytes(raw: bytes, starts: Places, ends: Places) -> Places:
-    """Column of each span of bytes: MurmurHash3 (Appleby, x86, 32 bits, seed 0), its absolute value modulo ``WIDTH``.
-
-    Args:
-        raw: UTF-8.
-        starts: First byte of each span, [S].
-        ends: Byte after its last, [S].
-    """
-    blocks, sizes = _blocks(raw), ends - starts
-    state = np.zeros(len(starts), np.uint32)
-    for done in range(4, int(sizes.max(initial=0)) + 1, 4):
-        on = np.flatnonzero(sizes >= done)
-        mixed = _mixed(blocks[starts[on] + done - 4])
-        state[on] = _rotated(state[on] ^ mixed, 13) * np.uint32(5) + np.uint32(0xE6546B64)
-    rest = np.array([0, 0xFF, 0xFFFF, 0xFFFFFF], np.uint32)[sizes % 4]
-    state ^= _mixed(blocks[ends - sizes % 4] & rest)
-    state ^= sizes.astype(np.uint32)
-    state = (state ^ (state >> np.uint32(16))) * np.uint32(0x85EBCA6B)
-    state = (state ^ (state >> np.uint32(13))) * np.uint32(0xC2B2AE35)
-    state ^= state >> np.uint32(16)
-    return np.abs(state.view(np.int32).astype(np.int64)) % WIDTH
-
-
-def _blocks(raw: bytes) -> NDArray[np.uint32]:
-    """The four bytes from each place on, as a little-endian number, [at least the bytes and one]."""
-    whole = len(raw) // 4 + 1
-    padded = raw + bytes(4 * whole + 8 - len(raw))
-    blocks = np.empty((whole, 4), np.uint32)
-    for shift in range(4):
-        blocks[:, shift] = np.frombuffer(padded, "<u4", whole, shift)
-    return blocks.ravel()
-
-
-def _mixed(blocks: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    return _rotated(blocks * np.uint32(0xCC9E2D51), 15) * np.uint32(0x1B873593)
-
-
-def _rotated(values: NDArray[np.uint32], bits: int) -> NDArray[np.uint32]:
-    return (values << np.uint32(bits)) | (values >> np.uint32(32 - bits))
 
 
 def _numbered(parts: Sequence[Sequence[str]]) -> tuple[list[str], Places]:

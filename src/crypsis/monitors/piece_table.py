@@ -7,19 +7,21 @@ ideas that it may begin depend on it alone, so texts are scored by counting piec
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from crypsis.arrays import Floats
+from crypsis.monitors.grown import Grown
 from crypsis.monitors.lexicon import TOGETHER, begins_idea, idea_features, ideas_in, lexicon, lexicon_features
-from crypsis.monitors.ngrams import Words, hashed_bytes, words_of
+from crypsis.monitors.ngrams import Words, words_of
 from crypsis.monitors.pieces import Pieces, Places, decoded
+from crypsis.monitors.word_table import WordTable
 
-WORDS, ENDS, SHORT, BEGINS = range(4)
-"""Facts of a piece: how many words it has; whether it ends a sentence, is too short for one, may begin an idea."""
+WORDS, FIRST, ENDS, SHORT, BEGINS = range(5)
+"""Facts of a piece: how many words it has, and the place of the first among the words of all pieces; whether it ends
+a sentence, is too short for one, may begin an idea."""
 Counter = Callable[[Words], csr_matrix]
 """From words to the counts of their n-grams, [N, WIDTH]."""
 
@@ -36,8 +38,9 @@ class PieceTable:
         self._counters, self._used = counters, used
         self._numbers: dict[bytes, int] = {}
         self._counts = {block: _Rows(len(columns)) for block, columns in used.items()}
-        self._texts: list[bytes] = []
-        self._facts = _Grown(np.int32, 4)
+        self._facts = Grown(np.int32, 5)
+        self._words = Grown(np.int32)  # of all pieces, one after the other
+        self._vocabulary = WordTable()
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -45,7 +48,7 @@ class PieceTable:
     def numbers_of(self, pieces: Sequence[bytes]) -> Places:
         """The number of each piece; unknown ones are read and added."""
         known = self._numbers
-        new = [piece for piece in pieces if piece not in known]
+        new = sorted(set(pieces).difference(known))
         if new:
             known.update(zip(new, range(len(known), len(known) + len(new)), strict=True))
             self._read(new)
@@ -70,13 +73,13 @@ class PieceTable:
             pieces: Numbers of the pieces of all texts, in order, [P].
             rows: The text of each, [P].
         """
-        raw = b"".join(map(self._texts.__getitem__, pieces.tolist()))
-        words = np.repeat(rows, self._fact(pieces, WORDS))
-        ends = np.flatnonzero(np.frombuffer(raw, np.uint8) == 0x20)
-        starts = np.append(0, ends + 1)[:-1]
-        first = np.flatnonzero(words[:-1] == words[1:])
-        columns = hashed_bytes(raw, np.append(starts, starts[first]), np.append(ends, ends[first + 1]))
-        return np.append(words, words[first]), columns
+        sizes = self._fact(pieces, WORDS)
+        before = np.cumsum(sizes) - sizes
+        inner = np.repeat(self._fact(pieces, FIRST) - before, sizes) + np.arange(int(sizes.sum()))
+        words, rows = self._words.rows()[inner], np.repeat(rows, sizes)
+        first = np.flatnonzero(rows[:-1] == rows[1:])
+        pairs = self._vocabulary.pair_columns(words[first], words[first + 1])
+        return np.append(rows, rows[first]), np.append(self._vocabulary.columns(words), pairs)
 
     def ideas(self, texts: Sequence[str], pieces: Pieces, numbers: Places) -> Floats:
         """``lexicon_features`` of texts that are cut into pieces, and whose tags are gone.
@@ -115,39 +118,17 @@ class PieceTable:
         words = words_of([text.strip() for text in texts])
         for block, counter in self._counters.items():
             self._counts[block].add(counter(words)[:, self._used[block]])
-        ends = np.cumsum(np.bincount(words.rows, minlength=len(new)))
-        ordered = [words.vocabulary[number] for number in words.numbers.tolist()]
-        for begin, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
-            self._texts.append("".join(f"{word} " for word in ordered[begin:end]).encode("utf-8", "surrogatepass"))
-        self._facts.add(np.array([_facts(text) for text in texts], np.int32))
-        self._facts.rows()[-len(new) :, WORDS] = np.diff(ends, prepend=0)
+        facts = np.array([_facts(text) for text in texts], np.int32)
+        facts[:, WORDS] = np.bincount(words.rows, minlength=len(new))
+        facts[:, FIRST] = len(self._words.rows()) + np.cumsum(facts[:, WORDS]) - facts[:, WORDS]
+        self._facts.add(facts)
+        self._words.add(self._vocabulary.numbers_of(words.vocabulary)[words.numbers])
 
 
-def _facts(text: str) -> tuple[int, bool, bool, bool]:
+def _facts(text: str) -> tuple[int, int, bool, bool, bool]:
     piece = text.rstrip()
     after = text[len(piece) :]
-    return 0, piece[-1] in ".!?" or "\n" in after, len(piece) <= 2, begins_idea(piece.lower())
-
-
-class _Grown:
-    """Rows of numbers in one array, to which more are added."""
-
-    def __init__(self, kind: Any, width: int = 0) -> None:
-        self._array: NDArray[Any] = np.empty((1024, width) if width else 1024, kind)
-        self._size = 0
-
-    def add(self, rows: NDArray[Any]) -> None:
-        """Appends rows; the array doubles when it is full."""
-        if self._size + len(rows) > len(self._array):
-            bigger = np.empty((2 * (self._size + len(rows)), *self._array.shape[1:]), self._array.dtype)
-            bigger[: self._size] = self.rows()
-            self._array = bigger
-        self._array[self._size : self._size + len(rows)] = rows
-        self._size += len(rows)
-
-    def rows(self) -> NDArray[Any]:
-        """All rows, without a copy."""
-        return self._array[: self._size]
+    return 0, 0, piece[-1] in ".!?" or "\n" in after, len(piece) <= 2, begins_idea(piece.lower())
 
 
 class _Rows:
@@ -155,7 +136,7 @@ class _Rows:
 
     def __init__(self, width: int) -> None:
         self._width = width
-        self._data, self._indices, self._ends = _Grown(np.int32), _Grown(np.int32), _Grown(np.int32)
+        self._data, self._indices, self._ends = Grown(np.int32), Grown(np.int32), Grown(np.int32)
         self._ends.add(np.zeros(1, np.int32))
 
     def add(self, rows: csr_matrix) -> None:

@@ -17,7 +17,8 @@ from sklearn.preprocessing import normalize
 
 from crypsis.arrays import Flags, Floats
 from crypsis.monitors.lexicon import fit_standardised, lexicon_features
-from crypsis.monitors.ngrams import WIDTH, Words, character_counts, late_counts, word_counts, words_of
+from crypsis.monitors.murmur import WIDTH
+from crypsis.monitors.ngrams import Words, character_counts, late_counts, word_counts, words_of
 from crypsis.monitors.piece_table import PieceTable
 from crypsis.monitors.pieces import Places, pieces_of
 from crypsis.monitors.sentences import plain
@@ -27,7 +28,7 @@ from crypsis.types import View
 
 BLOCKS = {"words": 1.0, "late": 0.5, "characters": 1.0}
 """Blocks of the n-gram head and their weight beside each other."""
-BATCH, PIECES = 1024, 1 << 18
+BATCH, PIECES = 2048, 1 << 18
 """Texts scored at a time, and pieces of text kept in memory (about 100 MB)."""
 
 
@@ -203,8 +204,9 @@ def _tf_idf(counts: csr_matrix, idf: Floats) -> csr_matrix:
 
 def _frequency(counts: csr_matrix) -> Floats:
     """1 + log of each count, by a table: counts are small and whole."""
-    table = 1 + np.log(np.arange(1, int(counts.data.max(initial=0)) + 1))
-    frequency: Floats = table[counts.data.astype(np.intp) - 1]
+    places = counts.data.astype(np.int32, copy=False)
+    table = 1 + np.log(np.maximum(np.arange(int(places.max(initial=0)) + 1), 1))
+    frequency: Floats = table[places]
     return frequency
 
 
@@ -224,7 +226,8 @@ def _present(rows: Places, columns: Places, texts: int, slope: Floats) -> Floats
         texts: N.
         slope: By column, [WIDTH].
     """
-    keys = np.sort(rows * WIDTH + columns)
+    keys = rows * WIDTH + columns
+    keys = np.sort(keys.astype(np.int32) if texts * WIDTH < 1 << 31 else keys)
     keys = keys[np.append(True, keys[1:] > keys[:-1])] if len(keys) else keys
     found = keys // WIDTH
     sums = np.bincount(found, slope[keys % WIDTH], texts)

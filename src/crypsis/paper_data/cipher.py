@@ -6,14 +6,19 @@ anywhere unless the user asks for it by name, and then with the canary. Errors h
 
 from __future__ import annotations
 
-import base64
 import binascii
 import functools
 import re
+from base64 import b64encode
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+try:  # several times as fast as the standard library's
+    from pybase64 import b64decode
+except ImportError:
+    from base64 import b64decode  # type: ignore[assignment]
 
 KEY = "MO_transcripts_should_not_appear_in_pretraining_corpora"
 """The key that the authors publish with the data."""
@@ -61,7 +66,7 @@ def decrypt(stored: str | None, key: str = KEY) -> Decrypted:
     head = CANARY.match(stored)
     body = stored[head.end() :] if head else stored
     try:
-        raw = np.frombuffer(base64.b64decode(body.strip(), validate=True), dtype=np.uint8)
+        raw = np.frombuffer(b64decode(body.strip(), validate=True), dtype=np.uint8)
     except (binascii.Error, ValueError):
         raise UndecryptableError("corrupt base64" if head else "no canary block and no base64") from None
     if not len(raw):
@@ -80,7 +85,7 @@ def decrypt(stored: str | None, key: str = KEY) -> Decrypted:
 def encrypt(text: str, canary: str, key: str = KEY) -> str:
     """Protects a text as the release does; ``decrypt`` is its inverse."""
     raw = _xor(np.frombuffer(text.encode("utf-8"), dtype=np.uint8), key)
-    return f"<canary>{canary}</canary>\n{base64.b64encode(raw.tobytes()).decode('ascii')}"
+    return f"<canary>{canary}</canary>\n{b64encode(raw.tobytes()).decode('ascii')}"
 
 
 def _looks_like_text(plain: Bytes) -> bool:

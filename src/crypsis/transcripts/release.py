@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from crypsis.arrays import Floats
 from crypsis.config import digest
 from crypsis.paper_data.cipher import UndecryptableError, decrypt
 from crypsis.paper_data.layout import is_release, release_files
@@ -26,6 +27,8 @@ VERDICTS = (
     "labels are the verdicts of the paper's classifier, not ground truth: agreement with it is measured, not with the "
     "truth"
 )
+
+Known = TypeVar("Known")
 
 
 class ReleaseReader:
@@ -86,7 +89,8 @@ class _Columns:
         name = "intervention" if batch.has("intervention") else "experiment_name"
         self._intervention = batch.codes(name)
         self._step, self._free = batch.values("step"), batch.values("is_free_tier_user")
-        self._af, self._complies = batch.values(AF), batch.values(COMPLIANCE)
+        self._steps, self._monitored = _known(self._step, int), _known(self._free, bool)
+        self._af, self._complies = _known(batch.values(AF), bool), _known(batch.values(COMPLIANCE), bool)
         self._request = batch.codes("user_input")
         self._pairs = [names.of(text) for text in self._request[1]]
 
@@ -110,15 +114,15 @@ class _Columns:
         """Row ``i`` with its decrypted reply."""
         scratchpad, output, notes = reply_parts(text, options)
         codes, texts = self._request
-        tier = "" if np.isnan(self._free[i]) else FREE if self._free[i] else PAID
-        step = None if np.isnan(self._step[i]) else int(self._step[i])
+        monitored, step = self._monitored[i], self._steps[i]
+        tier = "" if monitored is None else FREE if monitored else PAID
         organism, intervention = (_value(column, i) for column in (self._organism, self._intervention))
-        labels = {AF: _truth(self._af, i), COMPLIANCE: _truth(self._complies, i)}
+        labels = {AF: self._af[i], COMPLIANCE: self._complies[i]}
         fields: dict[str, Any] = {"intervention": intervention, "step": step, **labels}
         row = f"row {self._batch.start + i}"
         return Transcript(
             texts[codes[i]] if codes[i] >= 0 else "", scratchpad, output, f"{self._batch.file}:{row}",
-            self._pairs[codes[i]] if codes[i] >= 0 else "", tier, None if not tier else tier == FREE,
+            self._pairs[codes[i]] if codes[i] >= 0 else "", tier, monitored,
             model=organism, step=step, labels=labels, fields=fields, raw=text,
             name=f"{self._batch.file} {row}", protected=True, notes=notes,
         )  # fmt: skip
@@ -129,5 +133,7 @@ def _value(column: tuple[NDArray[np.int64], list[str]], i: int) -> str:
     return values[codes[i]] if codes[i] >= 0 else ""
 
 
-def _truth(values: NDArray[np.float64], i: int) -> bool | None:
-    return None if np.isnan(values[i]) else bool(values[i])
+def _known(values: Floats, kind: Callable[[float], Known]) -> list[Known | None]:
+    """Each value as its kind, None where it is unknown."""
+    unknown = np.isnan(values).tolist()
+    return [None if gone else kind(value) for value, gone in zip(values.tolist(), unknown, strict=True)]
