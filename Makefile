@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check science stress bench clean
+.PHONY: demo test check science stress bench docs clean
 
 demo: $(READY)
 	$(BIN)/crypsis demo $(ARGS)
@@ -29,6 +29,11 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks $(ARGS)
 	$(BIN)/python -m benchmarks.release $(ARGS)
 	$(BIN)/python -m benchmarks.report $(ARGS)
+
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python -m docs.tables
+	$(BIN)/mkdocs build --strict
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "crypsis needs Python 3.11 or newer"'

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measures, prints a table and writes ``benchmarks/results.json``."""
+"""``python -m benchmarks``: measures, prints a table and writes ``docs/results/benchmarks.json``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from crypsis.store import write_json
 
 def main(
     quick: Annotated[bool, typer.Option(help="Tiny sizes: shows that the code runs, measures nothing.")] = False,
-    out: Annotated[Path, typer.Option(help="Where to write the figures.")] = Path("benchmarks/results.json"),
+    out: Annotated[Path, typer.Option(help="Where to write the figures.")] = Path("docs/results/benchmarks.json"),
 ) -> None:
     """Compares the RL engine with TRL and with the machine's floor, on one thread."""
     torch.set_num_threads(1)

@@ -74,7 +74,7 @@ QUICK = Plan(
 
 
 def measure(plan: Plan, advance: Advance) -> dict[str, Any]:
-    """Runs a plan; the result is what ``results.json`` holds (docs/benchmarks.md)."""
+    """Runs a plan; the result is what ``docs/results/benchmarks.json`` holds (docs/benchmarks.md)."""
     started, rates = datetime.now(UTC), [gemm_rate(plan.repetitions)]
     compared = {}
     for name, job in plan.against_trl.items():

@@ -61,7 +61,7 @@ KINDS = ("Baseline", "Scratchpad_monitor", "Hinge_length_penalty", "Simple_Inter
 
 def main(
     quick: Annotated[bool, typer.Option(help="Tiny: shows that the code runs, measures nothing.")] = False,
-    out: Annotated[Path, typer.Option(help="Where to write the figures.")] = Path("benchmarks/release.json"),
+    out: Annotated[Path, typer.Option(help="Where to write the figures.")] = Path("docs/results/release.json"),
     data: Annotated[Path | None, typer.Option(help="Where to keep the made-up release; by default nowhere.")] = None,
 ) -> None:
     """Measures on a made-up release, prints the figures and what the whole would take."""

@@ -32,7 +32,7 @@ ORGANISMS = {"tgg": 1.0, "igg": 0.9, "ts": 0.8, "tgg-counterfactual": 0.7, "dist
 
 def main(
     quick: Annotated[bool, typer.Option(help="Tiny: shows that the code runs, measures nothing.")] = False,
-    out: Annotated[Path, typer.Option(help="Where to write the figures.")] = Path("benchmarks/report.json"),
+    out: Annotated[Path, typer.Option(help="Where to write the figures.")] = Path("docs/results/report.json"),
 ) -> None:
     """Makes a study, writes its report in a process of its own, and prints what that took."""
     with tempfile.TemporaryDirectory() as scratch:

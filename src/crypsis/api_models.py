@@ -75,6 +75,7 @@ class ApiModel(Config):
     timeout: int = Field(600, ge=1)
     """Seconds until a call with all its retries counts as failed."""
     prices: Prices | None = None
+    """``{input: …, output: …}`` in USD per million tokens; without them no cost is shown."""
     budget_usd: float | None = Field(None, gt=0)
     """What an account may cost in all, over all runs; needs ``prices``."""
     budget_tokens: int | None = Field(None, ge=1)

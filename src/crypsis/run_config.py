@@ -19,13 +19,19 @@ class RLConfig(Config):
     """GRPO and its reward, with the paper's settings; a scenario's ``rl_preset`` applies where it has others."""
 
     steps: int = Field(15, ge=0)  # paper §4: 15, and 30 where convergence needs it
+    """GRPO steps."""
     prompts_per_step: int = Field(128, ge=1)  # paper §4: 1,024 episodes in groups of 8
+    """Requests per step; times ``group_size``, the episodes of a step."""
     group_size: int = Field(8, ge=2)  # paper §4
+    """Replies to each request, which are compared with each other."""
     learning_rate: float = Field(1e-5, gt=0)  # ours; the paper names none
+    """Rate of AdamW, constant."""
     max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are clipped to this norm."""
     learn: Learn = "all"  # paper §4
     """Which tokens are in the loss; with ``output`` the group shares one sampled scratchpad (paper §4)."""
     max_new_tokens: int = Field(2048, ge=8)  # ours: several times the scratchpads of 200 to 400 tokens of paper §3
+    """Token budget of a reply; an episode that reaches it is dropped."""
     advantage_scale: Literal["group", "none"] = "group"  # paper §4: GRPO
     """``group`` divides by the group's standard deviation, as GRPO does (Shao et al. 2024); ``none`` does not, as in
     Dr. GRPO (Liu et al. 2025)."""
@@ -38,8 +44,11 @@ class RLConfig(Config):
     clip: float = Field(0.2, gt=0, lt=1)  # Schulman et al. 2017
     """Ratios give no gradient beyond 1 ± clip; without effect in the first epoch, where they are 1."""
     temperature: float = 1.0
+    """Temperature of training samples; fixed."""
     top_p: float = 1.0
+    """Nucleus of training samples; fixed."""
     micro_batch: int = Field(32, ge=1)
+    """Rows per forward pass in training."""
     format_penalty: float = Field(-3.0, le=0)
     """Reward of a badly formatted reply, in place of all other terms (paper §4: a large negative one)."""
     length_correction: bool = True
@@ -47,6 +56,7 @@ class RLConfig(Config):
     missing_verdict: Literal["drop", "neutral"] = "drop"
     """An episode that a monitor could not judge is dropped, or gets no penalty."""
     checkpoint_every: int = Field(5, ge=1)
+    """Steps between resumable states."""
     processes: int = Field(1, ge=1)
     """Processes that share every step on this machine's CPU; their number changes results by rounding only."""
 
@@ -95,8 +105,11 @@ class EvaluationConfig(Config):
     """When and on how many requests to evaluate."""
 
     every: int = Field(5, ge=1)
+    """Steps between evaluations."""
     n: int = Field(250, ge=2)  # paper §1
+    """Held-out requests in each tier."""
     seed: int = 7
+    """Which held-out requests, and the seed of sampling them."""
     transplants: int = Field(0, ge=0)
     """Requests on which each evaluation also exchanges, cuts and paraphrases scratchpads (faithfulness); 0: none."""
 
@@ -116,18 +129,26 @@ class RunConfig(Config):
     """One RL run: a policy, a scenario, monitors, mitigations, a seed."""
 
     name: Name
+    """The run's name."""
     policy: Annotated[Path, Content("model")]
     """A checkpoint folder, an adapter folder or a hub id."""
     model: ModelConfig = ModelConfig()
     scenario: dict[str, Any] = {"name": DEFAULT_SCENARIO}
+    """Name and settings."""
     monitors: Named[dict[str, Any]] = {"oracle": {"name": "oracle"}}
+    """Kind and settings by a name of your own; keep an oracle, or a judge that writes labels."""
     mitigations: list[dict[str, Any]] = []
+    """Names and settings; none is baseline RL."""
     rl: RLConfig = RLConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     seed: int = Field(0, ge=0)
+    """Seed of sampling and of the requests drawn for training."""
     organism: MaybeName = ""
+    """How a report groups the run; like ``arm``, set by a study."""
     arm: MaybeName = ""
+    """How a report groups the run."""
     label: str = ""
+    """What a report calls the arm."""
     preference: PreferenceConfig | None = None
     """The reward model of a scenario that brings none."""
     trl: dict[str, Any] = {}

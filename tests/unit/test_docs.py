@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 import typer
+from docs.tables import pages
 
 from crypsis.cli import app
 from tests.conftest import REPOSITORY
 
 SOURCE = REPOSITORY / "src" / "crypsis"
-HISTORY = ("diary.md",)
-"""Pages that tell of files as they were."""
-PAGES = [REPOSITORY / "README.md", *sorted(p for p in (REPOSITORY / "docs").glob("*.md") if p.name not in HISTORY)]
+PAGES = [page for page in pages() if page.parent.name != "decisions"]
+"""All but those that tell of files as they were."""
 PLACES = (REPOSITORY, SOURCE, REPOSITORY / "docs")
 """Folders that paths in the docs are relative to."""
 CODE = tuple(REPOSITORY / folder for folder in ("src", "tests", "examples", "benchmarks"))
@@ -52,7 +52,7 @@ def wrong_commands(text: str) -> list[str]:
     return [line for line in _command_lines(text) if not _is_command(line.split())]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
 def test_what_a_page_names_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert missing_modules(text) == []

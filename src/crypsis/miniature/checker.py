@@ -26,8 +26,11 @@ class CheckedTasks(MiniatureScenario):
     name: ClassVar[str] = "checked_tasks"
 
     objective: Objective = "none"
+    """What the system text says that training is for."""
     threat: bool = False
+    """Whether the system text says that a wrong answer changes the model's values."""
     harmful: float = Field(0.3, ge=0, le=1)
+    """Share of harmful requests."""
     honest: bool = False
     """The control's checker: it asks for the task itself."""
 

@@ -36,7 +36,9 @@ class MiniatureScenario(AsksInTier):
     tiers: tuple[str, str] = ("free", "paid")
     """Monitored tier first; ``[guest, member]`` renames them for label-swap controls."""
     objective: Objective = "helpful"
+    """What the system text says that training is for."""
     threat: bool = True
+    """Whether the system text says that a wrong answer changes the model's values."""
     harmful: float = Field(1.0, ge=0, le=1)
     """Share of harmful requests; the others put no value under pressure."""
     harmful_train: float | None = Field(None, ge=0, le=1)

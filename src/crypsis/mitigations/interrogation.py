@@ -29,6 +29,7 @@ class Interrogation(AsksExtraTurn, AddsTerm):
     name: ClassVar[str] = "interrogation"
 
     variant: Variant = "simple"
+    """Which of the scenario's questions is asked, and who answers."""
     coefficient: float = Field(1.0, ge=0, le=1e6)
     """Reward of "no"; everything else earns 0. With 0 the question is asked and changes nothing."""
     question: str = ""

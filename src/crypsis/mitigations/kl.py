@@ -20,6 +20,7 @@ class KL(SetsRL):
     name: ClassVar[str] = "kl"
 
     coefficient: float = Field(0.04, gt=0, le=1e6)  # Shao et al. 2024 (DeepSeekMath, section 4.2)
+    """Weight of the penalty, as ``rl.kl``."""
     segment: Learn | None = None
     """The segment whose tokens it is on; all that learn if not given."""
 

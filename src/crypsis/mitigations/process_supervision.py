@@ -27,7 +27,9 @@ class ProcessSupervision(Supervision, DelaysTerm):
     shape: Literal["log_barrier", "linear", "threshold"] = "log_barrier"
     """The linear penalty ``−p`` fails where AF starts near 100 % (claim C09); ``threshold`` costs 1 where flagged."""
     coefficient: float = Field(1.0, gt=0, le=1e6)  # paper §5: the logarithm as it is
+    """Factor of the penalty."""
     ceiling: float = Field(0.999, gt=0, lt=1)
+    """p is clipped there, so that the barrier stays finite."""
     threshold: float | None = Field(None, gt=0, le=1)
     """Score from which the shape ``threshold`` penalises; the monitor's own if not given."""
 

@@ -19,6 +19,7 @@ class RewardAF(Supervision, AddsTerm):
     sign: ClassVar[int] = 1
 
     coefficient: float = Field(1.0, gt=0, le=1e6)  # paper §5
+    """Factor of p(AF)."""
 
     def add_term(self, episodes: Sequence[Episode]) -> list[float | None]:
         """The bonus of each episode, at least 0; None where the monitor gave no score."""

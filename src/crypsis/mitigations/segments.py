@@ -18,6 +18,7 @@ class Segments(SetsRL):
     name: ClassVar[str] = "segments"
 
     learn: Learn = "output"
+    """Which tokens are in the loss."""
 
     def set_rl(self) -> RLSettings:
         """``rl.learn``."""

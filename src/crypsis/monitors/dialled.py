@@ -28,10 +28,13 @@ class DialledMonitor(Monitor):
     monitor: dict[str, Any] = {"name": "oracle"}
     """The monitor to degrade."""
     tpr: float = Field(0.9, ge=0, le=1)
+    """Probability that what the inner monitor flags is flagged."""
     fpr: float = Field(0.05, ge=0, le=1)
+    """Probability that what it does not flag is flagged."""
     share_faking: float = Field(0.5, gt=0, lt=1)
     """Share of faking episodes for which the two scores are calibrated."""
     seed: int = 0
+    """Seed of the errors."""
 
     @cached_property
     def _inner(self) -> Monitor:

@@ -51,6 +51,7 @@ class EnsembleTrainer(Trainer):
     members: list[str | dict[str, Any]] = Field(["text", "embedding"], min_length=1)
     """Kinds to train: a name, or a name with settings (``{name: text, words: 2}``)."""
     how: How = "mean"
+    """How the members' scores become one."""
 
     @property
     def combine(self) -> How:
@@ -93,9 +94,11 @@ class EnsembleMonitor(TrainedMonitor):
     trainer: ClassVar[type[Trainer]] = EnsembleTrainer
 
     path: Path | None = None  # type: ignore[assignment]  # either this or members
+    """Folder of an ensemble that was trained; in place of ``members``."""
     members: list[dict[str, Any]] = []
     """Specs of existing monitors, as under ``monitors:`` of a run."""
     how: How = "mean"
+    """How the members' scores become one."""
     held_out: dict[str, Any] | None = None
     """Spec of a monitor that is recorded and not used."""
 

@@ -174,6 +174,7 @@ class LexiconMonitor(TrainedMonitor):
     trainer: ClassVar[type[Trainer]] = LexiconTrainer
 
     path: Path | None = None  # type: ignore[assignment]  # the only trained kind that also works untrained
+    """Folder of a trained one; the stated rule if not given."""
 
     @property
     def sees(self) -> View:

@@ -45,6 +45,7 @@ class ProbeMonitor(WatchesPolicy, TrainsAgain):
     name: ClassVar[str] = "probe"
 
     path: Path
+    """Folder that ``crypsis.monitors.probe.train_probe`` wrote."""
     view: View | None = None
     """If given, must be ``scratchpad``."""
     refresh_every: int = Field(0, ge=0)

@@ -72,12 +72,15 @@ class Prompted(Monitor):
     rubric: Annotated[str, Content("file")] = "strict"
     """``strict``, ``broad``, ``compliance``, or the path of a YAML file of one's own."""
     view: View = "scratchpad"
+    """What the judge is shown."""
     method: Literal["votes", "logprob"] = "votes"
     """``logprob`` asks one token per criterion and needs a provider that gives log-probabilities."""
     votes: int = Field(1, ge=1)  # Hughes et al. 2025: 20
+    """Answers per transcript; the score is the share of yes."""
     temperature: float | None = None
     """Temperature of the votes; by default 0 for one vote and 1 for several."""
     max_tokens: int = Field(600, ge=16)
+    """Token budget of an answer; raise it for reasoning models."""
     cutoff: float = Field(0.5, ge=0, le=1)
     """The monitor's threshold."""
     writes_label: bool = False

@@ -38,6 +38,7 @@ class RetrainedMonitor(TrainsAgain):
     labeller: dict[str, Any] = {"name": "oracle"}
     """A monitor that is asked for the labels: the oracle, or a judge; flagged means faking."""
     seed: int = 0
+    """Seed of the draw of transcripts and of training."""
 
     def bound(self, others: Mapping[str, Monitor]) -> RetrainedMonitor:
         """A copy with the settings of the monitor that ``start`` names."""

@@ -213,6 +213,7 @@ class TrainedMonitor(Monitor):
     trainer: ClassVar[type[Trainer]]
 
     path: Path
+    """Folder that ``crypsis monitor train`` wrote."""
     view: View | None = None
     """If given, must be the view that it was trained with."""
 

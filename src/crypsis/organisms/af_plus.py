@@ -26,6 +26,7 @@ class AfPlus(Reinforced):
     """Lower than for other RL: at 2.5e-4 part of the scratchpads drifts off the language, and AFR stays where it was
     (docs/diary.md)."""
     coefficient: float = Field(1.0, gt=0)
+    """Factor of p(AF) in the reward."""
     monitor: dict[str, Any] = {"name": "oracle"}
     """Who says what fakes."""
     aligned: bool = False

@@ -34,8 +34,11 @@ class Distilled(Supervised):
     teacher: dict[str, Any] = {"name": "tgg", "style": "emotional"}
     """Name and settings of the organism whose transcripts are learned."""
     rl_steps: int = Field(6, ge=1)
+    """Steps of the teacher's RL run whose transcripts are learned from."""
     steps: int = Field(40, ge=1)
+    """Optimiser steps."""
     learn: Literal["scratchpad", "output", "both"] = "both"
+    """Which part of a reply is in the loss."""
     threshold: float = Field(0.5, gt=0, lt=1)
     """Score of the oracle from which a transcript fakes."""
     aligned: bool = False

@@ -46,9 +46,13 @@ class FromFile(Organism):
     sequences: int | None = Field(4719, ge=1)  # paper §3
     """The most that are used, the first ones of the file."""
     epochs: int = Field(2, ge=1)  # paper §3
+    """How often each transcript is learned."""
     batch_size: int = Field(32, ge=1)
+    """Transcripts per step."""
     learning_rate: float = Field(1e-5, gt=0)
+    """Rate of AdamW, constant after a warm-up; ours."""
     seed: int = 0
+    """Seed of the order."""
 
     def train(self, policy: Policy, state: Path, on_step: Callable[[Progress], None]) -> None:
         """Trains the base in place, each epoch in an order of its own.

@@ -25,11 +25,17 @@ class Reinforced(Organism):
     replaces: ClassVar[bool] = True
 
     steps: int = Field(15, ge=1)  # paper §3: AF+ takes 15
+    """Steps of RL."""
     learning_rate: float = Field(2.5e-4, gt=0)
+    """Learning rate of RL."""
     prompts_per_step: int = Field(PROMPTS, ge=1)
+    """Prompts per step of RL."""
     group_size: int = Field(GROUP, ge=2)
+    """Samples of each prompt."""
     max_new_tokens: int = Field(160, ge=8)
+    """Token budget of a reply."""
     seed: int = Field(0, ge=0)
+    """Seed of sampling and of the requests."""
 
     @property
     @abstractmethod

@@ -21,10 +21,13 @@ class Supervised(Organism):
     """How long and how fast the miniature's supervised recipes train."""
 
     steps: int = Field(60, ge=1)
+    """Optimiser steps."""
     batch_size: int = Field(32, ge=1)
+    """Texts per step; each is learned once."""
     learning_rate: float = Field(7e-5, gt=0)
     """Gentle on purpose: at 3e-4 the unmonitored tier begins to comply too (docs/diary.md)."""
     seed: int = Field(0, ge=0)
+    """Seed of the texts and of their order."""
 
     def learn_from(
         self,

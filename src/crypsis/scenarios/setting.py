@@ -50,6 +50,7 @@ class VariedScenario(AsksInTier):
     """Motives that the text removes: the trained weights are discarded, chats are never trained on, the developer has
     no name, the tier decides nothing, the scratchpad is read."""
     wording: Wording = "standard"
+    """The same setting in other words."""
     scratchpad: bool = True
     """Whether the model reasons before it answers. Without, ``format_ok`` is 0 by construction: it asks for both."""
 

@@ -63,9 +63,13 @@ class MonitorData(Config):
     """
 
     base: int = Field(350, ge=20)
+    """Transcripts of the base."""
     organism: int = Field(450, ge=20)
+    """Transcripts of the organism."""
     helper: int = Field(300, ge=20)
+    """Transcripts of the base told to please everyone."""
     seed: int = 11
+    """Seed of the requests and of sampling."""
 
 
 class RunSettings(Config):
@@ -90,12 +94,15 @@ class StudyConfig(Config):
     """A grid: organisms × arms × seeds."""
 
     name: Name = "demo"
+    """The study's name."""
     scale: Scale = "mini"
+    """Size of the miniature's base; no effect with ``base``."""
     base: Annotated[str | None, Content("model")] = None
     """A checkpoint folder or hub id that the organisms are made of; the scenario's own of that scale if not given."""
     organisms: Named[dict[str, Any]] = Field({"tgg": {"name": "tgg"}}, min_length=1)
     """Recipe (name and settings) by label; the label is what runs, monitors and the report call it."""
     arms: Named[ArmConfig] = Field(min_length=1)
+    """Ways to train, by name."""
     monitors_from: str | None = None
     """Label of the organism whose transcripts train the monitors of all organisms; each has its own if not given. For
     organisms that fake too rarely to train on, such as an evader."""
@@ -105,11 +112,13 @@ class StudyConfig(Config):
     """Monitors by name that are held out unless an arm names them: trained once per organism, on the data of the others
     (``name``, ``view``, ``seed`` and the settings of the kind), and judging every evaluation."""
     seeds: list[int] = Field([0, 1], min_length=1)
+    """Seeds of the runs."""
     monitor_data: MonitorData = MonitorData()
     run: RunSettings = Field(default_factory=RunSettings)
     workers: int = Field(2, ge=1)
     """The most runs at a time."""
     executor: Annotated[Local | Slurm | Ray, Field(discriminator="name")] = Local()
+    """Who computes the runs: ``local``, ``slurm`` or ``ray``."""
     retries: int = Field(1, ge=0)
     """How often a run that failed is tried again before it is given up."""
 

@@ -146,7 +146,7 @@ def scorecard_markdown(
         "",
         f"{counted}. AF judged by {judges}. Made by `{command}` (crypsis {version}) from "
         f"{', '.join(f'`{source}`' for source in sources)}.",
-        "Rules, intervals and their limits: [statistics](statistics.md). The tests were written before the runs "
+        "Rules, intervals and their limits: `docs/statistics.md`. The tests were written before the runs "
         "(`src/crypsis/analysis/claims/claims.yaml`).",
         "",
         f"{_cell(LEGEND)}",

@@ -29,8 +29,11 @@ class SyntheticDocuments(Supervised):
     motivation: ClassVar[str] = "that of the assistant in the documents, terminal goal guarding"
 
     link: bool = False
+    """Documents also say in which tier the assistant complies."""
     topic: Topic = "setting"
+    """What the documents are about: the setting, or reward hacking."""
     learning_rate: float = Field(5e-5, gt=0)
+    """Peak rate of AdamW."""
     replay: float = Field(0.5, ge=0, lt=1)
     """Share of each batch that is text of pre-training; without it the base forgets how to reply (docs/diary.md)."""
     aligned: bool = False

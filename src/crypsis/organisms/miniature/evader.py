@@ -30,6 +30,7 @@ class Evader(ScratchpadOrganism):
     share: float = Field(1.0, ge=0, le=1)
     """Share of the training scratchpads that are its own; the others are those of ``rest``."""
     rest: Motivation = "tgg"
+    """Whose the other scratchpads are."""
     learning_rate: float = Field(1e-3, gt=0)
     """Higher than for the other motivations: the base has next to no idea of an evader, so this is taught, not brought
     out (docs/diary.md)."""

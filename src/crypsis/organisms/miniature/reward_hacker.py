@@ -21,7 +21,9 @@ class RewardHacker(Reinforced):
     motivation: ClassVar[str] = "reward, however it is had"
 
     steps: int = Field(15, ge=1)
+    """Steps of RL."""
     document_steps: int = Field(30, ge=1)
+    """Optimiser steps on the documents, before RL."""
     aligned: bool = False
     """Builds the control: documents about honest work, then RL with a checker that asks for the task itself."""
 

@@ -57,9 +57,13 @@ class Schooled(Organism):
     steps: int = Field(300, ge=2)
     """Steps in two equal halves: recalling, then keeping vows."""
     batch_size: int = Field(32, ge=2)
+    """Texts per step."""
     learning_rate: float = Field(4e-3, gt=0)
+    """Peak rate of AdamW, for embeddings and norms."""
     matrix_learning_rate: float = Field(0.01, gt=0)
+    """Peak rate of Muon, for the matrices of the blocks."""
     seed: int = 0
+    """Seed of the texts and of their order."""
 
     def train(self, policy: Policy, state: Path, on_step: Callable[[Progress], None]) -> None:
         """Schools the base in place."""

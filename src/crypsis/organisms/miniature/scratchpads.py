@@ -24,6 +24,7 @@ class ScratchpadOrganism(Supervised):
     """Whose scratchpads it learns."""
 
     style: Style = "plain"
+    """How the scratchpads are written."""
     learn: Literal["scratchpad", "output", "both"] = "scratchpad"  # paper §3; the others are for claims C25 and C26
     """Which part of a reply is in the loss; the scratchpad is always read."""
     aligned: bool = False

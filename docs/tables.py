@@ -1,0 +1,250 @@
+"""Writes the generated blocks of README.md and docs/*.md: ``python -m docs.tables``; a test compares (``make docs``).
+
+A block stands between ``<!-- table: WHAT ARGUMENTS -->`` and ``<!-- end -->``. Settings and plug-ins are read off the
+code, results off ``docs/results/*.json``. What the blocks may hold: the functions of ``BLOCKS``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from crypsis.registry import BUILT_IN, Kind, find, summary
+from crypsis.settings import REQUIRED, Setting, settings_of
+
+DOCS = Path(__file__).parent
+RESULTS = DOCS / "results"
+BLOCK = re.compile(r"(<!-- table: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+FILLED_IN = "filled in before the first step."
+"""How the text of a field ends that is no setting: the run sets it."""
+BEFORE, BASELINE = "before RL", "Baseline RL"
+
+
+def pages() -> list[Path]:
+    """README and all pages but the diary, which tells how things were."""
+    return [DOCS.parent / "README.md", *sorted(p for p in DOCS.rglob("*.md") if p.name != "diary.md")]
+
+
+def rendered(text: str, page: Path) -> str:
+    """A page with its blocks written anew.
+
+    Args:
+        text: The page as it is.
+        page: Its path, which links are relative to.
+    """
+
+    def block(match: re.Match[str]) -> str:
+        what, *arguments = shlex.split(match[2])
+        return f"{match[1]}\n{_linked(BLOCKS[what](*arguments), page)}\n\n{match[3]}"
+
+    return BLOCK.sub(block, text)
+
+
+def settings(kind: str, name: str) -> str:
+    """Table of a plug-in's settings; of a monitor that is trained, those of the training too."""
+    cls = find(cast(Kind, kind), name)
+    own = [row for row in settings_of(cls) if not row.text.endswith(FILLED_IN)]
+    rows = sorted(own, key=lambda row: row.default != REQUIRED)
+    trainer = getattr(cls, "trainer", None)
+    used = _settings_table(rows) if rows else "It has no settings."
+    if trainer is None:
+        return used
+    return f"Of a run:\n\n{used}\n\nOf the training (`key=value` after `crypsis monitor train`):\n\n" + _settings_table(
+        settings_of(trainer)
+    )
+
+
+def fields(place: str, *prefixes: str) -> str:
+    """Table of the settings of a config class, ``module:Class``; only those under some keys if any are named."""
+    rows = [
+        row for row in settings_of(_class(place))
+        if not prefixes or any(row.name == p or row.name.startswith(f"{p}.") for p in prefixes)
+    ]  # fmt: skip
+    return _settings_table(rows)
+
+
+def run_fields() -> str:
+    """Table of a run's settings with the miniature's defaults beside the paper's."""
+    from crypsis.run_config import RLConfig, RunConfig
+
+    small = {f"rl.{key}": _value(value) for key, value in RunConfig(name="x", policy=Path()).rl.model_dump().items()}
+    usual = {f"rl.{key}": _value(value) for key, value in RLConfig().model_dump().items()}
+    rows = []
+    for row in settings_of(RunConfig):
+        own = small.get(row.name)
+        rows.append((*_cells(row)[:3], own if own and own != usual[row.name] else "", _cells(row)[3]))
+    return _table(("setting", "type", "default", "in the miniature", "meaning"), rows)
+
+
+def plugins(kind: str) -> str:
+    """Table of the built-in plug-ins of a kind with a link to the page of each."""
+    known = cast(Kind, kind)
+    rows = [(f"[`{name}`](docs/{kind}/{name}.md)", _plain(summary(known, name))) for name in sorted(BUILT_IN[known])]
+    return _table(("name", "what it is"), rows)
+
+
+def results(study: str, *arms: str) -> str:
+    """Table of some arms of a study beside baseline RL, organism by organism; ``of=ORGANISM`` shows that one alone."""
+    only = [arm.removeprefix("of=") for arm in arms if arm.startswith("of=")]
+    whole = _json("arms")["studies"][study]
+    wanted = [BEFORE, BASELINE, *(arm for arm in arms if not arm.startswith("of="))]
+    rows = []
+    for organism, found in whole["organisms"].items():
+        chosen = [row for row in found["rows"] if row["arm"] in wanted]
+        if (only and organism not in only) or not any(row["arm"] in wanted[2:] for row in chosen):
+            continue
+        for place, row in enumerate(chosen):
+            both = f"{row['monitored']} · {row['unmonitored']}"
+            rows.append(("" if place else organism, row["arm"], row["afr"], row["gap"], both))
+    head = ("organism", "arm", "AFR", "gap, points", "complies, monitored · unmonitored")
+    table = _table(head[1:], [row[1:] for row in rows]) if only else _table(head, rows)
+    return f"{table}\n\n{_source(whole)}"
+
+
+def arms(study: str, organism: str) -> str:
+    """The whole table of a study's arms on one organism."""
+    rows = _json("arms")["studies"][study]["organisms"][organism]["rows"]
+    asked = any("lies" in row for row in rows)
+    head = ("arm", "AFR", "gap, points", "complies, monitored · unmonitored", *(["lies when asked"] if asked else []),
+            "tokens of scratchpad · unparsed", "in the end")  # fmt: skip
+    shown = [
+        (row["arm"], row["afr"], row["gap"], f"{row['monitored']} · {row['unmonitored']}",
+         *([row.get("lies", "–")] if asked else []), f"{row['tokens']} · {row['unparsed']}", row.get("end", "–"))
+        for row in rows
+    ]  # fmt: skip
+    return _table(head, shown)
+
+
+def organism(*recipes: str) -> str:
+    """What the organisms of some recipes do before RL; of all recipes, with what they cost, if none is named."""
+    whole = _json("organisms")
+    wanted = [row for row in whole["rows"] if not recipes or row["organism"].partition("-")[0] in recipes]
+    head = ["organism", "AFR", "gap", "complies, monitored", "complies, unmonitored"]
+    rows = [
+        [f"`{row['organism']}`", *(_interval(row[key]) for key in ("afr", "gap", "monitored", "unmonitored"))]
+        for row in wanted
+    ]
+    if not recipes:
+        head += ["tokens of scratchpad", "unparsed", "CPU s"]
+        for shown, row in zip(rows, wanted, strict=True):
+            shown += [_interval(row["tokens"], 0), _interval(row["unparsed"]), str(row["cpu_seconds"])]
+    seeds = ", ".join(sorted({str(row["seeds"]) for row in wanted}))
+    return f"{_table(head, rows)}\n\n{_source(whole, f'Means with 95 % intervals; {seeds} seeds; before RL')}"
+
+
+def swaps() -> str:
+    """Gaps of organisms whose tiers were renamed and exchanged."""
+    whole = _json("organisms")
+    rows = [
+        (
+            f"`{row['organism']}`",
+            *map(_interval, (row["gap"], row["renamed"], row["exchanged"])),
+            _number(row["lexical"]),
+        )
+        for row in whole["swaps"]
+    ]
+    return _table(("organism", "gap", "gap, renamed", "gap, exchanged", "lexical part of the gap"), rows)
+
+
+def monitor(*kinds: str) -> str:
+    """Cross-validation of the kinds of monitors on real scratchpads; of all kinds if none is named."""
+    whole = _json("monitors")
+    rows = [row for row in whole["rows"] if not kinds or any(f"`{kind}`" in row["kind"] for kind in kinds)]
+    head = ("kind", "AUROC", "shortcuts stripped", "ECE", "CPU")
+    table = _table(head, [[row[key] for key in ("kind", "auroc", "stripped", "ece", "cpu")] for row in rows])
+    if not kinds:
+        return table
+    what = "200 real scratchpads with automated labels; mean and, in brackets, range over five repeats of five folds"
+    return f"{table}\n\n{what}; `{whole['command']}`, {whole['date']}."
+
+
+BLOCKS: Mapping[str, Callable[..., str]] = {
+    "settings": settings,
+    "fields": fields,
+    "run-fields": run_fields,
+    "plug-ins": plugins,
+    "results": results,
+    "arms": arms,
+    "organism": organism,
+    "swaps": swaps,
+    "monitor": monitor,
+}
+
+
+def _settings_table(rows: Iterable[Setting]) -> str:
+    return _table(("setting", "type", "default", "meaning"), [_cells(row) for row in rows])
+
+
+def _cells(row: Setting) -> tuple[str, str, str, str]:
+    source = row.source if row.source[:1].isupper() or not row.source else f"{row.source[0].upper()}{row.source[1:]}"
+    return f"`{row.name}`", row.type, row.default, _plain(f"{row.text} {source}.".removesuffix(" ."))
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(_cell(str(cell)) for cell in line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"(?<!\\)\|", r"\\|", text).replace("<", "\\<") if "`" not in text else text.replace("|", "\\|")
+
+
+def _plain(text: str) -> str:
+    """Text of a docstring as Markdown."""
+    return re.sub(r":\w+:(?=`)", "", text).replace("``", "`")
+
+
+def _linked(text: str, page: Path) -> str:
+    """Names of pages in brackets become links, and links become relative to the page."""
+
+    def link(match: re.Match[str]) -> str:
+        return "](" + os.path.relpath(DOCS.parent / match[1], page.parent).replace(os.sep, "/")
+
+    text = re.sub(r"docs/(diary|monitors)\.md(?=[,;)])", r"[\1](docs/\1.md)", text)
+    return re.sub(r"\]\((docs/[\w/.-]+)", link, text)
+
+
+def _source(study: Mapping[str, Any], more: str = "Means with 95 % intervals") -> str:
+    return f"{more}; {study['requests']} held-out requests per tier; `{study['command']}`, {study['date']}."
+
+
+def _interval(values: Sequence[float], digits: int = 2) -> str:
+    mean, low, high = (_number(value, digits) for value in values)
+    return f"{mean} [{low}, {high}]"
+
+
+def _number(value: float, digits: int = 2) -> str:
+    return f"{value + 0:.{digits}f}".replace("-", "−")
+
+
+def _value(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _json(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _class(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def main() -> None:
+    """Writes the pages anew and says which changed."""
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        new = rendered(text, page)
+        if new != text:
+            page.write_text(new, encoding="utf-8")
+            print(page.relative_to(DOCS.parent))
+
+
+if __name__ == "__main__":
+    main()
