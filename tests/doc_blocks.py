@@ -15,9 +15,6 @@ from crypsis.config import parse_config
 from crypsis.study.config import RESERVED, StudyConfig
 from tests.conftest import REPOSITORY
 
-RUN = {"name", "policy", "evaluation", "seed", "trl", "preference", "rl"}
-"""Keys that make a block a run's config."""
-
 
 @dataclass(frozen=True)
 class Block:
@@ -52,7 +49,10 @@ def blocks(*languages: str) -> Iterator[Block]:
 def study_of(text: str) -> StudyConfig:
     """The study that a block of YAML is a part of: one arm with its mitigations and monitors, or its own arms."""
     data: Mapping[str, Any] = yaml.safe_load(text)
+    if "arms" in data and "name" in data:
+        return parse_config(StudyConfig, data, "block")
     own = {key: data[key] for key in ("base", "organisms", "monitors_from", "panel", "run", "seeds") if key in data}
+    own |= {"monitors": data["monitors"]} if "base" in data and "monitors" in data else {}
     arm = {key: data[key] for key in ("mitigations", "model", "scenario") if key in data}
     monitors = {name: spec for name, spec in data.get("monitors", {}).items() if name not in RESERVED}
     arms = data.get("arms", {"arm": {"label": "an arm", "monitors": monitors, **arm}})

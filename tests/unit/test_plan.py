@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,14 @@ def test_the_time_that_is_left_comes_from_finished_runs(tmp_path: Path) -> None:
     assert plan_study(config, folder).how == f"from the finished runs in {folder}"
 
 
-def test_dry_run_runs_nothing(tmp_path: Path, crypsis_here: Crypsis) -> None:
-    done = crypsis_here("study", "run", REAL, "--out", tmp_path / "out", "--dry-run")
+@pytest.mark.parametrize("config", sorted(REAL.parent.glob("*.yaml")), ids=lambda path: path.stem)
+def test_dry_run_of_a_study_on_real_models_prints_its_cost_and_runs_nothing(
+    config: Path, tmp_path: Path, crypsis_here: Crypsis
+) -> None:
+    done = crypsis_here("study", "run", config, "--out", tmp_path / "out", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "108 runs" in done.stdout and "judge calls: at most" in done.stdout and "USD" in done.stdout
+    assert re.search(r"\b[1-9]\d* runs", done.stdout) and "judge calls: at most" in done.stdout and "USD" in done.stdout
+    assert ("108 runs" in done.stdout) == (config == REAL)
     assert not (tmp_path / "out").exists()
 
 
