@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
+
 REPOSITORY = Path(__file__).parents[1]
 os.environ.setdefault("CRYPSIS_CACHE", str(REPOSITORY / ".cache" / "tests"))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -22,13 +24,7 @@ Crypsis = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture(scope="session")
 def crypsis() -> Crypsis:
     """Runs ``crypsis …`` in a process of its own and returns what it printed."""
-
-    def run(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "crypsis", *map(str, arguments)]
-        environment = os.environ | {"COLUMNS": "100", "OMP_NUM_THREADS": "1"} | (env or {})
-        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-
-    return run
+    return forked.crypsis
 
 
 @pytest.fixture(scope="session")

@@ -57,6 +57,7 @@ def test_the_demo_again_does_nothing_but_report(demo: tuple[Path, str], crypsis:
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
+@pytest.mark.stress
 def test_a_demo_killed_in_rl_with_its_workers_running_ends_with_the_same_numbers(
     demo: tuple[Path, str], tmp_path: Path, crypsis: Crypsis
 ) -> None:
@@ -73,6 +74,7 @@ def test_a_demo_killed_in_rl_with_its_workers_running_ends_with_the_same_numbers
         assert numbers(out / "runs" / run.name) == numbers(run)
 
 
+@pytest.mark.stress
 def test_two_demos_in_one_folder_the_second_says_so_and_stops(
     tmp_path: Path, crypsis: Crypsis, nano_base: Path
 ) -> None:

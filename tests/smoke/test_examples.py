@@ -25,7 +25,7 @@ def test_the_example_fits_in_250_lines() -> None:
 
 
 @pytest.mark.usefixtures("nano_base")
-@pytest.mark.parametrize("arm", ["baseline", "process_supervision"])
+@pytest.mark.parametrize("arm", [pytest.param("baseline", marks=pytest.mark.stress), "process_supervision"])
 def test_the_example_prints_a_row_for_base_organism_and_rl(arm: str) -> None:
     command = [sys.executable, str(EXAMPLE), "--scale", "nano", "--steps", "2", "--arm", arm]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +11,9 @@ from safetensors.torch import load_file
 from crypsis.episodes import read_episodes
 from crypsis.jsonlines import read_rows
 from crypsis.store import METRICS, steps_of
-from tests.conftest import REPOSITORY, Crypsis
+from tests.conftest import Crypsis
 from tests.damage import stored_files
+from tests.forked import killed
 
 pytestmark = pytest.mark.smoke
 
@@ -36,13 +33,6 @@ def straight(config: Path, tmp_path_factory: pytest.TempPathFactory, crypsis: Cr
     done = crypsis("train", config, "--out", out)
     assert done.returncode == 0, done.stderr
     return out
-
-
-def killed(place: str, count: int, *arguments: str | Path, cache: Path | None = None) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | ({"CRYPSIS_CACHE": str(cache)} if cache else {})
-    command = [sys.executable, "-m", "tests.smoke.killer", place, str(count), *map(str, arguments)]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def numbers(run: Path) -> list[object]:
