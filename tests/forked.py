@@ -41,7 +41,7 @@ def _run(
     work: Callable[..., None], arguments: Sequence[str | Path], env: Mapping[str, str] | None
 ) -> subprocess.CompletedProcess[str]:
     words = [*map(str, arguments)]
-    environment = os.environ | {"COLUMNS": "100", "OMP_NUM_THREADS": "1"} | (env or {})
+    environment = os.environ | {"COLUMNS": "100", "OMP_NUM_THREADS": "1"} | dict(env or {})
     with tempfile.TemporaryDirectory() as scratch:
         out, err = Path(scratch, "out"), Path(scratch, "err")
         process = FORKS.Process(target=_begun, args=(work, words, dict(environment), os.getcwd(), out, err))
