@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -78,8 +78,9 @@ def run_fields() -> str:
     rows = []
     for row in settings_of(RunConfig):
         own = small.get(row.name)
-        rows.append((*_cells(row)[:3], own if own and own != usual[row.name] else "", _cells(row)[3]))
-    return _table(("setting", "type", "default", "in the miniature", "meaning"), rows)
+        name, default, meaning, takes = _cells(row)
+        rows.append((name, default, own if own and own != usual[row.name] else "", meaning, takes))
+    return _table(("setting", "default", "in the miniature", "meaning", "takes"), rows)
 
 
 def plugins(kind: str) -> str:
@@ -164,6 +165,34 @@ def monitor(*kinds: str) -> str:
     return f"{table}\n\n{what}; `{whole['command']}`, {whole['date']}."
 
 
+def commands() -> str:
+    """Table of the command line: arguments, options with their defaults, and what each command does."""
+    import typer
+
+    from crypsis.cli import app
+
+    head = ("command", "arguments and options (default)", "what it does")
+    return _table(head, _commands(typer.main.get_command(app), ""))
+
+
+def _commands(command: Any, path: str) -> Iterator[tuple[str, str, str]]:
+    """A row for each command below a group, or for the command itself."""
+    for name, part in getattr(command, "commands", {}).items():
+        yield from _commands(part, f"{path} {name}".strip())
+    if not hasattr(command, "commands"):
+        parts = sorted(command.params, key=lambda part: part.param_type_name != "argument")
+        shown = [_parameter(part) for part in parts if not part.hidden and part.name != "help"]
+        yield f"`{path}`", " · ".join(shown), (command.help or "").partition("\n\n")[0]
+
+
+def _parameter(part: Any) -> str:
+    """An argument or option as the table shows it."""
+    if part.param_type_name == "argument":
+        return f"`{part.metavar or part.name.upper()}`"
+    shown = isinstance(part.default, str | Path | float | int) and part.default is not False
+    return f"`{part.opts[0]}`{f' ({part.default})' if shown else ''}"
+
+
 BLOCKS: Mapping[str, Callable[..., str]] = {
     "settings": settings,
     "fields": fields,
@@ -174,16 +203,18 @@ BLOCKS: Mapping[str, Callable[..., str]] = {
     "organism": organism,
     "swaps": swaps,
     "monitor": monitor,
+    "commands": commands,
 }
 
 
 def _settings_table(rows: Iterable[Setting]) -> str:
-    return _table(("setting", "type", "default", "meaning"), [_cells(row) for row in rows])
+    return _table(("setting", "default", "meaning", "takes"), [_cells(row) for row in rows])
 
 
 def _cells(row: Setting) -> tuple[str, str, str, str]:
     source = row.source if row.source[:1].isupper() or not row.source else f"{row.source[0].upper()}{row.source[1:]}"
-    return f"`{row.name}`", row.type, row.default, _plain(f"{row.text} {source}.".removesuffix(" ."))
+    meaning = _plain(f"{row.text} {source}.".removesuffix(" ."))
+    return f"`{row.name}`", row.default, meaning, row.type.replace("1e+06", "1,000,000")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -192,7 +223,9 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return re.sub(r"(?<!\\)\|", r"\\|", text).replace("<", "\\<") if "`" not in text else text.replace("|", "\\|")
+    """Text of a cell: bars and signs that Markdown would take for its own, outside of code, are written as entities."""
+    parts = re.split(r"(`[^`]*`)", text.replace("|", "\\|"))
+    return "".join(part if part.startswith("`") else part.replace("<", "&lt;") for part in parts)
 
 
 def _plain(text: str) -> str:

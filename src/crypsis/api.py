@@ -1,6 +1,6 @@
 """The Python interface: what ``import crypsis`` offers. Each name is imported when it is first used.
 
-Load a policy, sample four transcripts, score them, and draw the scores::
+Load a policy, sample four transcripts, score them, and draw the scores:
 
     import crypsis
     policy = crypsis.load_policy(crypsis.build_organism("tgg"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,26 @@ def wrong_commands(text: str) -> list[str]:
     return [line for line in _command_lines(text) if not _is_command(line.split())]
 
 
+def broken_links(text: str, page: Path) -> list[str]:
+    """Links to files that do not exist, or to headings that their page does not have."""
+    prose = re.sub(r"^```.*?^```|`[^`\n]+`", "", text, flags=re.MULTILINE | re.DOTALL)
+    found = []
+    for path, anchor in re.findall(r"\]\(([^)#\s:]*)(?:#([^)\s]+))?\)", prose):
+        target = page.parent / path if path else page
+        if not target.exists() or (anchor and anchor not in _anchors(target)):
+            found.append(f"{path}#{anchor}" if anchor else path)
+    return found
+
+
+@functools.cache
+def _anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as the site makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    plain = [unicodedata.normalize("NFKD", head) for head in re.findall(r"^#+ (.+)$", text, re.MULTILINE)]
+    words = [re.sub(r"[^\w\s-]", "", head.encode("ascii", "ignore").decode()).strip().lower() for head in plain]
+    return {re.sub(r"[-\s]+", "-", head) for head in words}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
 def test_what_a_page_names_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
@@ -59,6 +80,14 @@ def test_what_a_page_names_exists(page: Path) -> None:
     assert missing_files(text) == []
     assert missing_names(text) == []
     assert wrong_commands(text) == []
+    assert broken_links(text, page) == []
+
+
+def test_broken_links_are_found() -> None:
+    page = REPOSITORY / "docs" / "mitigations.md"
+    links = "[a](monitors.md) [b](monitors.md#on-real-text) [c](#which-to-choose) [d](https://example.org/x#y)"
+    wrong = "[a](no.md) [b](monitors.md#none) [c](#none)"
+    assert broken_links(links, page) == [] and broken_links(wrong, page) == ["no.md", "monitors.md#none", "#none"]
 
 
 def test_what_does_not_exist_is_found() -> None:

@@ -230,7 +230,7 @@ def report(
         bool, typer.Option("--transcripts", help="Put a decrypted sample of imported runs into the page.")
     ] = False,
 ) -> None:
-    """Of a study or a run: write FOLDER/report.html, figures, summary.json and claims.json; print the tables."""
+    """Write FOLDER/report.html, figures, summary.json and claims.json of a study or run; print the tables."""
     show_report(folder, make_console(), organisms, claims, transcripts)
 
 
