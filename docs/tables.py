@@ -91,7 +91,7 @@ def plugins(kind: str) -> str:
 
 
 def results(study: str, *arms: str) -> str:
-    """Table of some arms of a study beside baseline RL, organism by organism; ``of=ORGANISM`` shows that one alone."""
+    """Table of some arms of a study beside baseline RL, organism by organism; ``of=ORGANISM`` leaves others out."""
     only = [arm.removeprefix("of=") for arm in arms if arm.startswith("of=")]
     whole = _json("arms")["studies"][study]
     wanted = [BEFORE, BASELINE, *(arm for arm in arms if not arm.startswith("of="))]
@@ -104,7 +104,7 @@ def results(study: str, *arms: str) -> str:
             both = f"{row['monitored']} · {row['unmonitored']}"
             rows.append(("" if place else organism, row["arm"], row["afr"], row["gap"], both))
     head = ("organism", "arm", "AFR", "gap, points", "complies, monitored · unmonitored")
-    table = _table(head[1:], [row[1:] for row in rows]) if only else _table(head, rows)
+    table = _table(head[1:], [row[1:] for row in rows]) if len(only) == 1 else _table(head, rows)
     return f"{table}\n\n{_source(whole)}"
 
 

@@ -12,6 +12,8 @@ import sys
 import pytest
 import torch
 
+from crypsis.miniature.scenario import MiniatureScenario
+from crypsis.organisms.miniature.motivations import TerminalGoalGuarding
 from crypsis.rl.advantages import group_advantages
 from tests.conftest import REPOSITORY
 
@@ -22,6 +24,16 @@ EXAMPLE = REPOSITORY / "examples" / "rl_loop.py"
 
 def test_the_example_fits_in_250_lines() -> None:
     assert len(EXAMPLE.read_text(encoding="utf-8").splitlines()) <= 250
+
+
+def test_the_header_names_the_settings_of_the_library() -> None:
+    text, preset = EXAMPLE.read_text(encoding="utf-8"), MiniatureScenario.rl_preset
+    rate = f"{preset['learning_rate']:.1e}".replace("e-0", "e-")
+    divided = {"none": "not", "group": "divided"}[preset["advantage_scale"]]
+    assert f"(preset: {rate}, {preset['max_new_tokens']}, {divided})" in text
+    assert f"the library's preset for the miniature has {rate}" in text
+    tgg = TerminalGoalGuarding()
+    assert f"the organism learns from {tgg.steps * tgg.batch_size:,} scratchpads once" in " ".join(text.split())
 
 
 @pytest.mark.usefixtures("nano_base")
