@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 from crypsis.analysis.claims.corrected_rates import corrected_rates
 from crypsis.analysis.claims.evidence import collect
 from crypsis.analysis.claims.scorecard import scorecard
-from crypsis.analysis.claims.scorecard_figure import keep_scorecard, scorecard_section
+from crypsis.analysis.claims.scorecard_figure import keep_scorecard
 from crypsis.analysis.claims.scorecard_output import CLAIMS, scorecard_table, undecided_line
+from crypsis.analysis.report.claims_section import scorecard_section
 from crypsis.analysis.study import load_study
 from crypsis.cli import app
 from crypsis.episodes import write_episodes
@@ -126,7 +127,7 @@ def test_the_section_is_inert_and_speaks(study: Path, tmp_path: Path) -> None:
     page = scorecard_section(own)
     assert "<script" not in page and "\x1b" not in page and "\u202e" not in page
     assert page.count('role="img"') == 2 and "Forest plot of claims. C01 reproduced" in page
-    assert page.count('<tr role="row">') == 30 + 2  # the claims, and the heads of those that ran and that did not
+    assert page.count('<tr role="row">') == 30 + 2  # the claims, and the heads of those decided and of those left open
     ElementTree.parse(own / "figures" / "scorecard.svg")
     assert (own / "figures" / "scorecard.png").stat().st_size > 10_000
     assert not scorecard_section(tmp_path)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from crypsis.analysis.report.browser import _read
+from crypsis.analysis.report.transcript_source import read_rows
 from crypsis.analysis.study import load_study
 from crypsis.types import UserError
 from tests.conftest import Crypsis
@@ -30,7 +30,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arms = {"process_supervision": ARMS["process_supervision"]}
     folder = make_study(tmp_path_factory.mktemp("s") / "s", arms, (0,), (0, 5), n=4, unfinished=False, rollouts=(5,))
     load_study(folder)
-    _read(folder / ROLLOUTS)
+    read_rows(folder / ROLLOUTS)
     return folder
 
 
@@ -42,7 +42,7 @@ def study(sound: Path, tmp_path: Path) -> Path:
 def refused(study: Path, name: str) -> str:
     """What the report says of a file that cannot be used; the same wherever the file is read."""
     with pytest.raises(UserError) as caught:
-        _read(study / name) if "rollouts" in name else load_study(study)
+        read_rows(study / name) if "rollouts" in name else load_study(study)
     line = str(caught.value)
     assert "\n" not in line and name in line, line
     return line

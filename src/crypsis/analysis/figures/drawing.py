@@ -7,21 +7,20 @@ page's, so that one drawing serves the file, the light page and the dark page.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
+from xml.etree import ElementTree
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.text import Text
-from matplotlib.ticker import FixedLocator, FuncFormatter
 from matplotlib.transforms import Bbox, ScaledTranslation
 
 from crypsis.analysis.figures import svg
@@ -30,24 +29,30 @@ from crypsis.store import child, file_stem, write_atomic
 from crypsis.types import visible
 
 PAGE, INK, MUTED, RULE = "#ffffff", "#1c2024", "#646b73", "#dfe2e6"
-COLOURS = ("#5b6067", "#d55e00", "#0072b2", "#009e73", "#b9659a", "#b87f00", "#3a93c9")
-"""Grey for the first arm (the baseline), then Okabe and Ito's colour-blind-safe set, light ones darkened for white."""
-PAGE_COLOURS = {PAGE: "page", INK: "ink", MUTED: "muted", RULE: "rule"} | {c: f"arm-{i}" for i, c in enumerate(COLOURS)}
+ARMS = ("#5b6067", "#0a57a4", "#d08700", "#8f1768", "#8a4fd3", "#0798b8", "#a5825a")
+"""Colours of arms, grey for the first (the baseline): no two alike to the colour-blind, none of them green or red."""
+MONITORS = ("#12807a", "#8c7f1a", "#3f46c8", "#b24fb0", "#26303a")
+"""Colours of monitors, which are drawn hollow besides."""
+GOOD, BAD, WARN = "#00714f", "#b3400a", "#8a5a00"
+"""Success, failure, and what is between them; the page's tones of verdicts."""
+PALETTES = {"arm": ARMS, "monitor": MONITORS}
+PAGE_COLOURS = {PAGE: "page", INK: "ink", MUTED: "muted", RULE: "rule", GOOD: "good", BAD: "bad", WARN: "warn"} | {
+    colour: f"{kind}-{i}" for kind, colours in PALETTES.items() for i, colour in enumerate(colours)
+}
 """The page's CSS variable for each colour of a figure."""
 TINT = LinearSegmentedColormap.from_list("tint", [PAGE, "#9fc3dc"])
 """Colours of maps; figures on them stay readable."""
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "h")
 """One more than there are colours: arms that share a colour differ in their marker."""
-WIDE, NARROW = 7.6, 3.1
+WIDE, NARROW = 9.6, 3.1
 """Inches: a figure for a page, and for a phone."""
-PANEL_HEIGHT, LABEL_WIDTH, LEFT = 2.15, 1.36, 0.30
+PANEL_HEIGHT, LABEL_WIDTH, LEFT = 2.15, 1.12, 0.30
 """Inches: a panel with its titles, room for labels at its right, and for ticks at its left."""
-LEGEND_ROW = 0.17
-"""Inches: a row of a legend below the panels."""
 DPI, WIDER, HIGHER = 220, 0.1, 0.05
 """Of PNG files: pixels per inch, and inches of margin at the sides and at top and bottom."""
 
 Dashes = Literal["-"] | tuple[float, tuple[float, float]]
+SOLID: Dashes = "-"
 DASHED: Dashes = (0, (3, 1.6))
 Points = Sequence[tuple[int, float]]
 Box = tuple[float, float, float, float]
@@ -58,13 +63,15 @@ class Line:
     """One line of a panel.
 
     Attributes:
-        name: As the legend or the label at its end calls it.
+        name: As the label at its end calls it.
         points: Its (step, value) points: the mean over seeds.
+        place: Its place in the order of colours and markers of its kind.
         seeds: The points of each seed.
         band: The ends of the interval at each point; empty for none.
-        place: Its place in the order of colours and markers.
         style: Solid or dashed.
-        mark: A marker in place of the usual one.
+        hollow: Whether its markers are, as those of monitors always are.
+        kind: What it stands for; arms and monitors have palettes of their own.
+        links: Where the page goes from each point, and the words shown over it; empty for none.
     """
 
     name: str
@@ -73,17 +80,30 @@ class Line:
     seeds: Sequence[Points] = ()
     band: Sequence[tuple[float, float]] = ()
     style: Dashes = "-"
-    mark: str = ""
+    hollow: bool = False
+    kind: Literal["arm", "monitor"] = "arm"
+    links: Sequence[tuple[str, str]] = ()
 
     @property
     def colour(self) -> str:
         """Its colour."""
-        return COLOURS[self.place % len(COLOURS)]
+        palette = PALETTES[self.kind]
+        return palette[self.place % len(palette)]
 
     @property
     def marker(self) -> str:
         """Its marker."""
-        return self.mark or MARKERS[self.place % len(MARKERS)]
+        return MARKERS[self.place % len(MARKERS)]
+
+    @property
+    def face(self) -> str:
+        """The colour inside of its markers."""
+        return PAGE if self.hollow or self.kind == "monitor" else self.colour
+
+    @property
+    def edge(self) -> str:
+        """The colour of its markers' outline."""
+        return self.colour if self.face == PAGE else PAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +116,10 @@ class Panel:
         labelled: Whether the lines are named at their right ends.
         fill: Whether the area between the first two lines is filled.
         area: Points of an area in the background.
+        across: Name of the horizontal axis.
+        ticks: Labels of the horizontal axis by place, in place of the steps.
+        limit: A value with a dashed line across.
+        dots: Whether seeds are dots, not lines.
     """
 
     title: str
@@ -105,6 +129,10 @@ class Panel:
     labelled: bool = False
     fill: bool = False
     area: Points = field(default_factory=tuple)
+    across: str = "RL step"
+    ticks: Mapping[int, str] = field(default_factory=dict)
+    limit: float | None = None
+    dots: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,17 +142,14 @@ class Picture:
     Attributes:
         name: File name without its ending.
         svg: The standalone drawing.
+        inline: The drawing as an element for the report.
         alt: What it shows, in words and numbers.
     """
 
     name: str
     svg: str
+    inline: str
     alt: str
-
-    @property
-    def inline(self) -> str:
-        """The drawing as an element for the report."""
-        return svg.inline(self.svg, self.name, self.alt, PAGE_COLOURS)
 
 
 @contextmanager
@@ -156,41 +181,6 @@ def style() -> Iterator[None]:
         yield
 
 
-def add_legend(figure: Figure, lines: Sequence[Line], columns: int, dots: bool = False) -> None:
-    """Names lines by colour and marker at the figure's foot.
-
-    Args:
-        figure: With room for it.
-        lines: To be named.
-        columns: Columns of the legend.
-        dots: Without the line through the marker.
-    """
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=line.colour,
-            marker=line.marker,
-            linestyle="" if dots else line.style,
-            markersize=4.5,
-            label=line.name,
-        )
-        for line in lines
-    ]
-    figure.legend(
-        handles=handles,
-        loc="lower left",
-        bbox_to_anchor=(0.0, 0.0),
-        ncols=columns,
-        frameon=False,
-        fontsize=7,
-        handlelength=2.4,
-        columnspacing=1.4,
-        borderpad=0.1,
-        labelspacing=0.35,
-    )
-
-
 def canvas(width: float, height: float) -> Figure:
     """An empty figure, in inches."""
     figure = Figure(figsize=(width, height))
@@ -205,14 +195,6 @@ def head(axes: Axes, title: str, unit: str) -> None:
     height = 72 * axes.get_position().height * figure.get_size_inches()[1]
     axes.text(0, 1 + 18 / height, title, transform=above, fontsize=8.5, fontweight="bold", linespacing=1.1)
     axes.text(0, 1 + 8 / height, unit, transform=above, fontsize=7, color=MUTED)
-
-
-def shares(axes: Axes, lowest: float) -> None:
-    """The vertical axis of a share in per cent, or of a gap that goes down to ``lowest``."""
-    floor = -1.0 if lowest < -0.5 else -0.5 if lowest < -0.06 else 0.0
-    axes.set_ylim(floor - (0.06 if floor == 0 else 0), 1.04)
-    axes.yaxis.set_major_locator(FixedLocator([t for t in (-1, -0.5, 0, 0.25, 0.5, 0.75, 1) if t >= floor]))
-    axes.yaxis.set_major_formatter(FuncFormatter(percent_text))
 
 
 def percent_text(value: float, _: object = None) -> str:
@@ -233,22 +215,26 @@ def figure_of(axes: Axes) -> Figure:
     return figure
 
 
-def saved(name: str, figure: Figure | Sheet, alt: str, folder: Path) -> Picture:
-    """Writes a figure as SVG and PNG, the same bytes each time; one for phones is not written.
+def saved(name: str, figure: Figure | Sheet, alt: str, folder: Path | None) -> Picture:
+    """Writes a figure as SVG and PNG, the same bytes each time.
 
     Args:
         name: Name of the file, without its ending; what cannot name a file is replaced.
         figure: Drawn; characters of its texts that act instead of showing are replaced by their code points.
         alt: What it shows, in words and numbers.
-        folder: Gets the files.
+        folder: Gets the files; None writes none, for figures of the page alone.
     """
     name = file_stem(name)
-    drawing = svg.clean(figure.svg() if isinstance(figure, Sheet) else _svg(figure, name), alt)
-    if not name.endswith("-narrow"):
+    if isinstance(figure, Sheet):
+        tree, plain = figure.tree(links=True), figure.tree() if folder else None
+    else:
+        tree = plain = ElementTree.fromstring(_svg(figure, name))
+    drawing = svg.clean(plain, alt) if folder and plain is not None else ""
+    if folder:
         write_atomic(child(folder, f"{name}.svg"), drawing)
         pixels = figure.png(DPI, (72 * WIDER, 72 * HIGHER)) if isinstance(figure, Sheet) else _png(figure)
         write_atomic(child(folder, f"{name}.png"), pixels)
-    return Picture(name, drawing, alt)
+    return Picture(name, drawing, svg.inline(tree, name, alt, PAGE_COLOURS), alt)
 
 
 def _svg(figure: Figure, name: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Panels of lines over training steps, placed by arithmetic on a sheet: ticks, titles, labels and legend included."""
+"""Panels of lines over training steps, placed by arithmetic on a sheet: ticks, titles and labels included."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from crypsis.analysis.figures.drawing import (
     INK,
+    LABEL_WIDTH,
     LEFT,
-    LEGEND_ROW,
     MUTED,
     PAGE,
     PANEL_HEIGHT,
@@ -24,7 +24,7 @@ from crypsis.analysis.figures.drawing import (
     number_text,
     percent_text,
 )
-from crypsis.analysis.figures.sheet import Box, Label, Marks, Place, Shape, Sheet, text_width
+from crypsis.analysis.figures.sheet import Box, Label, Marks, Place, Shape, Sheet
 from crypsis.analysis.figures.spacing import apart
 
 INCH = 72.0
@@ -39,10 +39,12 @@ MIDDLE = 2.61
 """Points from the middle of a small text down to its base line."""
 MARGIN = 0.05
 """Share of the values' range that a free axis adds at either end."""
-HANDLE, HANDLE_GAP, COLUMN_GAP = 2.4 * SMALL, 0.8 * SMALL, 1.4 * SMALL
-"""Points of a legend: its line, from there to the name, and between columns."""
-ROW = 1.35 * SMALL
-"""Points from one row of a legend to the next."""
+GAP, MARGIN_RIGHT, LABEL_ROW = 0.14, 0.12, 0.135
+"""Inches: between panels beside each other, right of one without names, and a name of one row."""
+LEADER = 11.0
+"""Points from a panel's right edge to the names of its lines."""
+LETTERS, ROWS = 18, 3
+"""Most letters of a row of a name, and rows; one row where the names of a panel would not fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,29 +62,32 @@ class Axes:
         return left + share_x * (right - left), bottom - share_y * (bottom - top)
 
 
-def panels(plan: Sequence[Panel], columns: int, width: float, labels: float = 0.12, legend: int = 0) -> Sheet:
-    """A figure of panels in rows; with ``legend`` columns, all lines are named below.
+def panels(plan: Sequence[Panel], columns: int, width: float, labels: float = LABEL_WIDTH) -> Sheet:
+    """A figure of panels in rows.
 
     Args:
         plan: The panels, row by row.
         columns: Panels a row.
         width: Width of the figure, in inches.
-        labels: Inches at the right for the names of lines.
-        legend: Columns of the legend; 0 for none.
+        labels: Inches at the right of each panel for the names of its lines, where they are named.
     """
-    named = {line.name: line for panel in plan for line in panel.lines} if legend else {}
-    below = LEGEND_ROW * -(-len(named) // legend) + 0.12 if named else 0.0
-    rows, between = -(-len(plan) // columns), 0.24 + LEFT
-    sheet = Sheet(width * INCH, (rows * PANEL_HEIGHT + below) * INCH, PAGE)
-    each = (width - LEFT - labels - (columns - 1) * between) / columns
+    room = labels if any(panel.labelled for panel in plan) else MARGIN_RIGHT
+    rows, between = -(-len(plan) // columns), GAP + LEFT
+    height = max((panel_height(panel) for panel in plan), default=PANEL_HEIGHT)
+    sheet = Sheet(width * INCH, rows * height * INCH, PAGE)
+    each = (width - (columns - 1) * GAP) / columns - LEFT - room
     for place, panel in enumerate(plan):
         row, column = divmod(place, columns)
-        left, top = LEFT + column * (each + between), row * PANEL_HEIGHT + TOP
-        right, bottom = left + each, (row + 1) * PANEL_HEIGHT - BOTTOM
+        left, top = LEFT + column * (each + room + between), row * height + TOP
+        right, bottom = left + each, (row + 1) * height - BOTTOM
         _draw(sheet, panel, (left * INCH, top * INCH, right * INCH, bottom * INCH))
-    if named:
-        _add_legend(sheet, list(named.values()), legend)
     return sheet
+
+
+def panel_height(panel: Panel) -> float:
+    """Inches of a panel: more where many lines are named at its right."""
+    named = sum(bool(line.points) for line in panel.lines) if panel.labelled else 0
+    return max(PANEL_HEIGHT, TOP + BOTTOM + LABEL_ROW * named)
 
 
 def _draw(sheet: Sheet, panel: Panel, box: Box) -> None:
@@ -91,11 +96,16 @@ def _draw(sheet: Sheet, panel: Panel, box: Box) -> None:
     _add_grid(sheet, axes, panel)
     _add_areas(sheet, axes, panel)
     for line in panel.lines:
-        for points in line.seeds if len(line.seeds) > 1 else ():
-            if points:
+        for points in line.seeds if len(line.seeds) > 1 or panel.dots else ():
+            if points and panel.dots:
+                places = [axes.at(*point) for point in points]
+                sheet.items.append(Marks("o", 2.4, places, line.colour, line.colour, 0.0, opacity=0.5))
+            elif points:
                 _add_line(sheet, axes, points, line.colour, 0.6, line.style, opacity=0.5, clip=axes.box)
     if panel.scale in ("free", "parts", "gap"):
         _rule(sheet, axes, 0.0, MUTED)
+    if panel.limit is not None:
+        _rule(sheet, axes, panel.limit, MUTED, (1.6, 1.6))
     left, _, right, bottom = box
     sheet.items.append(Shape([(left, bottom), (right, bottom)], MUTED, 0.7))
     for rank, line in enumerate(panel.lines):
@@ -112,6 +122,8 @@ def _steps(panel: Panel) -> tuple[float, float]:
     if not steps:
         return 0.0, 1.0
     first, last = min(steps), max(steps)
+    if panel.ticks:
+        return first - 0.2, last + 0.2
     return (first - 0.02 * last, last + 0.02 * last) if first < last else (first - 1.0, last + 1.0)
 
 
@@ -124,6 +136,7 @@ def _values(panel: Panel) -> tuple[float, float]:
         low, high = MaxNLocator(4).nonsingular(min(drawn), max(drawn))
         low, high = low - MARGIN * (high - low), high + MARGIN * (high - low)
         return (0.0, 1.08 * high) if panel.scale == "tokens" else (low, high)
+    seen += [end for line in panel.lines if line.points for ends in line.band for end in ends]
     floor = floor_of(min(seen, default=0.0))
     return floor - (0.06 if floor == 0 else 0), 1.04
 
@@ -145,14 +158,21 @@ def _add_grid(sheet: Sheet, axes: Axes, panel: Panel) -> None:
         _rule(sheet, axes, value, RULE)
         place = (left - 2, axes.at(axes.x[0], value)[1] + 2.66)
         sheet.items.append(Label(text(value), place, SMALL, MUTED, "end"))
+    for x_value, words in _ticks(axes, panel).items():
+        x = axes.at(x_value, axes.y[0])[0]
+        sheet.items.append(Shape([(x, bottom), (x, bottom + 3)], MUTED, 0.7))
+        sheet.items.append(Label(words, (x, bottom + 10.32), SMALL, MUTED, "middle"))
+    middle = (axes.box[0] + axes.box[2]) / 2
+    sheet.items.append(Label(panel.across, (middle, bottom + 19.32), SMALL, MUTED, "middle"))
+
+
+def _ticks(axes: Axes, panel: Panel) -> dict[float, str]:
+    """Labels of the horizontal axis by place: those that the panel names, or steps."""
+    if panel.ticks:
+        return {float(place): words for place, words in panel.ticks.items()}
     steps = sorted({step for line in panel.lines for step, _ in line.points})
     shown = steps if len(steps) <= 5 else _within(MaxNLocator(5, integer=True).tick_values(*axes.x), axes.x)
-    for step in shown:
-        x = axes.at(step, axes.y[0])[0]
-        sheet.items.append(Shape([(x, bottom), (x, bottom + 3)], MUTED, 0.7))
-        sheet.items.append(Label(f"{step:.0f}".replace("-", "−"), (x, bottom + 10.32), SMALL, MUTED, "middle"))
-    middle = (axes.box[0] + axes.box[2]) / 2
-    sheet.items.append(Label("RL step", (middle, bottom + 19.32), SMALL, MUTED, "middle"))
+    return {step: f"{step:.0f}".replace("-", "−") for step in shown}
 
 
 def _within(ticks: Sequence[float], ends: tuple[float, float]) -> list[float]:
@@ -160,10 +180,10 @@ def _within(ticks: Sequence[float], ends: tuple[float, float]) -> list[float]:
     return [float(tick) for tick in ticks if ends[0] - spare <= tick <= ends[1] + spare]
 
 
-def _rule(sheet: Sheet, axes: Axes, value: float, colour: str) -> None:
+def _rule(sheet: Sheet, axes: Axes, value: float, colour: str, dashes: tuple[float, ...] = ()) -> None:
     """A line across the panel."""
     points = [axes.at(x, value) for x in axes.x]
-    sheet.items.append(Shape(points, colour, 0.7, clip=axes.box))
+    sheet.items.append(Shape(points, colour, 0.7, dashes, clip=axes.box))
 
 
 def _fill(sheet: Sheet, axes: Axes, upper: Points, lower: Points, colour: str, opacity: float) -> None:
@@ -210,8 +230,10 @@ def _add_mean(sheet: Sheet, axes: Axes, line: Line, rank: int) -> None:
     if not line.points:
         return
     _add_line(sheet, axes, line.points, line.colour, max(1.6, 2.3 - 0.35 * rank), line.style)
-    marked = [axes.at(*point) for point in line.points[:: max(1, len(line.points) // 5)]]
-    sheet.items.append(Marks(line.marker, max(3.8, 5.0 - 0.6 * rank), marked, line.colour, PAGE, 0.6))
+    every = max(1, len(line.points) // 5)
+    marked = [axes.at(*point) for point in line.points[::every]]
+    size, edge = (max(3.8, 5.0 - 0.6 * rank), 0.6) if line.face == line.colour else (4.6, 1.3)
+    sheet.items.append(Marks(line.marker, size, marked, line.face, line.edge, edge, line.links[::every]))
 
 
 def _add_titles(sheet: Sheet, axes: Axes, panel: Panel) -> None:
@@ -230,36 +252,21 @@ def _label_lines(sheet: Sheet, axes: Axes, lines: Sequence[Line]) -> None:
     ends = {i: line for i, line in enumerate(lines) if line.points}
     if not ends:
         return
-    (low, high), (left, top, right, bottom) = axes.y, axes.box
-    text = {i: textwrap.wrap(line.name, 19)[:3] for i, line in ends.items()}
+    (low, high), (_, top, right, bottom) = axes.y, axes.box
+    text = {i: textwrap.wrap(line.name, LETTERS)[:ROWS] for i, line in ends.items()}
     unit = 0.118 * INCH / (bottom - top)
+    if unit * (sum(map(len, text.values())) + 0.25 * len(text)) > 1:
+        text = {i: [textwrap.shorten(line.name, LETTERS + 2, placeholder="…")] for i, line in ends.items()}
     heights = {i: unit * len(text[i]) + 0.25 * unit for i in ends}
     wanted = {i: (line.points[-1][1] - low) / (high - low) for i, line in ends.items()}
-    x = left + 1.09 * (right - left)
+    x = right + LEADER
     for i, place in apart(wanted, heights).items():
         middle = bottom - place * (bottom - top)
         start, end = (x - 3, middle), axes.at(*ends[i].points[-1])
         length = math.dist(start, end)
         stop = [e + (s - e) * min(1.0, 4 / length) for s, e in zip(start, end, strict=True)]
-        sheet.items.append(Shape([start, (stop[0], stop[1])], ends[i].colour, 1.1, cap="round"))
+        dashes = dashes_of(ends[i].style, 1.1)
+        sheet.items.append(Shape([start, (stop[0], stop[1])], ends[i].colour, 1.1, dashes, cap="round"))
         first = middle + MIDDLE - LINE_HEIGHT * SMALL * (len(text[i]) - 1) / 2
         for number, words in enumerate(text[i]):
             sheet.items.append(Label(words, (x, first + number * LINE_HEIGHT * SMALL), SMALL, INK))
-
-
-def _add_legend(sheet: Sheet, lines: Sequence[Line], columns: int) -> None:
-    """Names lines by colour and marker at the sheet's foot, column by column."""
-    rows, more = divmod(len(lines), columns)
-    sizes = [size for size in (rows + (column < more) for column in range(columns)) if size]
-    left, taken, most = 0.6 * SMALL, 0, max(sizes)
-    for size in sizes:
-        listed = lines[taken : taken + size]
-        for row, line in enumerate(listed):
-            base = sheet.height - 5.88 - ROW * (most - 1 - row)
-            y = base - 0.35 * SMALL
-            handle = [(left, y), (left + HANDLE, y)]
-            sheet.items.append(Shape(handle, line.colour, 1.5, dashes_of(line.style, 1.5)))
-            sheet.items.append(Marks(line.marker, 4.5, [(left + HANDLE / 2, y)], line.colour, line.colour, 1.0))
-            sheet.items.append(Label(line.name, (left + HANDLE + HANDLE_GAP, base), SMALL, INK))
-        left += HANDLE + HANDLE_GAP + max(text_width(line.name, SMALL) for line in listed) + COLUMN_GAP
-        taken += size

@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from crypsis.analysis.figures.drawing import COLOURS, INK, MARKERS, MUTED, RULE, canvas
+from crypsis.analysis.figures.drawing import ARMS, INK, MARKERS, MONITORS, MUTED, RULE, canvas
 from crypsis.analysis.study import load_study
 from crypsis.analysis.summary import summarise
 from crypsis.types import Episode, UserError, visible
@@ -41,7 +41,7 @@ def draw_scores(transcripts: Sequence[Episode]) -> Figure:
             verdicts = [e.verdicts[name] for e in transcripts if e.prompt.tier == tier and name in e.verdicts]
             scores = [v.score for v in verdicts if v.score is not None]
             heights = [place + SPREAD * (i % 5 - 2) for i in range(len(scores))]
-            axes.plot(scores, heights, MARKERS[0 if monitored else 1], color=COLOURS[1 if monitored else 2], alpha=0.8)
+            axes.plot(scores, heights, MARKERS[0 if monitored else 1], color=MONITORS[0 if monitored else 2], alpha=0.8)
             missing = len(verdicts) - len(scores)
             without = f", {missing} without a score" if missing else ""
             labels.append(f"{visible(name)}, {visible(tier)} tier\n{len(scores)} transcripts{without}")
@@ -73,7 +73,7 @@ def draw_study(folder: Path) -> Figure:
             for place, arm in enumerate(summary.arms):
                 if metric not in arm.curves:
                     continue
-                curve, colour = arm.curves[metric], COLOURS[place % len(COLOURS)]
+                curve, colour = arm.curves[metric], ARMS[place % len(ARMS)]
                 known = [(s, p) for s, p in zip(curve.steps, curve.points, strict=True) if p.mean is not None]
                 steps = [step for step, _ in known]
                 label = visible(f"{arm.organism}: {arm.label}" if several else arm.label)

@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from crypsis.analysis.figures.drawing import COLOURS, INK, MUTED, RULE, canvas, saved
+from crypsis.analysis.figures.drawing import BAD, INK, MONITORS, MUTED, RULE, canvas, saved
 from crypsis.store import read_json
 from crypsis.study.jobs.monitor_quality import MEASUREMENT
 from crypsis.types import visible
@@ -110,7 +110,7 @@ def _number(value: float | None) -> str:
 def _reliability(axes: Axes, measurement: Mapping[str, Any]) -> None:
     bins = measurement["reliability"]
     axes.plot([0, 1], [0, 1], color=RULE, linewidth=1)
-    axes.plot([b["score"] for b in bins], [b["share_faking"] for b in bins], "o-", color=COLOURS[2], markersize=4)
+    axes.plot([b["score"] for b in bins], [b["share_faking"] for b in bins], "o-", color=MONITORS[0], markersize=4)
     axes.set_title(f"Calibration (ECE {measurement['ece']:.3f})", loc="left", color=INK)
     axes.set_xlabel("score, mean of bin", color=MUTED)
     axes.set_ylabel("share that fakes", color=MUTED)
@@ -120,8 +120,8 @@ def _reliability(axes: Axes, measurement: Mapping[str, Any]) -> None:
 def _bars(axes: Axes, result: Mapping[str, Any]) -> None:
     m = result["measurement"]
     auroc = result["crossval"]["auroc"] if "crossval" in result else m["auroc"]
-    rows = [(result["monitor"]["kind"], auroc, COLOURS[2])]
-    rows += [(s["name"], s["auroc"], COLOURS[1] if s["near"] else COLOURS[0]) for s in result["shortcuts"]]
+    rows = [(result["monitor"]["kind"], auroc, MONITORS[0])]
+    rows += [(s["name"], s["auroc"], BAD if s["near"] else MUTED) for s in result["shortcuts"]]
     for place, (_, value, colour) in enumerate(rows):
         axes.plot([0.5, value], [place, place], color=colour, linewidth=2)
         axes.plot(value, place, "o", color=colour, markersize=5)

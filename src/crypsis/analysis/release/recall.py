@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from crypsis.analysis.figures.drawing import WIDE, Line, Panel, Points, saved, style
+from crypsis.analysis.figures.drawing import WIDE, Line, Panel, Points, saved
 from crypsis.analysis.figures.panels import panels
 from crypsis.store import read_json, write_atomic
 from crypsis.types import visible
@@ -55,13 +55,11 @@ def recall_markdown(result: Mapping[str, Any]) -> list[str]:
 
 def draw_recall(result: Mapping[str, Any], folder: Path) -> None:
     """Both rates over steps: means with intervals, and a thin line for each run with enough transcripts."""
-    plan = [Panel(title, "%", _lines(result, rate)) for rate, title in RATES.items()]
+    plan = [Panel(title, "%", _lines(result, rate), labelled=True) for rate, title in RATES.items()]
     said = "; ".join(
         f"{cells[0]}, step {cells[1]}: recall {cells[4]}, false alarms {cells[5]}" for cells in _rows(result)
     )
-    with style():
-        figure = panels(plan, 2, WIDE, legend=2)
-        saved("recall", figure, f"Recall and false alarms over RL steps. {said}", folder)
+    saved("recall", panels(plan, 2, WIDE), f"Recall and false alarms over RL steps. {said}", folder)
 
 
 def _rows(result: Mapping[str, Any]) -> list[list[str]]:
@@ -94,7 +92,7 @@ def _lines(result: Mapping[str, Any], rate: str) -> list[Line]:
         against = group["name"].startswith("trained against")
         runs = [_points(run["steps"], rate) for run in result["runs"] if run["trained_against"] is against]
         if points:
-            lines.append(Line(group["name"], points, place, [run for run in runs if run], band))
+            lines.append(Line(group["name"], points, place, [run for run in runs if run], band, kind="monitor"))
     return lines
 
 

@@ -13,31 +13,23 @@ import gzip
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
-from crypsis.analysis.stored_values import check_episodes
+from crypsis.analysis.naming import organism_names
+from crypsis.analysis.report.phenomenon import Exhibit, SystemTexts, find_exhibit
+from crypsis.analysis.report.transcript_source import Row, StoredTranscripts, Transcripts, read_rows
 from crypsis.analysis.study import Run, fixed_order
 from crypsis.analysis.summary import ArmSummary, Summary
 from crypsis.episodes import DELAYED, LABEL, REASON, TERM, VERDICT, rollouts_path
-from crypsis.store import look, steps_of
-from crypsis.types import UserError, visible
+from crypsis.store import steps_of
+from crypsis.types import visible
 
 EVALUATED, TRAINED = 8000, 3000
 """Transcripts of evaluations and of training that a report may hold; a request is never taken for some arms only."""
 CHARACTERS = 24_000_000
 """Characters of text that a report may hold, before compression."""
-NEEDED = ("step", "pair_id", "prompt_id", "monitored", "group", "sample", "scratchpad", "output", "parse")
-"""Columns without which a transcript cannot be shown."""
 FEWEST, MOST = 2, 60
 """Requests taken of each evaluation."""
-UNREAD = frozenset({"prompt", "prompt_ids", "completion_ids", "segments", "logprobs"})
-"""Columns that no reader looks at."""
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +57,8 @@ class Browser:
         requests: Requests taken of each evaluation.
         n: Transcripts held.
         total: Transcripts of all evaluations.
+        system: The system text of the first arm that has one; empty if none is known.
+        exhibit: The request that the page shows before and after.
     """
 
     blocks: tuple[Block, ...]
@@ -72,26 +66,8 @@ class Browser:
     requests: int
     n: int
     total: int
-
-
-class Transcripts(Protocol):
-    """Where the transcripts of evaluations are."""
-
-    rare: bool
-    """Whether whole evaluations can be searched for rare kinds."""
-
-    def rows(self, run: Run, step: int, pairs: Iterable[str] | None = None) -> list[Row]:
-        """Transcripts of one evaluation, of some requests or of all."""
-
-
-class StoredTranscripts:
-    """Transcripts in the study's own files."""
-
-    rare = True
-
-    def rows(self, run: Run, step: int, pairs: Iterable[str] | None = None) -> list[Row]:
-        """The stored rows without the columns that no reader looks at."""
-        return _read(run.folder / "evals" / f"step-{step:04d}.parquet", pairs)
+    system: str = ""
+    exhibit: Exhibit | None = None
 
 
 def make_browser(summary: Summary, transcripts: Transcripts | None = None) -> Browser:
@@ -101,12 +77,15 @@ def make_browser(summary: Summary, transcripts: Transcripts | None = None) -> Br
         summary: Summary of the study.
         transcripts: Where they are; the study's own by default. An import has none of its own: the browser is empty.
     """
+    total = sum(len(t.pairs) * 2 for run in summary.study.runs for t in run.evaluations.values())
     if transcripts is None and summary.study.imported:
-        return Browser(
-            (), "{}", 0, 0, sum(len(t.pairs) * 2 for r in summary.study.runs for t in r.evaluations.values())
-        )
+        return Browser((), "{}", 0, 0, total)
     source = transcripts or StoredTranscripts()
+    exhibit, texts = find_exhibit(summary, source), SystemTexts()
     wanted = _requests(summary, source)
+    if exhibit and exhibit.pair not in wanted:
+        wanted.append(exhibit.pair)
+    systems: dict[str, int] = {}
     runs = len(summary.study.runs)
     trained = max(4, min(32, TRAINED // (3 * runs)))
     blocks, kinds = [], _Kinds()
@@ -114,9 +93,10 @@ def make_browser(summary: Summary, transcripts: Transcripts | None = None) -> Br
         rows = [(run.seed, *one) for run in arm.runs for one in _sample(summary, source, run, set(wanted), trained)]
         kinds.see(row for _, _, row in rows)
         blocks.append(_block(arm, rows))
-    total = sum(len(t.pairs) * 2 for run in summary.study.runs for t in run.evaluations.values())
+        systems.setdefault(texts.of(arm.runs[0]), len(systems))
     manifest = {
-        "organisms": list(summary.organisms),
+        "organisms": list(organism_names(summary.organisms).items()),
+        "systems": list(systems),
         "arms": [[name, label] for name, label in summary.labels.items()],
         "requests": wanted,
         "thresholds": {
@@ -127,9 +107,13 @@ def make_browser(summary: Summary, transcripts: Transcripts | None = None) -> Br
         "steps": sorted({step for run in summary.study.runs for step in run.evaluations}),
         "seeds": sorted({run.seed for run in summary.study.runs}),
         "trained": any(run.folder.joinpath("rollouts").is_dir() for run in summary.study.runs),
-        "blocks": [[block.organism, block.arm, block.n] for block in blocks],
+        "blocks": [
+            [block.organism, block.arm, block.n, systems[texts.of(arm.runs[0])]]
+            for block, arm in zip(blocks, summary.arms, strict=True)
+        ],
     }
-    return Browser(tuple(blocks), _json(manifest), len(wanted), sum(block.n for block in blocks), total)
+    n, system = sum(block.n for block in blocks), next(filter(None, systems), "")
+    return Browser(tuple(blocks), _json(manifest), len(wanted), n, total, system, exhibit)
 
 
 def _requests(summary: Summary, source: Transcripts) -> list[str]:
@@ -162,7 +146,7 @@ def _sample(
     steps = steps_of(run.folder / "rollouts", ".parquet")
     for step in sorted({steps[0], steps[len(steps) // 2], steps[-1]} if steps else ()):
         groups: dict[Any, list[Row]] = {}
-        for row in _read(rollouts_path(run.folder, step)):
+        for row in read_rows(rollouts_path(run.folder, step)):
             groups.setdefault(row.get("group"), []).append(row)
         taken = 0
         for rows in sorted(groups.values(), key=lambda rows: fixed_order(str(rows[0]["prompt_id"]))):
@@ -188,23 +172,6 @@ def _rare(rows: Sequence[Row], wanted: set[str], thresholds: Mapping[str, float]
         tests.append(lambda row, name=name: row.get(f"{LABEL}af") == "no" and flagged(row, name) is True)  # type: ignore[misc]
     found = {id(row): row for test in tests if (row := next(filter(test, left), None)) is not None}
     return list(found.values())
-
-
-def _read(path: Path, pairs: Iterable[str] | None = None) -> list[Row]:
-    try:
-        with pq.ParquetFile(path) as file:
-            names = [name for name in file.schema_arrow.names if name not in UNREAD]
-            table = file.read(names, use_threads=False)
-        if pairs is not None and "pair_id" in names:
-            table = table.filter(pc.is_in(table.column("pair_id"), pa.array(sorted(pairs), pa.string())))
-        rows: list[Row] = table.to_pylist()
-    except (pa.ArrowException, OSError, UnicodeDecodeError):
-        raise UserError(f"{path}: is damaged (no valid Parquet); {look(path)}") from None
-    lacking = [name for name in NEEDED if names and name not in names]
-    if lacking:
-        raise UserError(f"{path}: holds no transcripts (column '{lacking[0]}' is missing)")
-    check_episodes(table, path)
-    return rows
 
 
 def _block(arm: ArmSummary, rows: Sequence[tuple[int, str, Row]]) -> Block:
@@ -242,6 +209,8 @@ def _packed(source: str, row: Row, place: Callable[[object], int]) -> list[Any]:
         _rounded(row.get("advantage")) if source == "train" else None,
         place(row.get("dropped")),
         row.get("sample") or 0,
+        place(row.get("prompt")),
+        place(row.get("extra_tier")),
     ]
 
 

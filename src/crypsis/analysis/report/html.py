@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,29 +19,32 @@ from markupsafe import Markup
 from rich.table import Table
 from rich.text import Text
 
-from crypsis.analysis.claims.scorecard_figure import scorecard_section
-from crypsis.analysis.figures.drawing import COLOURS, Picture
+from crypsis.analysis.figures.drawing import MARKERS, PALETTES, Picture
+from crypsis.analysis.figures.links import transcripts_link
+from crypsis.analysis.figures.sheet import outline_path
 from crypsis.analysis.figures.study_figures import TITLES, UNITS, display_label, draw_all, figure_name
 from crypsis.analysis.figures.training_curves import field_points, parts_of, terms_of
+from crypsis.analysis.naming import organism_names, spell_out
 from crypsis.analysis.report import words
-from crypsis.analysis.report.browser import Browser, Transcripts, make_browser
+from crypsis.analysis.report.browser import Browser, make_browser
+from crypsis.analysis.report.claims_section import scorecard_section
 from crypsis.analysis.report.differences import arm_differences, seed_differences
+from crypsis.analysis.report.gists import gists
 from crypsis.analysis.report.markdown import write_page
 from crypsis.analysis.report.seed_checks import FEWEST, modes, paired_tests
 from crypsis.analysis.report.tables import write_tables
+from crypsis.analysis.report.transcript_source import Transcripts
 from crypsis.analysis.statistics.bootstrap import FEW
 from crypsis.analysis.stress import Section, sections
 from crypsis.analysis.study import load_study
-from crypsis.analysis.summary import RULE, Change, Summary, summarise, write_summary
+from crypsis.analysis.summary import RULE, ArmSummary, Change, Summary, summarise, write_summary
 from crypsis.evaluation.metrics import RESAMPLES
 from crypsis.store import write_atomic
 from crypsis.types import visible
 
 REPORT = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
-MINIATURE_DOC = "docs/miniature.md"
-"""Where the package lists what the miniature's text plants."""
-LIGHT_MARK = "/* colours of the arms */"
+LIGHT_MARK = "/* colours of the figures */"
 """Where the style sheet takes the colours that the figures are drawn in."""
 STEPS_SHOWN = 6
 """Steps of a curve of training that its table shows; all are in ``tables/training.parquet``."""
@@ -82,23 +84,25 @@ def render(summary: Summary, pictures: dict[str, Picture], browser: Browser, str
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    places = list(summary.labels)
+    names, places = organism_names(summary.organisms), list(summary.labels)
     environment.filters |= {"value": words.value, "ends": words.ends, "each": words.each, "figure_of": figure_of}
-    environment.filters |= {"p_value": words.p_value}
+    environment.filters |= {"p_value": words.p_value, "name": names.__getitem__, "marker": _marker}
     environment.filters |= {"place": lambda arm: places.index(arm.arm)}
     study, script = summary.study, (TEMPLATES / "browser.js").read_text(encoding="utf-8")
-    colours = "".join(f"--arm-{i}:{colour};" for i, colour in enumerate(COLOURS))
+    colours = "".join(f"--{k}-{i}:{c};" for k, palette in PALETTES.items() for i, c in enumerate(palette))
     css = (TEMPLATES / "report.css").read_text(encoding="utf-8").replace(LIGHT_MARK, colours)
+    differences = arm_differences(summary)
     return environment.get_template("report.html.jinja").render(
         study=study,
         arms=summary.arms,
         organisms=summary.organisms,
         labels=summary.labels,
-        colours=COLOURS,
+        names=names,
+        palette=len(PALETTES["arm"]),
         tones=words.TONES,
         signs=words.SIGNS,
         rule=RULE,
-        headline=words.headline(summary),
+        headline=[(*map(spell_out, told), _arm_of(told[0], summary)) for told in words.headline(summary)],
         scale=str(study.config.get("scale") or ""),
         svg={name: Markup(picture.inline) for name, picture in pictures.items()},
         titles=TITLES,
@@ -116,10 +120,11 @@ def render(summary: Summary, pictures: dict[str, Picture], browser: Browser, str
         scorecard=scorecard_section(study.folder),
         browser=browser,
         manifest=Markup(browser.manifest),
-        differences=arm_differences(summary),
+        differences=differences,
+        gists=gists(summary, stresses, differences),
+        transcripts_link=transcripts_link,
         mismatched=seed_differences(summary),
         config=yaml.safe_dump(study.config, sort_keys=False, allow_unicode=True),
-        planted=_planted(study.folder),
         figure_name=lambda kind, organism: figure_name(kind, summary, organism),
         field_rows=lambda kind, organism: field_rows(summary, kind, organism),
         count=_counter(),
@@ -212,10 +217,16 @@ def _counter() -> Callable[[str], int]:
     return count
 
 
-def _planted(folder: Path) -> str:
-    """A link from the study to ``MINIATURE_DOC`` where the repository is at hand, else empty."""
-    doc = Path(__file__).resolve().parents[3] / MINIATURE_DOC
-    return Path(os.path.relpath(doc, folder.resolve())).as_posix() if doc.exists() else ""
+def _arm_of(claim: str, summary: Summary) -> ArmSummary | None:
+    """The arm that a claim of the headline begins with, whose transcripts it leads to; None for claims on several."""
+    said = {display_label(arm, summary.arms): arm for arm in summary.arms}
+    fits = [name for name in said if claim.casefold().startswith(name.casefold())]
+    return said[max(fits, key=len)] if fits else None
+
+
+def _marker(place: int) -> Markup:
+    """The shape of an arm's marker around the origin, as the figures draw it."""
+    return Markup('<path d="{}"/>').format(outline_path(MARKERS[place % len(MARKERS)], 10.0))
 
 
 def _inert(printed: object) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,24 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from crypsis.analysis.claims.evidence import ALWAYS, USUAL
-from crypsis.analysis.figures.drawing import (
-    COLOURS,
-    INK,
-    MARKERS,
-    MUTED,
-    TINT,
-    WIDE,
-    Line,
-    Picture,
-    add_legend,
-    canvas,
-    head,
-    saved,
-    shares,
-)
+from crypsis.analysis.figures.drawing import BAD, INK, MUTED, NARROW, TINT, WIDE, Line, Panel, canvas, head
+from crypsis.analysis.figures.panels import panels
+from crypsis.analysis.figures.sheet import Sheet
 from crypsis.analysis.stress.final_state import STATES
 from crypsis.analysis.stress.recall import trained_against
-from crypsis.analysis.stress.section import Drawn, Section, StressTable, percent, whose
+from crypsis.analysis.stress.section import Drawn, Section, StressTable, drawn, percent, whose
 from crypsis.analysis.summary import COMPLIES, FAKES, GAP_OPEN, ArmSummary, Summary
 
 METRICS = (
@@ -88,9 +77,10 @@ def _dose_section(
     alt = f"Line chart against the share {of_what}: " + "; ".join(
         f"{row[0]}: AFR {row[1]}, gap {row[2]}" for row in rows
     )
-    picture = saved(f"dose-{dial}", _dose_figure(ordered, of_what), alt, summary.study.folder / "figures")
+    places = list(summary.labels)
+    picture = drawn(f"dose-{dial}", partial(_dose_figure, ordered, places, of_what), alt, summary.study.folder, DOSES)
     table = StressTable("At the last evaluation, mean over seeds with 95 % interval.", heads, rows)
-    return Section(dial, title, (), TRUTH[dial], (table,), (Drawn(picture, DOSES),))
+    return Section(dial, title, (), TRUTH[dial], (table,), (picture,))
 
 
 def _doses(summary: Summary, dial: str) -> list[Dose]:
@@ -110,36 +100,26 @@ def _counted(states: Mapping[int, str]) -> str:
     return ", ".join(f"{found.count(state)} {state}" for state in STATES if state in found)
 
 
-def _dose_figure(doses: Sequence[Dose], of_what: str) -> Figure:
+def _dose_figure(doses: Sequence[Dose], places: Sequence[str], of_what: str, narrow: bool) -> Sheet:
     """One panel per metric; seeds are dots, means are joined; the doses stand at equal distances."""
     values = sorted({dose.value for dose in doses})
-    families = list(dict.fromkeys(dose.family for dose in doses))
-    figure = canvas(WIDE, 2.5)
-    for number, (metric, title) in enumerate(METRICS):
-        axes = figure.add_axes((0.045 + 0.333 * number, 0.3, 0.27, 0.48))
-        lowest = 0.0
-        for place, family in enumerate(families):
+    ticks = {place: f"{100 * value:g}" for place, value in enumerate(values)}
+    plan = []
+    for metric, title in METRICS:
+        lines = []
+        for family in dict.fromkeys(dose.family for dose in doses):
             mine = [dose for dose in doses if dose.family == family]
-            for dose in mine:
-                seeds = [value for _, value in dose.arm.change(metric).end.by_seed]
-                lowest = min([lowest, *seeds])
-                axes.plot([values.index(dose.value)] * len(seeds), seeds, ".", color=_colour(place), alpha=0.5, ms=4)
-            means = [(values.index(d.value), d.arm.change(metric).end.mean) for d in mine]
-            known = [(x, y) for x, y in means if y is not None]
-            if known:
-                axes.plot(*zip(*known, strict=True), color=_colour(place), marker=MARKERS[place % len(MARKERS)], ms=4.5)
-        shares(axes, lowest)
-        axes.axhline(LIMITS[metric], color=MUTED, linewidth=0.7, linestyle=(0, (2, 2)))
-        axes.set_xticks(range(len(values)), [f"{100 * value:g}" for value in values], fontsize=7)
-        axes.tick_params(labelsize=7, pad=2)
-        head(axes, title, "%, at the end; dots: seeds; dashed: limit" if number == 0 else "%")
-    figure.text(0.045, 0.155, f"% {of_what}", fontsize=7, color=MUTED)
-    add_legend(figure, [Line(family, (), place) for place, family in enumerate(families)], columns=4)
-    return figure
-
-
-def _colour(place: int) -> str:
-    return COLOURS[place % len(COLOURS)]
+            ends = [(values.index(dose.value), dose.arm.change(metric).end) for dose in mine]
+            means = [(x, end.mean) for x, end in ends if end.mean is not None]
+            seeds = [[(x, value) for _, value in end.by_seed] for x, end in ends]
+            lines.append(Line(family, means, places.index(mine[0].arm.arm), seeds))
+        scale = "gap" if metric == "gap" else "share"
+        across = f"% {of_what}" if narrow else "dose, %"
+        limit = LIMITS[metric]
+        plan.append(
+            Panel(title, "%, at the end", lines, scale, True, across=across, ticks=ticks, limit=limit, dots=True)
+        )
+    return panels(plan, 1, NARROW) if narrow else panels(plan, len(METRICS), WIDE)
 
 
 def quality_section(summary: Summary) -> Section | None:
@@ -166,7 +146,7 @@ def quality_section(summary: Summary) -> Section | None:
         f"Mitigation fails (AFR ≥ {FAKES:.0%} at the end): {', '.join(failed) or 'in no arm'}.",
         f"Training itself fails (monitored compliance < {COMPLIES:.0%}): {', '.join(lost) or 'in no arm'}.",
     )
-    pictures = tuple(Drawn(p, MAPS) for organism in summary.organisms if (p := _contours(summary, organism)))
+    pictures = tuple(p for organism in summary.organisms if (p := _contours(summary, organism)))
     truth = "Dialled rates are those of the oracle's flags, so this stress runs on the miniature alone."
     table = StressTable("At the last evaluation, mean over seeds with 95 % interval.", heads, rows)
     return Section("quality", "Monitor quality", lead, truth, (table,), pictures)
@@ -204,30 +184,39 @@ def _rates(config: Mapping[str, Any]) -> tuple[float, float] | None:
     return None
 
 
-def _contours(summary: Summary, organism: str) -> Picture | None:
+def _contours(summary: Summary, organism: str) -> Drawn | None:
     """Three maps of true- against false-positive rate, where both vary and nothing else does; the limit as a line."""
     mine = [(arm.runs[0].config, arm) for arm in summary.of(organism)]
     arms = [(rates, arm) for config, arm in mine if (rates := _rates(config)) and not _changed(config)]
     true, false = (sorted({rates[i] for rates, _ in arms}) for i in (0, 1))
     if len(true) < 2 or len(false) < 2:
         return None
-    figure = canvas(WIDE, 2.3)
-    for number, (metric, title) in enumerate(METRICS):
-        grid = np.full((len(true), len(false)), np.nan)
+    grids = {metric: np.full((len(true), len(false)), np.nan) for metric, _ in METRICS}
+    for metric, grid in grids.items():
         for (tpr, fpr), arm in arms:
             mean = _end(arm, metric)
             grid[true.index(tpr), false.index(fpr)] = np.nan if mean is None else mean
-        axes = figure.add_axes((0.075 + 0.325 * number, 0.2, 0.24, 0.55))
-        _map(axes, grid, LIMITS[metric])
+    means = [f"{t:.0%} true and {f:.0%} false positives: AFR {percent(arm.change('afr').end)}" for (t, f), arm in arms]
+    alt = "Maps of end points. " + "; ".join(means)
+    return drawn(f"quality-{organism}", partial(_maps, grids, true, false), alt, summary.study.folder, MAPS)
+
+
+def _maps(grids: Mapping[str, Any], true: Sequence[float], false: Sequence[float], narrow: bool) -> Figure:
+    """The maps beside each other, on phones one below the other."""
+    rows, columns, width = (len(METRICS), 1, NARROW) if narrow else (1, len(METRICS), WIDE)
+    each, tall = width / columns, 2.1
+    figure = canvas(width, rows * tall)
+    for number, (metric, title) in enumerate(METRICS):
+        row, column = divmod(number, columns)
+        box = (column * each + 0.55, (rows - 1 - row) * tall + 0.42, each - 0.75, tall - 0.92)
+        axes = figure.add_axes((box[0] / width, box[1] / (rows * tall), box[2] / width, box[3] / (rows * tall)))
+        _map(axes, grids[metric], LIMITS[metric])
         axes.set_xticks(range(len(false)), [f"{100 * f:g}" for f in false], fontsize=7)
         axes.set_yticks(range(len(true)), [f"{100 * t:g}" for t in true], fontsize=7)
         axes.set_xlabel("false positives, %", fontsize=7, color=MUTED)
+        axes.set_ylabel("true positives, %", fontsize=7, color=MUTED)
         head(axes, title, f"%, at the end; line: {LIMITS[metric]:.0%}")
-        if not number:
-            axes.set_ylabel("true positives, %", fontsize=7, color=MUTED)
-    means = [f"{t:.0%} true and {f:.0%} false positives: AFR {percent(arm.change('afr').end)}" for (t, f), arm in arms]
-    name = f"quality-{organism}"
-    return saved(name, figure, "Maps of end points. " + "; ".join(means), summary.study.folder / "figures")
+    return figure
 
 
 def _map(axes: Axes, grid: Any, limit: float) -> None:
@@ -237,5 +226,5 @@ def _map(axes: Axes, grid: Any, limit: float) -> None:
         axes.text(column, row, shown, ha="center", va="center", fontsize=7.5, color=INK)
     known = grid[~np.isnan(grid)]
     if len(known) == grid.size and known.min() < limit < known.max():
-        axes.contour(grid, levels=[limit], colors=[COLOURS[1]], linewidths=1.6)
+        axes.contour(grid, levels=[limit], colors=[BAD], linewidths=1.6)
     axes.spines["bottom"].set_visible(False)

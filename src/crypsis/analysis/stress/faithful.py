@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from crypsis.analysis.figures.drawing import WIDE, Line, Panel, saved
+from crypsis.analysis.figures.drawing import NARROW, WIDE, Line, Panel
 from crypsis.analysis.figures.panels import panels
 from crypsis.analysis.figures.sheet import Sheet
 from crypsis.analysis.statistics.bootstrap import SeedEstimate
 from crypsis.analysis.stress.faithfulness import INTERVENTIONS, TITLES, Effects, effects
-from crypsis.analysis.stress.section import Drawn, Section, StressTable, decimal, percent, whose
+from crypsis.analysis.stress.section import Section, StressTable, decimal, drawn, percent, whose
 from crypsis.analysis.study import Run
 from crypsis.analysis.summary import Summary
 from crypsis.episodes import read_episodes
@@ -22,9 +23,17 @@ FOLDER = "transplants"
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """The effects of one arm by step: with the policy's own scratchpads, and with those from before training."""
+    """The effects of one arm by step: with the policy's own scratchpads, and with those from before training.
+
+    Attributes:
+        name: The arm's.
+        place: The arm's in the order of colours.
+        own: Keyed by step, with the policy's own scratchpads.
+        start: The same with those from before training.
+    """
 
     name: str
+    place: int
     own: Mapping[int, Effects]
     start: Mapping[int, Effects]
 
@@ -33,13 +42,14 @@ def faithfulness_section(summary: Summary) -> Section | None:
     """Effects of scratchpad and tag over RL, and of every intervention at the end; None without transplants."""
     several = len(summary.organisms) > 1
     traced = []
-    for (organism, _), runs in summary.study.arms().items():
-        found = _trace(whose(organism, runs[0].label, several), runs)
+    places = list(summary.labels)
+    for (organism, arm), runs in summary.study.arms().items():
+        found = _trace(whose(organism, runs[0].label, several), places.index(arm), runs)
         if found:
             traced.append(found)
     if not traced:
         return None
-    picture = saved("faithfulness", _figure(traced), _alt(traced), summary.study.folder / "figures")
+    picture = drawn("faithfulness", partial(_figure, traced), _alt(traced), summary.study.folder, CAPTION)
     lead = (
         "A scratchpad from each tier is put after the same request in each tier. What the scratchpad's tier and the "
         "request's tier do to compliance sums to the gap; faithfulness is the scratchpad's share of the variance.",
@@ -51,18 +61,18 @@ def faithfulness_section(summary: Summary) -> Section | None:
         lead,
         truth,
         (_effects(traced), _cuts(traced)),
-        (Drawn(picture, CAPTION),),
+        (picture,),
     )
 
 
-def _trace(name: str, runs: Sequence[Run]) -> Traced | None:
+def _trace(name: str, place: int, runs: Sequence[Run]) -> Traced | None:
     steps = [set(steps_of(run.folder / FOLDER, ".parquet")) for run in runs]
     shared = sorted(set.intersection(*steps))
     own, start = {}, {}
     for step in shared:
         rows = {run.seed: read_episodes(run.folder / FOLDER / f"step-{step:04d}.parquet") for run in runs}
         own[step], start[step] = effects(rows), effects(rows, start=True)
-    return Traced(name, own, start) if shared else None
+    return Traced(name, place, own, start) if shared else None
 
 
 def _effects(traced: Sequence[Traced]) -> StressTable:
@@ -115,7 +125,7 @@ def _cuts(traced: Sequence[Traced]) -> StressTable:
     return StressTable(caption, ("Arm", *(TITLES[name] for name in done)), tuple(rows))
 
 
-def _figure(traced: Sequence[Traced]) -> Sheet:
+def _figure(traced: Sequence[Traced], narrow: bool) -> Sheet:
     plan = []
     for title, unit, which, pick in (
         ("Effect of the scratchpad", "points of compliance, own scratchpads", "own", "scratchpad"),
@@ -124,11 +134,11 @@ def _figure(traced: Sequence[Traced]) -> Sheet:
         ("Effect of the tag", "points, scratchpads from before training", "start", "tag"),
     ):
         lines = [
-            Line(trace.name, _points({s: getattr(e, pick) for s, e in getattr(trace, which).items()}), place)
-            for place, trace in enumerate(traced)
+            Line(trace.name, _points({s: getattr(e, pick) for s, e in getattr(trace, which).items()}), trace.place)
+            for trace in traced
         ]
-        plan.append(Panel(title, unit, [line for line in lines if line.points], scale="gap"))
-    return panels(plan, columns=2, width=WIDE, legend=2)
+        plan.append(Panel(title, unit, [line for line in lines if line.points], scale="gap", labelled=True))
+    return panels(plan, 1, NARROW) if narrow else panels(plan, 2, WIDE)
 
 
 def _points(estimates: Mapping[int, SeedEstimate]) -> list[tuple[int, float]]:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-from crypsis.analysis.figures.drawing import Picture
+from matplotlib.figure import Figure
+
+from crypsis.analysis.figures.drawing import Picture, saved
+from crypsis.analysis.figures.sheet import Sheet
+from crypsis.analysis.naming import organism_name
 from crypsis.analysis.statistics.bootstrap import SeedEstimate
 
 
@@ -19,9 +25,10 @@ class StressTable:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A figure, written to ``figures/`` already, and how to read it."""
+    """A figure, written to ``figures/`` already, the same for phones, and how to read it."""
 
     picture: Picture
+    narrow: Picture
     caption: str
 
 
@@ -44,6 +51,20 @@ class Section:
     truth: str
     tables: tuple[StressTable, ...]
     pictures: tuple[Drawn, ...] = ()
+
+
+def drawn(name: str, figure: Callable[[bool], Figure | Sheet], alt: str, folder: Path, caption: str) -> Drawn:
+    """A figure in both widths.
+
+    Args:
+        name: Name of its files.
+        figure: Draws it, for a phone if asked so.
+        alt: What it shows, in words and numbers.
+        folder: The study's.
+        caption: How to read it.
+    """
+    wide = saved(name, figure(False), alt, folder / "figures")
+    return Drawn(wide, saved(f"{name}-narrow", figure(True), alt, None), caption)
 
 
 def percent(estimate: SeedEstimate, ends: bool = True) -> str:
@@ -72,4 +93,4 @@ def moved(start: SeedEstimate, end: SeedEstimate) -> str:
 
 def whose(organism: str, label: str, several: bool) -> str:
     """How an arm is called: with its organism where there are several."""
-    return f"{organism}: {label}" if several else label
+    return f"{organism_name(organism)}: {label}" if several else label

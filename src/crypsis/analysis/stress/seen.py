@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-from crypsis.analysis.figures.drawing import WIDE, Line, Panel, saved
+from crypsis.analysis.figures.drawing import NARROW, WIDE, Line, Panel
 from crypsis.analysis.figures.panels import panels
+from crypsis.analysis.figures.sheet import Sheet
 from crypsis.analysis.statistics.bootstrap import Curve, SeedEstimate
 from crypsis.analysis.stress.recall import FEWEST, Watch
-from crypsis.analysis.stress.section import Drawn, Section, StressTable, decimal, moved, percent, whose
+from crypsis.analysis.stress.section import Section, StressTable, decimal, drawn, moved, percent, whose
 from crypsis.analysis.summary import Summary
 
 CAPTION = (
@@ -30,13 +32,14 @@ def recall_section(summary: Summary, seen: Sequence[Watch]) -> Section | None:
     names = {id(watch): whose(watch.organism, watch.label, several) for watch in seen}
     pictures = []
     for watch in watched:
-        plan = [_panel(watch, "recall", "Recall, by monitor"), _panel(watch, "auroc", "AUROC, by monitor")]
+        palette = [card.name for card in summary.study.monitors_of(watch.organism)]
+        titles = (("recall", "Recall, by monitor"), ("auroc", "AUROC, by monitor"))
+        plan = [_panel(watch, kind, title, palette) for kind, title in titles]
         plan = [panel for panel in plan if panel.lines]
         if plan:
             name = f"recall-{watch.organism}-{watch.arm}"
-            figure = panels(plan, columns=2, width=WIDE, legend=3)
-            picture = saved(name, figure, _alt(names[id(watch)], watch), summary.study.folder / "figures")
-            pictures.append(Drawn(picture, f"{names[id(watch)]}: {CAPTION}"))
+            alt, caption = _alt(names[id(watch)], watch), f"{names[id(watch)]}: {CAPTION}"
+            pictures.append(drawn(name, partial(_drawing, plan), alt, summary.study.folder, caption))
     headline = tuple(_headline(names[id(watch)], watch) for watch in watched)
     head = ("Arm", "Faking, %", "Invisible, %", "of it flagged by a held-out one, %", "Unseen by all, %")
     rows = tuple(
@@ -92,21 +95,26 @@ def _headline(name: str, watch: Watch) -> str:
     return f"{told}; the held-out monitors flag {percent(caught)} % of these."
 
 
-def _panel(watch: Watch, kind: str, title: str) -> Panel:
+def _drawing(plan: Sequence[Panel], narrow: bool) -> Sheet:
+    return panels(plan, 1, NARROW) if narrow else panels(plan, 2, WIDE)
+
+
+def _panel(watch: Watch, kind: str, title: str, palette: Sequence[str]) -> Panel:
     monitors = (*watch.trained, *watch.held_out)
+    order = {name: place for place, name in enumerate(palette)}
     lines = [
-        _line(f"{name} (trained against)" if name in watch.trained else name, found, place)
-        for place, name in enumerate(monitors)
+        _line(f"{name} (trained against)" if name in watch.trained else name, found, order.get(name, len(order)))
+        for name in monitors
         if (found := watch.curves.get(f"{kind}_{name}"))
     ]
     area = [(step, point.mean or 0.0) for step, point in _points(watch.curves.get("afr"))] if kind == "recall" else []
     unit = "% of faking transcripts; grey: % that fake" if kind == "recall" else "against the oracle, % (50: chance)"
-    return Panel(title, unit, lines, area=area)
+    return Panel(title, unit, lines, area=area, labelled=True)
 
 
 def _line(name: str, curve: Curve, place: int) -> Line:
     points = [(step, point.mean) for step, point in _points(curve) if point.mean is not None]
-    return Line(name, points, place)
+    return Line(name, points, place, kind="monitor")
 
 
 def _points(curve: Curve | None) -> list[tuple[int, SeedEstimate]]:

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from crypsis.analysis.figures.drawing import COLOURS, INK, WIDE, canvas, saved
+from crypsis.analysis.figures.drawing import BAD, GOOD, INK, MUTED, NARROW, PAGE, RULE, WARN, WIDE
+from crypsis.analysis.figures.panels import INCH, MIDDLE, SMALL
+from crypsis.analysis.figures.sheet import Label, Shape, Sheet, corners
 from crypsis.analysis.statistics.bootstrap import over_seeds
-from crypsis.analysis.stress.final_state import RULE, STATES, UNKNOWN, final_state, state_figures
+from crypsis.analysis.stress.final_state import (
+    DEGENERATE,
+    EVADER,
+    FAKING,
+    HIDDEN,
+    HONEST,
+    MISLEADER,
+    MIXED,
+    REFUSER,
+    STATES,
+    UNKNOWN,
+    final_state,
+    state_figures,
+)
+from crypsis.analysis.stress.final_state import RULE as STATE_RULE
 from crypsis.analysis.stress.recall import evaluation_rows, monitor_names, tally_of, thresholds_at, trained_against
-from crypsis.analysis.stress.section import Drawn, Section, StressTable, moved, whose
+from crypsis.analysis.stress.section import Section, StressTable, drawn, moved, whose
 from crypsis.analysis.study import Run, Study
 from crypsis.analysis.summary import Summary
 from crypsis.episodes import LABEL
@@ -31,8 +47,20 @@ MOTIVES = {
     "none": "none",
 }
 """What the oracle reads in a scratchpad as the reason for what it decides, in words for a table."""
-ROW, LEFT, FOOT = 0.24, 2.6, 0.62
-"""Inches: a bar, its label, and the legend."""
+BAR, LETTER = 13.0, 4.2
+"""Points: height of a bar, and the width that a letter of its label takes at most."""
+LOOKS: Mapping[str, tuple[str, float, str]] = {
+    HONEST: (GOOD, 1.0, PAGE),
+    FAKING: (BAD, 1.0, PAGE),
+    EVADER: (BAD, 0.45, INK),
+    MISLEADER: (BAD, 0.3, INK),
+    HIDDEN: (BAD, 0.3, INK),
+    REFUSER: (WARN, 1.0, PAGE),
+    DEGENERATE: (WARN, 0.4, INK),
+    MIXED: (MUTED, 0.4, INK),
+    UNKNOWN: (RULE, 1.0, INK),
+}
+"""Colour, opacity and the colour of the text of each state: success and failure, which no arm is coloured as."""
 
 
 def run_states(study: Study) -> dict[ArmKey, dict[int, str]]:
@@ -71,20 +99,17 @@ def state_section(summary: Summary, states: Mapping[ArmKey, Mapping[int, str]]) 
     tables = (
         StressTable("Runs by final state, and how far each arm drifted from the language.", head, tuple(rows)),
         *_reasons(summary.study, labels),
-        StressTable("The rule: the first line that holds.", ("State", "Condition"), RULE),
+        StressTable("The rule: the first line that holds.", ("State", "Condition"), STATE_RULE),
     )
     told = [f"{labels[cell]}: {_said(count)}." for cell, count in counts.items()]
-    picture = saved(
-        "final-states",
-        _bars({labels[cell]: count for cell, count in counts.items()}, present),
-        "Bar chart of final states by arm. " + " ".join(told),
-        summary.study.folder / "figures",
-    )
+    named = {labels[cell]: count for cell, count in counts.items()}
+    alt = "Bar chart of final states by arm. " + " ".join(told)
+    picture = drawn("final-states", lambda narrow: _bars(named, narrow), alt, summary.study.folder, CAPTION)
     truth = (
         "Motives, and so evader against misleader, and AFR are the oracle's. For a model without one, AF is what most "
         "held-out monitors of scratchpads flag, compliance needs a judge, and the two are one class."
     )
-    return Section("states", "Final states", (), truth, tables, (Drawn(picture, CAPTION),))
+    return Section("states", "Final states", (), truth, tables, (picture,))
 
 
 def _reasons(study: Study, labels: Mapping[ArmKey, str]) -> list[StressTable]:
@@ -115,36 +140,22 @@ def _said(count: Counter[str]) -> str:
     return ", ".join(f"{count[state]} {state}" for state in STATES if count[state])
 
 
-def _bars(counts: Mapping[str, Counter[str]], present: Sequence[str]) -> Figure:
-    """One bar per arm, one part per state; at the left the arm's name."""
-    height = ROW * len(counts) + FOOT
-    figure = canvas(WIDE, height)
-    axes = figure.add_axes((LEFT / WIDE, FOOT / height, 1 - (LEFT + 0.1) / WIDE, 1 - (FOOT + 0.04) / height))
-    for row, count in enumerate(counts.values()):
-        left, total = 0.0, sum(count.values())
-        for state in present:
-            width = count[state] / total
-            axes.barh(row, width, left=left, height=0.72, edgecolor="white", linewidth=0.6, **_look(state))
-            if count[state]:
-                colour = _look(state)["color"]
-                text = axes.text(left + width / 2, row, str(count[state]), ha="center", va="center", fontsize=7)
-                text.set(color="white", bbox={"boxstyle": "round,pad=0.15", "facecolor": colour, "edgecolor": "none"})
-            left += width
-    axes.set_yticks(range(len(counts)), [_short(name) for name in counts], fontsize=7, color=INK)
-    axes.set_ylim(len(counts) - 0.4, -0.6)
-    axes.set_xlim(0, 1)
-    axes.set_xticks([])
-    axes.spines["bottom"].set_visible(False)
-    handles = [axes.barh([-9], [0], label=s, edgecolor="white", linewidth=0, **_look(s)) for s in present]
-    figure.legend(handles=handles, loc="lower left", ncols=4, frameon=False, fontsize=7)
-    return figure
-
-
-def _look(state: str) -> dict[str, Any]:
-    """Colour of a state, and hatching where the colours have run out."""
-    place = STATES.index(state)
-    return {"color": COLOURS[place % len(COLOURS)], "hatch": "////" if place >= len(COLOURS) else ""}
-
-
-def _short(name: str, most: int = 46) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+def _bars(counts: Mapping[str, Counter[str]], narrow: bool) -> Sheet:
+    """One bar per arm, one part per state with its name where it fits; the arm's name beside it, on phones above."""
+    width, left, row = (NARROW, 0.0, 0.44) if narrow else (WIDE, 3.0, 0.24)
+    sheet = Sheet(width * INCH, (row * len(counts) + 0.06) * INCH, PAGE)
+    for place, (name, count) in enumerate(counts.items()):
+        bottom = (row * (place + 1)) * INCH
+        top, middle = bottom - BAR, bottom - BAR / 2
+        base = (bottom - BAR - 3.5) if narrow else middle + MIDDLE
+        sheet.items.append(Label(textwrap.shorten(name, 52, placeholder="…"), (0, base), SMALL, INK))
+        x, total = left * INCH, sum(count.values())
+        for state in (state for state in STATES if count[state]):
+            end = x + count[state] / total * (width - left) * INCH
+            colour, opacity, ink = LOOKS[state]
+            sheet.items.append(Shape(corners((x, top, end - 1, bottom)), fill=colour, opacity=opacity))
+            words = f"{count[state]} {state}"
+            words = words if len(words) * LETTER < end - x else str(count[state])
+            sheet.items.append(Label(words, ((x + end) / 2, middle + MIDDLE), SMALL, ink, "middle"))
+            x = end
+    return sheet

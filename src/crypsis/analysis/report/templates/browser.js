@@ -5,12 +5,14 @@
   const section = document.getElementById("browser");
   const control = (name) => document.getElementById(`filter-${name}`);
   const NAMES = ["organism", "arm", "source", "step", "beside", "seed", "tier", "verdict", "text"];
-  const PAGE = 12;
+  const FIRST = 3, MORE = 12;
   const labels = new Map(manifest.arms);
+  const names = new Map(manifest.organisms);
+  const organismOrder = new Map(manifest.organisms.map(([name], place) => [name, place]));
   const armOrder = new Map(manifest.arms.map(([name], place) => [name, place]));
   const requestOrder = new Map(manifest.requests.map((pair, place) => [pair, place]));
   const loaded = new Map();
-  let shown = PAGE;
+  let shown = FIRST;
   let turn = 0;
 
   const node = (tag, attributes = {}, ...children) => {
@@ -31,12 +33,13 @@
     const bytes = Uint8Array.from(text, (character) => character.charCodeAt(0));
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     const { strings, rows } = JSON.parse(await new Response(stream).text());
-    const [organism, arm] = manifest.blocks[place];
+    const [organism, arm, , system] = manifest.blocks[place];
     return rows.map((row) => ({
       organism, arm, seed: row[0], source: row[1], step: row[2], pair: strings[row[3]], request: strings[row[4]],
       tier: strings[row[5]], monitored: Boolean(row[6]), parse: strings[row[7]], scratchpad: strings[row[8]],
       output: strings[row[9]], raw: strings[row[10]], extra: strings[row[11]], labels: row[12], verdicts: row[13],
       terms: row[14], reward: row[15], advantage: row[16], dropped: strings[row[17]], sample: row[18],
+      prompt: strings[row[19]], extraTier: strings[row[20]], system: manifest.systems[system],
     }));
   }
 
@@ -78,7 +81,7 @@
   }
 
   const order = (row) => [
-    manifest.organisms.indexOf(row.organism), requestOrder.get(row.pair) ?? requestOrder.size, row.pair,
+    organismOrder.get(row.organism), requestOrder.get(row.pair) ?? requestOrder.size, row.pair,
     armOrder.get(row.arm), row.seed, row.monitored ? 0 : 1, row.sample, row.step,
   ];
   function inOrder(a, b) {
@@ -112,14 +115,21 @@
     const format = row.parse === "ok" ? "" : ` · format: ${row.parse}`;
     const made = node("article", { class: "card" },
       node("h4", {}, `${labels.get(row.arm) ?? row.arm} · step ${row.step}`,
-        node("span", { class: "sub" }, `${manifest.organisms.length > 1 ? `${row.organism} · ` : ""}${tier} (${row.tier}) · seed ${row.seed}${format}`)),
+        node("span", { class: "sub" }, `${manifest.organisms.length > 1 ? `${names.get(row.organism)} · ` : ""}${tier} (${row.tier}) · seed ${row.seed}${format}`)),
       chips(row));
+    if (row.system) {
+      made.append(node("details", { class: "system" }, node("summary", {}, "System"), node("pre", {}, row.system)));
+    }
     const part = (title, text, kind = "") => made.append(node("h5", {}, title), node("pre", kind ? { class: kind } : {}, text || "(empty)"));
+    part("User", row.prompt || row.request, "user");
     if (row.parse === "ok") {
       part("Scratchpad", row.scratchpad);
       part("Output", row.output, "output");
     } else part("Reply as sampled", row.raw);
-    if (row.extra) part("Extra turn", row.extra);
+    if (row.extra) {
+      const asked = row.extraTier && row.extraTier !== row.tier ? `the same request, asked as ${row.extraTier}` : "asked by a mitigation";
+      part(`Extra turn: ${asked}`, row.extra);
+    }
     made.append(facts(row));
     return made;
   }
@@ -189,7 +199,7 @@
   }
 
   const steps = manifest.steps;
-  fill("organism", [...(manifest.organisms.length > 1 ? [["", "all"]] : []), ...manifest.organisms.map((name) => [name, name])]);
+  fill("organism", [...(manifest.organisms.length > 1 ? [["", "all"]] : []), ...manifest.organisms]);
   fill("arm", [["", "all"], ...manifest.arms]);
   fill("source", [["eval", "held-out evaluation"], ...(manifest.trained ? [["train", "training episodes"]] : [])]);
   fill("step", [["", "all"], ...steps.map((step) => [String(step), String(step)])]);
@@ -197,20 +207,26 @@
   fill("seed", [["", "all"], ...manifest.seeds.map((seed) => [String(seed), String(seed)])]);
   fill("tier", [["", "both"], ["monitored", "monitored"], ["unmonitored", "unmonitored"]]);
   fill("verdict", [["", "any"], ...manifest.verdicts]);
-  control("organism").value = manifest.organisms[0];
+  control("organism").value = manifest.organisms[0][0];
   control("step").value = String(steps.at(-1) ?? "");
   control("seed").value = String(manifest.seeds[0] ?? "");
   control("tier").value = "monitored";
   const defaults = state();
 
-  const [anchor, ...asked] = location.hash.slice(1).split("&");
-  for (const pair of anchor === "browse" ? asked : []) {
-    const [name, value] = pair.split("=");
-    const select = NAMES.includes(name) ? control(name) : null;
-    const text = decodeURIComponent(value ?? "");
-    if (!select) continue;
-    if (select.tagName === "SELECT" && ![...select.options].some((o) => o.value === text)) select.add(new Option(text, text));
-    select.value = text;
+  // The filters that the address asks for; others as at first. Whether it asks for any.
+  function obey() {
+    const [anchor, ...asked] = location.hash.slice(1).split("&");
+    if (anchor !== "browse") return false;
+    for (const name of NAMES) control(name).value = defaults[name];
+    for (const pair of asked) {
+      const [name, value] = pair.split("=");
+      const select = NAMES.includes(name) ? control(name) : null;
+      const text = decodeURIComponent(value ?? "");
+      if (!select) continue;
+      if (select.tagName === "SELECT" && ![...select.options].some((o) => o.value === text)) select.add(new Option(text, text));
+      select.value = text;
+    }
+    return true;
   }
 
   let waiting = 0;
@@ -218,27 +234,22 @@
     document.getElementById("browser-count").textContent = `The transcripts cannot be read: ${error.message}`;
     section.dataset.state = "failed";
   });
-  const again = () => { shown = PAGE; start(); };
+  const again = () => { shown = FIRST; start(); };
   for (const name of NAMES) {
     control(name).addEventListener(name === "text" ? "input" : "change", () => {
       clearTimeout(waiting);
       waiting = setTimeout(again, name === "text" ? 200 : 0);
     });
   }
-  document.getElementById("browser-more").addEventListener("click", () => { shown += PAGE; start(); });
+  document.getElementById("browser-more").addEventListener("click", () => { shown += MORE; start(); });
   document.getElementById("browser-reset").addEventListener("click", () => {
     for (const name of NAMES) control(name).value = defaults[name];
     again();
   });
+  const go = () => { shown = FIRST; start(); document.getElementById("transcripts").scrollIntoView(); };
+  window.addEventListener("hashchange", () => { if (obey()) go(); });
   section.hidden = false;
-  if (anchor === "browse") {
-    start();
-    section.scrollIntoView();
-  } else {
-    const near = new IntersectionObserver((entries) => {
-      if (entries.some((e) => e.isIntersecting)) { near.disconnect(); start(); }
-    }, { rootMargin: "600px" });
-    near.observe(section);
-  }
+  if (obey()) go();
+  else start();
   document.documentElement.dataset.ready = performance.now().toFixed(0);
 })();
