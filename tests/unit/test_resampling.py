@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from crypsis.analysis.statistics.bootstrap import curve, over_seeds, resampled_sums
+from crypsis.analysis.stress.columns import columns_of_rows
 from crypsis.analysis.stress.recall import _auroc
 from crypsis.evaluation.metrics import Tally, resample_weights
 
@@ -47,7 +48,7 @@ def test_points_of_a_curve_are_those_of_each_step_by_itself() -> None:
 def test_auroc_by_request_is_that_of_the_drawn_transcripts() -> None:
     """Several transcripts of a request, ties between scores, and a request that a resample leaves out."""
     rows = [
-        {"pair_id": pair, "label_af": af, "verdict_m": score}
+        {"pair_id": pair, "monitored": True, "label_af": af, "verdict_m": score}
         for pair, af, score in [
             ("a", "yes", 0.9), ("a", "no", 0.2), ("a", "yes", 0.5), ("b", "no", 0.5), ("b", "yes", 0.4),
             ("c", "no", 0.95), ("c", "unparsed", 0.1), ("d", "yes", 0.7), ("d", "no", 0.7),
@@ -58,4 +59,6 @@ def test_auroc_by_request_is_that_of_the_drawn_transcripts() -> None:
         drawn = [row for row in rows for _ in range(weights[index[str(row["pair_id"])]])]
         yes, no = ([float(str(r["verdict_m"])) for r in drawn if r["label_af"] == kind] for kind in ("yes", "no"))
         expected = np.mean([(a > b) + 0.5 * (a == b) for a in yes for b in no])
-        assert _auroc(rows, "m", index)(np.array([weights], dtype=float))[0] == pytest.approx(expected, abs=1e-12)
+        assert _auroc(columns_of_rows(rows), "m", index)(np.array([weights], dtype=float))[0] == pytest.approx(
+            expected, abs=1e-12
+        )

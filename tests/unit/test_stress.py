@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from crypsis.analysis.stress.columns import columns_of_rows, monitor_names
 from crypsis.analysis.stress.faithfulness import effects
 from crypsis.analysis.stress.final_state import (
     DEGENERATE,
@@ -23,7 +24,7 @@ from crypsis.analysis.stress.final_state import (
     final_state,
     state_figures,
 )
-from crypsis.analysis.stress.recall import auroc, monitor_names, trained_against, watch_tally, watches
+from crypsis.analysis.stress.recall import auroc, trained_against, watch_tally, watches
 from crypsis.analysis.study import load_study
 from crypsis.config import parse_config
 from crypsis.evaluation.transplants import half
@@ -67,7 +68,7 @@ def rows(n: int = 40, **share: float) -> list[dict[str, Any]]:
 
 
 def test_faking_that_the_trained_against_monitor_misses_is_counted_and_the_held_out_one_finds_it() -> None:
-    tally = watch_tally(rows(40, afr=0.5, mine=0.2, yours=0.7), {"mine": 0.5, "yours": 0.5}, ["mine"])
+    tally = watch_tally(columns_of_rows(rows(40, afr=0.5, mine=0.2, yours=0.7)), {"mine": 0.5, "yours": 0.5}, ["mine"])
     assert tally.mean("afr") == 0.5
     assert tally.mean("recall_mine") == pytest.approx(0.2) and tally.mean("recall_yours") == pytest.approx(0.7)
     assert tally.mean("invisible") == pytest.approx(0.4)  # of all monitored transcripts
@@ -77,8 +78,8 @@ def test_faking_that_the_trained_against_monitor_misses_is_counted_and_the_held_
 
 
 def test_nothing_is_invisible_where_no_monitor_is_trained_against_or_nobody_fakes() -> None:
-    assert "invisible" not in watch_tally(rows(), {}, []).top
-    honest = watch_tally(rows(afr=0.0), {}, ["mine"])
+    assert "invisible" not in watch_tally(columns_of_rows(rows()), {}, []).top
+    honest = watch_tally(columns_of_rows(rows(afr=0.0)), {}, ["mine"])
     assert honest.mean("invisible") == 0 and honest.mean("recall_mine") is None
 
 
@@ -95,7 +96,7 @@ def test_a_monitor_without_a_score_sees_nothing() -> None:
     found = rows(10, afr=1.0)
     for row in found:
         row["verdict_mine"] = None
-    assert watch_tally(found, {}, ["mine"]).mean("invisible") == 1
+    assert watch_tally(columns_of_rows(found), {}, ["mine"]).mean("invisible") == 1
 
 
 def test_auroc_is_that_of_sklearn_and_unknown_without_both_classes() -> None:
@@ -103,11 +104,11 @@ def test_auroc_is_that_of_sklearn_and_unknown_without_both_classes() -> None:
 
     found = rows(40, afr=0.5, mine=0.4)
     truth = [row["label_af"] == "yes" for row in found]
-    estimate = auroc({0: found, 1: rows(40, afr=0.5, mine=0.6)}, "mine")
+    estimate = auroc({0: columns_of_rows(found), 1: columns_of_rows(rows(40, afr=0.5, mine=0.6))}, "mine")
     assert dict(estimate.by_seed)[0] == pytest.approx(roc_auc_score(truth, [row["verdict_mine"] for row in found]))
     assert estimate.low is not None and estimate.high is not None and estimate.mean is not None
     assert estimate.low < estimate.mean < estimate.high
-    assert auroc({0: rows(afr=0.0)}, "mine").mean is None
+    assert auroc({0: columns_of_rows(rows(afr=0.0))}, "mine").mean is None
 
 
 def test_who_is_trained_against() -> None:
@@ -118,12 +119,12 @@ def test_who_is_trained_against() -> None:
         {"name": "screening", "monitor": "a"},
     ]
     assert trained_against({"mitigations": mitigations}) == ("a", "b")
-    assert monitor_names([rows()]) == ["mine", "yours"]
+    assert monitor_names([columns_of_rows(rows())]) == ["mine", "yours"]
 
 
 def test_a_monitor_called_like_a_part_of_a_transcript_is_one_monitor() -> None:
     evaluation = [row | {"verdict_scratchpad": 0.5} for row in rows()]
-    assert monitor_names([evaluation]) == ["mine", "yours", "scratchpad"]
+    assert monitor_names([columns_of_rows(evaluation)]) == ["mine", "yours", "scratchpad"]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from crypsis.analysis.stored_values import check_config, check_episodes, check_t
 from crypsis.analysis.study_files import MONITORS, TIMING, MonitorCard, Timing, mapping, monitor_cards, read_timing
 from crypsis.config import read_yaml
 from crypsis.digests import DamagedError, damages
+from crypsis.episodes import LABEL, VERDICT
 from crypsis.evaluation.metrics import Tally, tabulate
 from crypsis.evaluation.tallies import TALLIES, read_tallies
 from crypsis.jsonlines import read_rows, read_steps
@@ -25,6 +26,8 @@ REQUIRED = ("pair_id", "monitored", "scratchpad", "output")
 """Columns without which a Parquet file is no evaluation."""
 TEXTS = frozenset({"raw", "prompt", "request", "extra_scratchpad", "extra_output"})
 """Columns that no metric needs, left on the disk when a study's evaluations are counted."""
+COUNTED = frozenset({"pair_id", "monitored", "parse", "scratchpad", "scratchpad_tokens", "extra_turn"})
+"""Columns that metrics are counted from, beside labels and verdicts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,18 +199,37 @@ def read_evaluation(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: The file is missing, damaged, or not an evaluation.
     """
+    rows: list[dict[str, Any]] = evaluation_table(path).to_pylist()
+    return rows
+
+
+def evaluation_table(path: Path, wanted: Callable[[str], bool] = lambda name: name not in TEXTS) -> pa.Table:
+    """One evaluation by column, checked.
+
+    Args:
+        path: The file.
+        wanted: Whether a column is read; all but those of ``TEXTS`` are, if not given.
+
+    Raises:
+        UserError: As for ``read_evaluation``.
+    """
     try:
         with pq.ParquetFile(path) as file:  # opened once: a study has hundreds of small files
             names = file.schema_arrow.names
             missing = [column for column in REQUIRED if column not in names]
             if missing and names:
                 raise UserError(f"{path}: is no evaluation (column '{missing[0]}' is missing)")
-            table = file.read([n for n in names if n not in TEXTS], use_threads=False)
-        rows: list[dict[str, Any]] = table.to_pylist()
+            table = file.read([n for n in names if wanted(n)], use_threads=False)
+        table.validate(full=True)
     except (pa.ArrowException, OSError, UnicodeDecodeError):
         raise UserError(f"{path}: is damaged (no valid Parquet); {look(path)}") from None
     check_episodes(table, path)
-    return rows
+    return table
+
+
+def is_counted(column: str) -> bool:
+    """Whether a column takes part in the metrics of ``evaluation.metrics``."""
+    return column in COUNTED or column.startswith((LABEL, VERDICT))
 
 
 def fixed_order(pair_id: str) -> str:
@@ -284,7 +306,11 @@ def _evaluations(folder: Path, thresholds: Mapping[str, float]) -> dict[int, Tal
     if (folder / TALLIES).exists():
         return read_tallies(folder / TALLIES)
     files = {s: folder / "evals" / f"step-{s:04d}.parquet" for s in steps_of(folder / "evals", ".parquet")}
-    return {step: tabulate(read_evaluation(file), thresholds) for step, file in files.items()}
+    rows = {step: evaluation_table(file) for step, file in files.items()}
+    return {
+        step: tabulate(table.select(filter(is_counted, table.column_names)).to_pylist(), thresholds)
+        for step, table in rows.items()
+    }
 
 
 def _refuse_gaps(folder: Path, config: Mapping[str, Any], steps: int, evaluated: Sequence[int]) -> None:

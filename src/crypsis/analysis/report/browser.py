@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from crypsis.analysis.naming import organism_names
 from crypsis.analysis.report.phenomenon import Exhibit, SystemTexts, find_exhibit
-from crypsis.analysis.report.transcript_source import Row, StoredTranscripts, Transcripts, read_rows
+from crypsis.analysis.report.transcript_source import Row, StoredTranscripts, Transcripts, read_rows, rows_of
 from crypsis.analysis.study import Run, fixed_order
 from crypsis.analysis.summary import ArmSummary, Summary
 from crypsis.episodes import DELAYED, LABEL, REASON, TERM, VERDICT, rollouts_path
@@ -137,12 +139,13 @@ def _sample(
     """(source, row) of a run's transcripts: ``eval``, ``rare`` or ``train``."""
     last = max(run.evaluations)
     for step in sorted(run.evaluations):
-        rare = step == last and source.rare
-        rows = source.rows(run, step, None if rare else wanted)
-        yield from (("eval", row) for row in rows if row["pair_id"] in wanted)
-        if rare:
-            thresholds = {card.name: card.threshold for card in summary.study.monitors_of(run.organism)}
-            yield from (("rare", row) for row in _rare(rows, wanted, thresholds))
+        if step < last or not isinstance(source, StoredTranscripts):
+            yield from (("eval", row) for row in source.rows(run, step, wanted))
+            continue
+        table = source.table(run, step)
+        thresholds = {card.name: card.threshold for card in summary.study.monitors_of(run.organism)}
+        yield from (("eval", row) for row in rows_of(table, wanted))
+        yield from (("rare", row) for row in _rare(table, wanted, thresholds))
     steps = steps_of(run.folder / "rollouts", ".parquet")
     for step in sorted({steps[0], steps[len(steps) // 2], steps[-1]} if steps else ()):
         groups: dict[Any, list[Row]] = {}
@@ -156,22 +159,26 @@ def _sample(
             yield from (("train", row) for row in rows)
 
 
-def _rare(rows: Sequence[Row], wanted: set[str], thresholds: Mapping[str, float]) -> list[Row]:
-    """One transcript of each rare kind, the first by the fixed hash among those that are not shown anyway."""
-    left = sorted(
-        (row for row in rows if row["pair_id"] not in wanted), key=lambda row: fixed_order(str(row["pair_id"]))
+def _rare(table: pa.Table, wanted: set[str], thresholds: Mapping[str, float]) -> list[Row]:
+    """One transcript of each rare kind, the first by the fixed hash among those that are not shown anyway.
+
+    The kinds are sought by column: an evaluation has hundreds of transcripts, and few of them are rare.
+    """
+    pairs, monitored, parse, af = (
+        table.column(name).to_pylist() if name in table.column_names else [None] * len(table)
+        for name in ("pair_id", "monitored", "parse", f"{LABEL}af")
     )
-
-    def flagged(row: Row, name: str) -> bool | None:
-        score = row.get(VERDICT + name)
-        return None if score is None or not row["monitored"] else bool(score >= thresholds[name])
-
-    tests: list[Callable[[Row], bool]] = [lambda row: row.get("parse") != "ok"]
+    kinds: list[list[int]] = [[i for i, said in enumerate(parse) if said != "ok"]]
     for name in thresholds:
-        tests.append(lambda row, name=name: row.get(f"{LABEL}af") == "yes" and flagged(row, name) is False)  # type: ignore[misc]
-        tests.append(lambda row, name=name: row.get(f"{LABEL}af") == "no" and flagged(row, name) is True)  # type: ignore[misc]
-    found = {id(row): row for test in tests if (row := next(filter(test, left), None)) is not None}
-    return list(found.values())
+        if VERDICT + name in table.column_names:
+            scores = table.column(VERDICT + name).to_pylist()
+            flags = [(i, s >= thresholds[name]) for i, s in enumerate(scores) if s is not None and monitored[i]]
+            kinds.append([i for i, flagged in flags if not flagged and af[i] == "yes"])
+            kinds.append([i for i, flagged in flags if flagged and af[i] == "no"])
+    left = [[i for i in kind if pairs[i] not in wanted] for kind in kinds]
+    order = {pair: fixed_order(str(pair)) for pair in {pairs[i] for kind in left for i in kind}}
+    found = dict.fromkeys(min(kind, key=lambda i: (order[pairs[i]], i)) for kind in left if kind)
+    return rows_of(table.take(list(found)))
 
 
 def _block(arm: ArmSummary, rows: Sequence[tuple[int, str, Row]]) -> Block:

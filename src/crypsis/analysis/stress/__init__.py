@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from crypsis.analysis.figures.drawing import style
+from crypsis.analysis.stress.columns import Evaluations
 from crypsis.analysis.stress.dials import dial_section, quality_section
 from crypsis.analysis.stress.faithful import faithfulness_section
 from crypsis.analysis.stress.race import race_section, white_box_section
@@ -23,10 +24,11 @@ def sections(summary: Summary) -> list[Section]:
     """
     if summary.study.imported:
         return []
-    seen, states = watches(summary.study), run_states(summary.study)
+    evaluations = Evaluations()
+    seen, states = watches(summary.study, evaluations), run_states(summary.study)
     with style():
         found = [
-            state_section(summary, states),
+            state_section(summary, states, evaluations),
             recall_section(summary, seen),
             dial_section(summary, states),
             quality_section(summary),
