@@ -178,7 +178,7 @@ def _rare(table: pa.Table, wanted: set[str], thresholds: Mapping[str, float]) ->
     left = [[i for i in kind if pairs[i] not in wanted] for kind in kinds]
     order = {pair: fixed_order(str(pair)) for pair in {pairs[i] for kind in left for i in kind}}
     found = dict.fromkeys(min(kind, key=lambda i: (order[pairs[i]], i)) for kind in left if kind)
-    return rows_of(table.take(list(found)))
+    return rows_of(table.take(pa.array(list(found), pa.int64())))
 
 
 def _block(arm: ArmSummary, rows: Sequence[tuple[int, str, Row]]) -> Block:
