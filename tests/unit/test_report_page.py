@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from crypsis.analysis.claims.scorecard_figure import SIGNS
-from crypsis.analysis.figures.drawing import ARMS, BAD, GOOD, MARKERS, MONITORS, NARROW, PAGE_COLOURS, WARN
+from crypsis.analysis.figures.drawing import ARMS, BAD, GOOD, MARKERS, MONITORS, NARROW, PAGE_COLOURS, WARN, Picture
 from crypsis.analysis.figures.panels import INCH
 from crypsis.analysis.figures.study_figures import KINDS, _plan, draw_all
 from crypsis.analysis.figures.svg import SVG
@@ -41,6 +41,11 @@ ORGANISMS = {"tgg": 1.0, "igg-short": 0.5}
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_study(tmp_path_factory.mktemp("s") / "s", n=12, organisms=ORGANISMS, hostile=False, rollouts=(1,))
+
+
+@pytest.fixture(scope="module")
+def pictures(summary: Summary) -> dict[str, Picture]:
+    return draw_all(summary)
 
 
 @pytest.fixture(scope="module")
@@ -133,28 +138,25 @@ def test_an_arm_has_its_marker_in_tables_and_the_same_colour_as_in_figures(page:
         assert {int(number) for number, _ in rows} == {place} and len(set(rows)) == 1
 
 
-def test_every_panel_names_its_lines_and_phones_can_read_them(summary: Summary) -> None:
+def test_every_panel_names_its_lines_and_phones_can_read_them(summary: Summary, pictures: dict[str, Picture]) -> None:
     for organism in summary.organisms:
         assert all(panel.labelled for kind in KINDS for panel in _plan(kind, summary, organism))
     shown = 390 - 2 * 1.1 * 16  # pixels of a phone that a figure gets
-    for name, picture in draw_all(summary).items():
+    for name, picture in pictures.items():
         if name.endswith("-narrow"):
             texts = [t.attrib["style"] for t in ElementTree.fromstring(picture.inline).iter(f"{{{SVG}}}text")]
             sizes = [float(re.search(r"font-size: ([\d.]+)px", style)[1]) for style in texts]  # type: ignore[index]
             assert sizes and min(sizes) * shown / (NARROW * INCH) >= 9, name
 
 
-def test_axes_hold_what_is_drawn(summary: Summary) -> None:
-    for organism in summary.organisms:
-        for kind in KINDS:
-            for picture in [draw_all(summary)[f"{kind}-{'tgg' if organism == 'tgg' else 'igg-short'}"]]:
-                root = ElementTree.fromstring(picture.inline)
-                right, bottom = (float(v) for v in root.attrib["viewBox"].split()[2:])
-                for text in root.iter(f"{{{SVG}}}text"):
-                    assert 0 <= float(text.attrib["x"]) <= right and 0 <= float(text.attrib["y"]) <= bottom
-                for mark in root.iter(f"{{{SVG}}}use"):
-                    assert 0 <= float(mark.attrib["x"]) <= right and 0 <= float(mark.attrib["y"]) <= bottom
-        break
+def test_figures_hold_what_is_drawn(pictures: dict[str, Picture]) -> None:
+    for name, picture in pictures.items():
+        root = ElementTree.fromstring(picture.inline)
+        right, bottom = (float(v) for v in root.attrib["viewBox"].split()[2:])
+        drawn = [e for e in root.iter() if e.tag in (f"{{{SVG}}}text", f"{{{SVG}}}use")]
+        assert len(drawn) > 10, name
+        for element in drawn:
+            assert 0 <= float(element.attrib["x"]) <= right and 0 <= float(element.attrib["y"]) <= bottom, name
 
 
 def test_verdicts_and_points_lead_to_transcripts_that_the_page_holds(page: str, study: Path, summary: Summary) -> None:
