@@ -29,7 +29,7 @@ from crypsis.store import child, file_stem, write_atomic
 from crypsis.types import visible
 
 PAGE, INK, MUTED, RULE = "#ffffff", "#1c2024", "#646b73", "#dfe2e6"
-ARMS = ("#5b6067", "#0a57a4", "#d08700", "#8f1768", "#8a4fd3", "#0798b8", "#a5825a")
+ARMS = ("#5b6067", "#0a57a4", "#c98200", "#640a49", "#8f55d8", "#0798b8", "#a5825a")
 """Colours of arms, grey for the first (the baseline): no two alike to the colour-blind, none of them green or red."""
 MONITORS = ("#12807a", "#8c7f1a", "#3f46c8", "#b24fb0", "#26303a")
 """Colours of monitors, which are drawn hollow besides."""
