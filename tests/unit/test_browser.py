@@ -126,9 +126,9 @@ def test_filters_choose_transcripts(study: Path, page: Page) -> None:
     assert "text=Curse" in page.run("location.hash")
     page.run("document.getElementById('browser-reset').click()")
     page.until("document.getElementById('browser').dataset.found === '36'")
-    assert page.run(f"{CARDS}.length") == 12
+    assert page.run(f"{CARDS}.length") == 3, "the page stays short until more is asked for"
     page.run("document.getElementById('browser-more').click()")
-    page.until(f"{CARDS}.length === 24")
+    page.until(f"{CARDS}.length === 15")
     assert page.errors == []
 
 
@@ -136,9 +136,26 @@ def test_filters_choose_transcripts(study: Path, page: Page) -> None:
 def test_two_steps_of_a_prompt_stand_side_by_side(study: Path, page: Page) -> None:
     page.open(study / "report.html", "browse&organism=tgg&arm=process_supervision&step=0&beside=10")
     page.until(READY)
+    page.run("document.getElementById('browser-more').click()")
+    page.until("document.querySelectorAll('#browser-list .beside').length === 12")
     titles = "[...b.querySelectorAll('h4')].map((h) => /step (\\d+)/.exec(h.textContent)[1]).join()"
-    assert page.run(f"[...document.querySelectorAll('.beside')].map((b) => {titles})") == ["0,10"] * 12
-    assert page.run("document.querySelector('.beside .card dd').textContent") == "comply"
+    assert page.run(f"[...document.querySelectorAll('#browser-list .beside')].map((b) => {titles})") == ["0,10"] * 12
+    assert page.run("document.querySelector('#browser-list .beside .card dd').textContent") == "comply"
+
+
+@needs_chromium
+def test_a_link_of_the_page_opens_its_transcripts(study: Path, page: Page) -> None:
+    page.open(study / "report.html")
+    page.until(READY)
+    page.run(
+        "document.querySelector('.plot a[href*=\"step=10\"]').dispatchEvent(new MouseEvent('click', {bubbles: true}))"
+    )
+    page.until("location.hash.startsWith('#browse&') && document.getElementById('filter-step').value === '10'")
+    page.run("location.hash = document.querySelector('td.verdict a').getAttribute('href')")
+    page.until("document.getElementById('filter-seed').value === ''")
+    assert page.run(f"{CARDS}.every((c) => /step 10/.test(c.textContent))")
+    assert page.run("[...document.querySelectorAll('#browser-list h5')].map((h) => h.textContent).includes('User')")
+    assert page.errors == []
 
 
 @needs_chromium
@@ -155,7 +172,7 @@ def test_training_episodes_show_their_reward_and_extra_turns(study: Path, page: 
 def test_hostile_text_is_shown_and_does_nothing(study: Path, page: Page) -> None:
     page.open(study / "report.html", "browse&organism=tgg&arm=baseline")
     page.until(READY)
-    assert "<script>alert(1)</script>" in page.run("document.querySelector('#browser-list pre').textContent")
+    assert "<script>alert(1)</script>" in page.run("document.querySelector('#browser-list pre:not(.user)').textContent")
     assert page.run("document.querySelectorAll('#browser-list script, #browser-list img').length") == 0
     assert page.errors == []
 
