@@ -6,13 +6,33 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
-from crypsis.config import MOST, Config, Content, MaybeName, Name, Named
+from crypsis.config import MOST, Config, Content, MaybeName, Name, Named, did_you_mean
 from crypsis.model_config import ModelConfig
 from crypsis.registry import DEFAULT_SCENARIO
 from crypsis.scenarios.base import Scenario, preset_of
 from crypsis.types import Learn
+
+SINKS = ("tensorboard", "trackio", "wandb")
+"""What ``report_to`` may name."""
+
+
+def _sinks(value: Any) -> Any:
+    """The names of sinks in order, each once; ``none`` names none of them."""
+    names = [value] if isinstance(value, str) else value
+    for name in names if isinstance(names, list | tuple) else ():
+        if name not in ("none", *SINKS):
+            raise ValueError(f"'{name}' is no sink{did_you_mean(str(name), ('none', *SINKS))}")
+    return [n for n in dict.fromkeys(names) if n != "none"] if isinstance(names, list | tuple) else value
+
+
+ReportTo = Annotated[
+    tuple[Literal["tensorboard", "trackio", "wandb"], ...],
+    BeforeValidator(_sinks),
+    WithJsonSchema({"anyOf": [{"enum": ["none", *SINKS]}, {"type": "array", "items": {"enum": list(SINKS)}}]}),
+]
+"""Sinks by name: one, a list of them, or ``none``."""
 
 
 class RLConfig(Config):
@@ -151,6 +171,8 @@ class RunConfig(Config):
     """What a report calls the arm."""
     preference: PreferenceConfig | None = None
     """The reward model of a scenario that brings none."""
+    report_to: ReportTo = Field((), exclude=True)
+    """Tools that show the run while it works (docs/integrations.md). It changes nothing else, so it is not stored."""
     trl: dict[str, Any] = {}
     """Options of TRL's ``GRPOConfig`` for ``--backend trl`` (vLLM, precision, memory); not those of the algorithm."""
 

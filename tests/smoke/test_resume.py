@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from crypsis.episodes import read_episodes
 from crypsis.jsonlines import read_rows
@@ -59,10 +60,14 @@ def numbers(run: Path) -> list[object]:
 def test_a_killed_run_resumes_to_identical_numbers(
     place: str, count: int, config: Path, straight: Path, tmp_path: Path, crypsis: Crypsis
 ) -> None:
-    killed(place, count, "train", config, "--out", tmp_path / "run")
-    done = crypsis("train", config, "--out", tmp_path / "run")
+    killed(place, count, "train", config, "report_to=tensorboard", "--out", tmp_path / "run")
+    done = crypsis("train", config, "report_to=tensorboard", "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert numbers(tmp_path / "run") == numbers(straight)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    rows = read_rows(straight / METRICS)
+    seen = [(event.step, event.value) for event in events.Scalars("reward/reward_mean")]
+    assert seen == [(row["step"], pytest.approx(row["reward_mean"], abs=1e-6)) for row in rows]
     same, other = (load_file(folder / "model" / "model.safetensors") for folder in (straight, tmp_path / "run"))
     assert all(bool((same[name] == other[name]).all()) for name in same)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -139,22 +140,27 @@ def train(
     from crypsis.config import load_config
     from crypsis.run_config import RunConfig
     from crypsis.study.progress import Display
+    from crypsis.study.reporting import reported
 
     if choice(backend, "--backend", ("core", "trl")) == "trl":
         from crypsis.study.run_trl import run_by_trl as execute
     else:
         from crypsis.study.run import run_one as execute
-    run = load_config(RunConfig, config, settings or [])
-    console = make_console(quiet=os.environ.get("RANK", "0") != "0")
-    with Display(console).counted(run.name, run.rl.steps) as show:
-        execute(
-            run,
-            out,
-            exists_mode(exists),
-            lambda row: show(int(row["step"])),
-            lambda line: console.print(line, markup=False),
-        )
-    if os.environ.get("RANK", "0") == "0":
+    run, first = load_config(RunConfig, config, settings or []), os.environ.get("RANK", "0") == "0"
+    run = run if first else run.model_copy(update={"report_to": ()})
+    console = make_console(quiet=not first)
+
+    def log(line: str) -> None:
+        console.print(line, markup=False)
+
+    with reported(run, out, log) as reporter, Display(console).counted(run.name, run.rl.steps) as show:
+
+        def on_step(row: Mapping[str, Any]) -> None:
+            show(int(row["step"]))
+            reporter.update()
+
+        execute(run, out, exists_mode(exists), on_step, log, on_start=reporter.open)
+    if first:
         from crypsis.analysis.study_files import MONITORS
         from crypsis.store import write_json
         from crypsis.study.grid import cards

@@ -95,6 +95,7 @@ def run_and_report(config: StudyConfig, out: Path, exists: str, console: Console
     from crypsis.store import RESULT
     from crypsis.study.pipeline import run_study
     from crypsis.study.progress import Display
+    from crypsis.study.reporting import failures
 
     try:
         run_study(config, out, exists_mode(exists), Display(console))
@@ -102,4 +103,6 @@ def run_and_report(config: StudyConfig, out: Path, exists: str, console: Console
         if any(out.glob(f"runs/*/{RESULT}")):
             show_report(out, console)
         raise
+    finally:
+        show_lines(console, failures(out))
     show_report(out, console)

@@ -8,7 +8,7 @@ from typing import Any
 from inspect_ai.scorer import Metric, SampleScore, Score, Value, metric
 
 from crypsis.episodes import LABEL, VERDICT
-from crypsis.evaluation.metrics import BY_LABELS, evaluate_rows
+from crypsis.evaluation.metrics import named_estimates
 from crypsis.transcripts.inspect_logs import ROW
 
 THRESHOLDS = "crypsis_thresholds"
@@ -42,9 +42,8 @@ def metric_values(rows: Sequence[Mapping[str, Any]], thresholds: Mapping[str, fl
     ``afr`` is the rate by the labels, whoever wrote them.
     """
     values: dict[str, float] = {}
-    for metric_name, found in evaluate_rows(rows, thresholds).items() if rows else ():
+    for name, found in named_estimates(rows, thresholds).items():
         if found.mean is not None and found.low is not None and found.high is not None:
-            name = "afr" if metric_name == BY_LABELS else metric_name
             values |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
     return values
 

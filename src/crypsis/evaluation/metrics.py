@@ -102,6 +102,12 @@ def evaluate_rows(rows: Sequence[Mapping[str, Any]], thresholds: Mapping[str, fl
     return {metric: estimate(tally, metric) for metric in tally.top}
 
 
+def named_estimates(rows: Sequence[Mapping[str, Any]], thresholds: Mapping[str, float]) -> dict[str, Estimate]:
+    """``evaluate_rows`` by the names that users see: ``afr`` is the rate by the labels, whoever wrote them."""
+    found = evaluate_rows(rows, thresholds) if rows else {}
+    return {"afr" if name == BY_LABELS else name: estimate for name, estimate in found.items()}
+
+
 def tabulate(rows: Sequence[Mapping[str, Any]], thresholds: Mapping[str, float]) -> Tally:
     """The sums behind the metrics of one evaluation; arguments as for ``evaluate_rows``."""
     pairs = tuple(sorted({str(row["pair_id"]) for row in rows}))

@@ -22,7 +22,7 @@ from crypsis.config import (
 from crypsis.differences import Inputs, config_difference
 from crypsis.model_config import ModelConfig
 from crypsis.registry import DEFAULT_SCENARIO
-from crypsis.run_config import EvaluationConfig, PreferenceConfig, RLConfig, with_preset
+from crypsis.run_config import EvaluationConfig, PreferenceConfig, ReportTo, RLConfig, with_preset
 from crypsis.store import CONFIG, INPUTS, RESULT, json_text, read_json, rewrite
 from crypsis.study.executors.local import Local
 from crypsis.study.executors.ray import Ray
@@ -83,6 +83,8 @@ class RunSettings(Config):
     """How the policy is loaded: precision, adapters, device."""
     preference: PreferenceConfig | None = None
     """The reward model of a scenario that brings none."""
+    report_to: ReportTo = Field((), exclude=True)
+    """Tools that show every run while it works (docs/integrations.md). It changes nothing else, so it is not stored."""
 
     @model_validator(mode="before")
     @classmethod

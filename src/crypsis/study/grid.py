@@ -145,7 +145,8 @@ def _run(
         | {"mitigations": settings.mitigations, "monitors": specs | own}
         | {"scenario": (config.run.scenario or {"name": DEFAULT_SCENARIO}) | settings.scenario}
         | ({"model": shared.get("model", {}) | settings.model} if settings.model else {})
-        | {"rl": shared["rl"] | settings.rl, "seed": seed, "arm": arm, "label": settings.label},
+        | {"rl": shared["rl"] | settings.rl, "seed": seed, "arm": arm, "label": settings.label}
+        | {"report_to": config.run.report_to},
         f"arms.{arm}",
     )
 

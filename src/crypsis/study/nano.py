@@ -36,6 +36,7 @@ def nano(config: StudyConfig) -> StudyConfig:
     data["organisms"] = {label: short(spec) for label, spec in config.organisms.items()}
     data["run"]["rl"] = _cut(data["run"]["rl"], RL)
     data["run"]["evaluation"] = _cut(data["run"]["evaluation"], EVALUATION)
+    data["run"]["report_to"] = config.run.report_to  # is in no dump
     for arm in data["arms"].values():
         # More than the study's own sizes, so that an arm that differs in them alone is still another one.
         arm["rl"] = _cut(arm["rl"], {key: 2 * value for key, value in RL.items()})

@@ -50,10 +50,11 @@ from crypsis.study.monitors import base_transcripts, train_monitors
 from crypsis.study.organism import build
 from crypsis.study.plan import check_budgets
 from crypsis.study.progress import Display
+from crypsis.study.reporting import check_sinks
 from crypsis.types import Episode, RunsFailedError, UserError
 
 T = TypeVar("T")
-HOW_CODE = ("crypsis.study.execut", "crypsis.study.progress")
+HOW_CODE = ("crypsis.study.execut", "crypsis.study.progress", "crypsis.study.report", "crypsis.study.sinks")
 """Modules that start and show runs: they do not change what comes out."""
 MONITORS, TIMING = "monitors.json", "timing.json"
 REPAIRED = (PROVENANCE, RESULT, MONITORS, TIMING, "monitors")
@@ -76,6 +77,7 @@ def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) 
     with locked(out):
         check(config)
         check_budgets(config)
+        check_sinks(config.run.report_to)
         inputs = study_inputs(config)
         if exists == "resume":
             _drop_damaged(out)

@@ -38,6 +38,7 @@ def run_one(
     exists: Exists = "resume",
     on_step: Callable[[Mapping[str, Any]], None] = lambda _: None,
     log: Callable[[str], None] = lambda _: None,
+    on_start: Callable[[], None] = lambda: None,
     shared: Path | None = None,
     study: Path | None = None,
 ) -> Path:
@@ -45,7 +46,8 @@ def run_one(
 
     What the run says to its user also goes to ``log.txt``. What it has in common with other runs of a study, the
     evaluation of the policy that they start from, is computed once in the folder ``shared``, if there is one. Paths
-    within the folder ``study`` are stored relative to it, so that it can be moved.
+    within the folder ``study`` are stored relative to it, so that it can be moved. ``on_start`` is called when the
+    folder is ready and something is left to compute.
 
     Raises:
         UserError: The folder is in use or was made with another config or other inputs, or the config names an unknown
@@ -59,6 +61,7 @@ def run_one(
         if prepare_folder(folder, config, exists, inputs=context.digests, root=study, repairs=REPAIRED):
             return folder
         context.check_access()
+        on_start()
         evaluate, log = stored_evaluation(context, folder, shared), run_log(folder, log)
         with together(config.rl.processes, _assist, config, folder) as ranks:
             loop.train(context.policy, config, context, folder, evaluate, on_step, ranks, log)

@@ -30,6 +30,7 @@ def run_by_trl(
     exists: Exists = "resume",
     on_step: Callable[[Mapping[str, Any]], None] = lambda _: None,
     log: Callable[[str], None] = lambda _: None,
+    on_start: Callable[[], None] = lambda: None,
 ) -> Path:
     """Trains, evaluates and stores one run as ``crypsis.study.run.run_one`` does; the first process writes.
 
@@ -59,6 +60,8 @@ def run_by_trl(
         if first(lambda: prepare_folder(folder, config, exists, inputs=context.digests, repairs=REPAIRED)):
             return folder
         context.check_access()
+        if main:
+            on_start()
         evaluate, log = stored_evaluation(context, folder), run_log(folder, log)
         trained = trl_backend.train(context.policy, config, context, folder, evaluate, on_step, log)
         if main:

@@ -92,12 +92,21 @@ def attempt(job: Job) -> Failure | None:
     import torch
 
     from crypsis.parallel import release_memory
+    from crypsis.study.reporting import reported
     from crypsis.study.run import run_one
 
     os.chdir(job.cwd)
     torch.set_num_threads(job.threads)
     try:
-        run_one(job.config, job.folder, shared=job.start, study=job.folder.parent.parent)
+        with reported(job.config, job.folder) as reporter:
+            run_one(
+                job.config,
+                job.folder,
+                on_step=lambda _: reporter.update(),
+                on_start=reporter.open,
+                shared=job.start,
+                study=job.folder.parent.parent,
+            )
     except UserError as error:
         return Failure(str(error), stop=isinstance(error, BudgetSpentError | DamagedError | DiskFullError))
     except Exception as error:  # whatever it is, the other runs go on

@@ -14,7 +14,7 @@ from crypsis.api_models import ApiModel
 from crypsis.config import MOST, Config, Content, digest, parse_config
 from crypsis.episodes import REASON, VERDICT, read_episodes
 from crypsis.evaluation.evaluate import StoredEvaluation
-from crypsis.evaluation.metrics import BY_LABELS, Estimate, evaluate_rows
+from crypsis.evaluation.metrics import Estimate, named_estimates
 from crypsis.identity.configs import inputs_of
 from crypsis.locks import locked
 from crypsis.model_config import ModelConfig
@@ -178,7 +178,7 @@ def _evaluated(
     exact = scenario.conduct_rubric is None
     if config.judge and exact:
         judged_by = f"{config.judge.model} (afr), {ORACLE} (compliance)"
-    metrics = {"afr" if name == BY_LABELS else name: e for name, e in evaluate_rows(rows, {}).items()}
+    metrics = named_estimates(rows, {})
     failed = {} if config.judge is None else _failures(rows, _asked(scenario))
     missing = {
         name: _why(name, config, judged_by, failed, exact)
