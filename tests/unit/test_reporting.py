@@ -38,7 +38,7 @@ STEPS, EVERY, REQUESTS = 5, 2, 12
 
 
 def make_config(*sinks: str) -> RunConfig:
-    data = {"name": "shown", "policy": ".", "organism": "tgg", "arm": "base", "report_to": list(sinks)}
+    data: dict[str, Any] = {"name": "shown", "policy": ".", "organism": "tgg", "arm": "base", "report_to": list(sinks)}
     data |= {"rl": {"steps": STEPS}, "evaluation": {"every": EVERY}, "monitors": {"scratchpad": {"name": "lexicon"}}}
     return parse_config(RunConfig, data, "test")
 
@@ -58,7 +58,7 @@ class Run:
         for step in range(start, stop):
             if step % EVERY == 0:
                 self.evaluate(step)
-            row = {"step": step + 1, "reward_mean": step / 8, "term_preference": -0.5, "loss": 0.25}
+            row: dict[str, Any] = {"step": step + 1, "reward_mean": step / 8, "term_preference": -0.5, "loss": 0.25}
             row |= {"compliance": None, "alarm": "", "seconds_total": 2.0}
             append_row(self.folder / METRICS, row)
             reporter.update()
@@ -98,7 +98,7 @@ def test_tensorboard_has_every_step_once_after_a_kill(tmp_path: Path) -> None:
     events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
 
-    def series(tag: str) -> list[tuple[int, float]]:
+    def series(tag: str) -> list[Any]:
         return [(e.step, pytest.approx(e.value)) for e in events.Scalars(tag)]
 
     assert series("reward/reward_mean") == [(step, (step - 1) / 8) for step in range(1, STEPS + 1)]

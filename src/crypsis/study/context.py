@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,6 +27,43 @@ OWN_LOOP = "crypsis.study.run"
 """Module that does a run with our own loop."""
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a run rewards by.
+
+    Attributes:
+        config: The run, with the settings that its mitigations make and the monitors that it has.
+        scenario: Where prompts come from.
+        monitors: Monitors keyed by name.
+        mitigations: Ready for the first step.
+        preference: The preference model.
+    """
+
+    config: RunConfig
+    scenario: Scenario
+    monitors: Mapping[str, Monitor]
+    mitigations: Sequence[Mitigation]
+    preference: Preference
+
+
+def load_rewards(config: RunConfig) -> Loaded:
+    """What a run's config names, but for the policy.
+
+    Args:
+        config: The run.
+
+    Raises:
+        UserError: A part is unknown, wrongly set, does not go with another one, or cannot be loaded.
+    """
+    scenario: Scenario = make("scenarios", config.scenario, f"{config.name}: scenario")
+    mitigations = [make("mitigations", spec, f"{config.name}: mitigations") for spec in config.mitigations]
+    config = with_settings(config, mitigations)
+    config = config.model_copy(update={"monitors": monitor_specs(config, scenario)})
+    monitors = _monitors(config, scenario)
+    mitigations = _bound(config, scenario, mitigations, monitors)
+    return Loaded(config, scenario, monitors, mitigations, preference(scenario, config))
+
+
 def load_context(config: RunConfig, digests: bool = True, code: str = OWN_LOOP) -> RunContext:
     """Everything that a run's config names, loaded, checked and digested; the policy last, because it takes longest.
 
@@ -37,17 +75,14 @@ def load_context(config: RunConfig, digests: bool = True, code: str = OWN_LOOP) 
     Raises:
         UserError: A part is unknown, wrongly set, does not go with another one, or cannot be loaded.
     """
-    scenario: Scenario = make("scenarios", config.scenario, f"{config.name}: scenario")
-    mitigations = [make("mitigations", spec, f"{config.name}: mitigations") for spec in config.mitigations]
-    config = with_settings(config, mitigations)
-    config = config.model_copy(update={"monitors": monitor_specs(config, scenario)})
-    monitors = _monitors(config, scenario)
-    mitigations = _bound(config, scenario, mitigations, monitors)
-    scores = preference(scenario, config)
-    answerer = _answerer(config, mitigations)
+    loaded = load_rewards(config)
+    config, scenario = loaded.config, loaded.scenario
+    answerer = _answerer(config, loaded.mitigations)
     policy = trainable_policy(config)
     inputs = run_inputs(config, scenario, code) if digests else {}
-    return RunContext(scenario, monitors, mitigations, scores, answerer, config, policy, inputs)
+    return RunContext(
+        scenario, loaded.monitors, loaded.mitigations, loaded.preference, answerer, config, policy, inputs
+    )
 
 
 def with_settings(config: RunConfig, mitigations: Sequence[Mitigation]) -> RunConfig:

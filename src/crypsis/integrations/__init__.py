@@ -1,0 +1,1 @@
+"""Our rewards in other libraries' training loops."""
