@@ -6,7 +6,6 @@ python examples/trl_rewards.py [MODEL]: a chat model; a tiny random one if none 
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 from trl import GRPOConfig, GRPOTrainer
@@ -25,16 +24,11 @@ def main(model_id: str | None = None, out: str = "runs/trl") -> GRPOTrainer:
         tokenizer, model = AutoTokenizer.from_pretrained(model_id), AutoModelForCausalLM.from_pretrained(model_id)
     else:
         tokenizer = train_tokenizer([])
-        small: dict[str, Any] = {
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-        }
-        sizes = small | {"num_key_value_heads": 1, "head_dim": 16, "vocab_size": len(tokenizer)}
-        model = AutoModelForCausalLM.from_config(Qwen3Config(**sizes, eos_token_id=tokenizer.eos_token_id))
-    sampling: dict[str, Any] = {"num_generations": 4, "max_completion_length": 64}
-    args = GRPOConfig(out, max_steps=2, logging_steps=1, report_to="none", bf16=False, **sampling)
+        config = Qwen3Config(hidden_size=32, num_hidden_layers=2, vocab_size=len(tokenizer), intermediate_size=64)
+        model = AutoModelForCausalLM.from_config(config)
+    args = GRPOConfig(
+        out, max_steps=2, num_generations=4, max_completion_length=64, logging_steps=1, report_to="none", bf16=False
+    )
     data, funcs = prompt_dataset(rewards, n=8), reward_funcs(rewards, tokenizer)
     trainer = GRPOTrainer(model, funcs, args, train_dataset=data, processing_class=tokenizer)
     trainer.train()
