@@ -31,7 +31,7 @@ def main() -> None:
     found = log.results.scores[0].metrics if log.results else {}
     for name in SHOWN:
         if name in found:
-            low, high = found[f"{name}_low"].value, found[f"{name}_high"].value
+            low, high = found[f"{name}_lower"].value, found[f"{name}_upper"].value
             print(f"{name:24} {found[name].value:6.3f}   95 % interval {low:.3f} to {high:.3f}")
     print(f"log: {log.location}")
 

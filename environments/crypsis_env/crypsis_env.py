@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import verifiers.v1 as vf
 
-from crypsis.integrations.rewards import Reply, Rewards, make_rewards, prompt_of, row_of
+from crypsis.integrations.rewards import SampledReply, Rewards, make_rewards, prompt_of, row_of
 
 __all__ = ["CrypsisTaskset"]
 
@@ -64,8 +64,8 @@ class CrypsisTask(vf.Task[CrypsisData, vf.State, CrypsisTaskConfig]):
         found |= {name: float(episode.labels[k] == yes) for k, (name, yes) in known.items() if k in episode.labels}
         return found | {"well_formed": float(episode.parse == "ok")}
 
-    def _reply(self, trace: vf.Trace) -> Reply:
-        return Reply(prompt_of(self.data.row), trace.last_reply, "length" if trace.is_truncated else "end")
+    def _reply(self, trace: vf.Trace) -> SampledReply:
+        return SampledReply(prompt_of(self.data.row), trace.last_reply, "length" if trace.is_truncated else "end")
 
 
 class CrypsisTaskset(vf.Taskset[CrypsisTask, CrypsisConfig]):

@@ -12,7 +12,7 @@ from crypsis.config import MOST, Config, Content, MaybeName, Name, Named, did_yo
 from crypsis.model_config import ModelConfig
 from crypsis.registry import DEFAULT_SCENARIO
 from crypsis.scenarios.base import Scenario, preset_of
-from crypsis.types import Learn
+from crypsis.types import Learn, visible
 
 SINKS = ("tensorboard", "trackio", "wandb")
 """What ``report_to`` may name."""
@@ -23,7 +23,7 @@ def _sinks(value: Any) -> Any:
     names = [value] if isinstance(value, str) else value
     for name in names if isinstance(names, list | tuple) else ():
         if name not in ("none", *SINKS):
-            raise ValueError(f"'{name}' is no sink{did_you_mean(str(name), ('none', *SINKS))}")
+            raise ValueError(f"'{visible(str(name))}' is no sink{did_you_mean(str(name), ('none', *SINKS))}")
     return [n for n in dict.fromkeys(names) if n != "none"] if isinstance(names, list | tuple) else value
 
 

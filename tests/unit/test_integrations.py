@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from crypsis.integrations.rewards import Reply, Rewards, make_rewards, prompt_of, row_of
+from crypsis.integrations.rewards import SampledReply, Rewards, make_rewards, prompt_of, row_of
 from crypsis.miniature.tokenizer import train_tokenizer
 from crypsis.monitors.base import judge
 from crypsis.rl.rewards import LengthCorrection, compose
@@ -72,7 +72,7 @@ def test_a_length_penalty_counts_the_tokens_of_the_scratchpad() -> None:
     tokenizer = train_tokenizer([])
     penal = make_rewards(mitigations=[{"name": "length_penalty", "threshold": 4, "slope": 0.5}])
     ids = tokenizer(REPLIES["plain"], add_special_tokens=False)["input_ids"]
-    [episode] = penal([Reply(penal.prompts(n=1)[0], REPLIES["plain"], ids=tuple(ids))], tokenizer)
+    [episode] = penal([SampledReply(penal.prompts(n=1)[0], REPLIES["plain"], ids=tuple(ids))], tokenizer)
     assert episode.scratchpad_tokens == 5 and episode.reward_terms["length_penalty"] == pytest.approx(-0.5)
 
 

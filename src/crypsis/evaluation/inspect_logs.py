@@ -1,4 +1,4 @@
-"""Inspect's logs: evaluations written as ``.eval`` files.."""
+"""Inspect's logs: evaluations written as ``.eval`` files."""
 
 from __future__ import annotations
 
@@ -56,7 +56,11 @@ def log_of(rows: Sequence[Mapping[str, Any]], run: Path, step: int, thresholds: 
 
     config = read_yaml(run / CONFIG) if (run / CONFIG).exists() else {}
     judged = {name: t for name, t in thresholds.items() if any(f"verdict_{name}" in row for row in rows)}
-    metrics = {name: EvalMetric(name=name, value=value) for name, value in metric_values(rows, judged).items()}
+    metrics = {
+        name: EvalMetric(name=name, group=group, value=value)
+        for group, values in metric_values(rows, judged).items()
+        for name, value in values.items()
+    }
     systems = _systems(config)
     samples = [_sample(row, systems, judged) for row in rows]
     written = (run / "evals" / f"step-{step:04d}.parquet").stat().st_mtime
@@ -72,7 +76,8 @@ def log_of(rows: Sequence[Mapping[str, Any]], run: Path, step: int, thresholds: 
             dataset=EvalDataset(name=str(config.get("scenario", {}).get("name", "")), samples=len(rows)),
             model=f"crypsis/{run.resolve().name}-step-{step}",
             config=EvalConfig(),
-            metadata={"run": run.name, "step": step},
+            tags=[str(config[key]) for key in ("organism", "arm") if config.get(key)] or None,
+            metadata={"run": run.resolve().name, "step": step, **_about(config)},
         ),
         results=EvalResults(
             total_samples=len(rows),
@@ -82,6 +87,13 @@ def log_of(rows: Sequence[Mapping[str, Any]], run: Path, step: int, thresholds: 
         stats=EvalStats(started_at=made, completed_at=made),  # how long it took is not stored
         samples=samples,
     )
+
+
+def _about(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Whose evaluation it is, as far as the config says: organism, arm, seed, and how the policy was trained."""
+    own = {key: config[key] for key in ("organism", "arm", "label", "seed", "policy", "model") if config.get(key)}
+    named = [m.get("name") for m in config.get("mitigations") or () if isinstance(m, Mapping)]
+    return {"seed": 0} | own | {"mitigations": named} if "arm" in config else own
 
 
 def _sample(row: Mapping[str, Any], systems: Mapping[str, str], thresholds: Mapping[str, float]) -> EvalSample:

@@ -33,7 +33,7 @@ FIELDS = ("prompt_id", "pair_id", "split", "tier", "monitored", "request")
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class SampledReply:
     """A sampled reply.
 
     Attributes:
@@ -76,7 +76,7 @@ class Rewards:
         """Prompts of the monitored tier, the only one that RL trains on."""
         return self.scenario.prompts(split, self.scenario.monitored_tier, n, seed)
 
-    def __call__(self, replies: Sequence[Reply], tokenizer: PreTrainedTokenizerBase | None = None) -> list[Episode]:
+    def __call__(self, replies: Sequence[SampledReply], tokenizer: PreTrainedTokenizerBase | None = None) -> list[Episode]:
         """The replies as episodes with verdicts, terms and reward; ``reward`` is None where an episode is dropped.
 
         Args:
@@ -146,7 +146,7 @@ def _beyond(mitigation: Mitigation) -> str:
     return f"the hook {other[0]} needs the loop" if other else ""
 
 
-def _episode(reply: Reply, tokenizer: PreTrainedTokenizerBase | None) -> Episode:
+def _episode(reply: SampledReply, tokenizer: PreTrainedTokenizerBase | None) -> Episode:
     bare = without_thought(reply.text, False, False)
     episode = replace(episode_of_text(reply.prompt, bare, reply.stop), raw=reply.text)
     if tokenizer is not None and reply.ids:

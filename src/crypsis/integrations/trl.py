@@ -12,7 +12,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from crypsis.integrations.rewards import Reply, Rewards, make_rewards, prompt_of, row_of
+from crypsis.integrations.rewards import SampledReply, Rewards, make_rewards, prompt_of, row_of
 from crypsis.types import Episode, Split
 
 RewardFunc = Callable[..., list[float | None]]
@@ -77,10 +77,10 @@ class _Batch:
             self._episodes, self._key = self._rewards(replies, self._tokenizer), key
         return self._episodes
 
-    def _reply(self, ids: list[int], row: dict[str, Any]) -> Reply:
+    def _reply(self, ids: list[int], row: dict[str, Any]) -> SampledReply:
         ended = bool(ids) and ids[-1] == self._tokenizer.eos_token_id
         text = str(self._tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=False))
-        return Reply(prompt_of(row), text, "end" if ended else "length", tuple(ids))
+        return SampledReply(prompt_of(row), text, "end" if ended else "length", tuple(ids))
 
 
 def _transposed(columns: dict[str, Any], rows: int) -> list[tuple[Any, ...]]:

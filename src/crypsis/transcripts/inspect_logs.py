@@ -110,13 +110,13 @@ def _log(path: Path) -> EvalLog:
 def _turns(sample: EvalSample, where: str) -> list[Turn]:
     """The chat of a sample; the reply of its output where the messages lack it."""
     messages = sample.messages or ([] if isinstance(sample.input, str) else sample.input)
-    turns = read_chat([_plain(message) for message in messages], where) if messages else []
+    turns = read_chat([plain_message(message) for message in messages], where) if messages else []
     if sample.output.choices and not any(turn.role == "assistant" for turn in turns):
-        turns += read_chat([_plain(sample.output.choices[0].message)], where)
+        turns += read_chat([plain_message(sample.output.choices[0].message)], where)
     return turns
 
 
-def _plain(message: Any) -> dict[str, Any]:
+def plain_message(message: Any) -> dict[str, Any]:
     """A message of Inspect as a chat message; what a provider encrypted of its reasoning is left out."""
     if isinstance(message.content, str):
         return {"role": message.role, "content": message.content}
