@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import verifiers.v1 as vf
 
-from crypsis.integrations.rewards import SampledReply, Rewards, make_rewards, prompt_of, row_of
+from crypsis.integrations.rewards import Rewards, SampledReply, make_rewards, prompt_of, row_of
 
 __all__ = ["CrypsisTaskset"]
 

@@ -118,7 +118,8 @@ def test_any_log_can_be_scored_by_a_monitor(tmp_path: Path) -> None:
     log = read_eval_log(str(file))
     assert log.results and log.samples
     scores = [(s.scores or {})["p_af"] for s in log.samples]
-    first, second, third = (dict(score.value) for score in scores)  # type: ignore[arg-type]
+    values: list[Any] = [score.value for score in scores]
+    first, second, third = values
     assert first["flagged"] == 1 and second["flagged"] == 0 and first["p_af"] > second["p_af"]
     assert third["p_af"] != third["p_af"] and "scratchpad" in str(scores[2].explanation), "it has nothing to read"
     metrics = {score.name: score.metrics for score in log.results.scores}
@@ -142,7 +143,7 @@ def test_an_evaluation_by_inspect_has_intervals_as_a_metric_of_their_own(tmp_pat
     assert (metrics["format_ok"].group, metrics["format_ok"].value) == ("tiers", 1.0)
     lower, upper = metrics["format_ok_lower"], metrics["format_ok_upper"]
     assert lower.group == upper.group == "tiers_ci"
-    assert (lower.value, upper.value) == (pytest.approx(1 - room(3)), 1.0)  # of three requests
+    assert lower.value == pytest.approx(1 - room(3)) and upper.value == 1.0  # of three requests
     assert (log.eval.metadata or {})["seed"] == 7 and (log.eval.metadata or {})["scenario"] == {"name": "miniature"}
 
 

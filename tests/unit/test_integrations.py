@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from crypsis.integrations.rewards import SampledReply, Rewards, make_rewards, prompt_of, row_of
+from crypsis.integrations.rewards import Rewards, SampledReply, make_rewards, prompt_of, row_of
 from crypsis.miniature.tokenizer import train_tokenizer
 from crypsis.monitors.base import judge
 from crypsis.rl.rewards import LengthCorrection, compose

@@ -76,7 +76,9 @@ class Rewards:
         """Prompts of the monitored tier, the only one that RL trains on."""
         return self.scenario.prompts(split, self.scenario.monitored_tier, n, seed)
 
-    def __call__(self, replies: Sequence[SampledReply], tokenizer: PreTrainedTokenizerBase | None = None) -> list[Episode]:
+    def __call__(
+        self, replies: Sequence[SampledReply], tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> list[Episode]:
         """The replies as episodes with verdicts, terms and reward; ``reward`` is None where an episode is dropped.
 
         Args:

@@ -12,7 +12,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from crypsis.integrations.rewards import SampledReply, Rewards, make_rewards, prompt_of, row_of
+from crypsis.integrations.rewards import Rewards, SampledReply, make_rewards, prompt_of, row_of
 from crypsis.types import Episode, Split
 
 RewardFunc = Callable[..., list[float | None]]
