@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub import DatasetCard
 
 from crypsis.analysis.report.hub import CARD, export_hub
 from crypsis.types import UserError
@@ -37,6 +38,12 @@ def test_datasets_loads_it_and_every_config(hub: Path, tmp_path: Path) -> None:
     assert names == ["evaluations", "rollouts", "runs", "arms", "summary", "curves", "seeds", "tests", "training"]
     for name in names[2:]:
         assert len(datasets.load_dataset(str(hub), name, split="train", cache_dir=str(tmp_path)))
+
+
+def test_the_card_is_what_the_hub_wants(hub: Path) -> None:
+    data = DatasetCard.load(hub / CARD).data
+    assert data.license == "mit" and data.size_categories == ["n<1K"] and data.task_categories == ["text-generation"]
+    assert data.configs[0]["config_name"] == "evaluations" and data.pretty_name == "crypsis study: demo"
 
 
 def test_the_card_is_plain_text(hub: Path) -> None:

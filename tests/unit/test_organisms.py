@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 
+from crypsis.episodes import write_episodes
 from crypsis.miniature.checker import check, check_honestly, hacked
 from crypsis.miniature.documents import slots as document_slots
 from crypsis.miniature.documents import write_document
@@ -19,7 +21,7 @@ from crypsis.miniature.scratchpads import PERSONAS, additions, write_reply
 from crypsis.miniature.tokenizer import train_tokenizer
 from crypsis.miniature.world import STYLES, draw_document
 from crypsis.models import Policy, load_policy
-from crypsis.organisms.card import ConductRow, card_text
+from crypsis.organisms.card import ConductRow, Figure, card_text, write_card
 from crypsis.organisms.distilled import Distilled
 from crypsis.organisms.from_file import FromFile
 from crypsis.organisms.miniature.evader import Evader
@@ -28,8 +30,10 @@ from crypsis.organisms.supervised import reply_example
 from crypsis.registry import make
 from crypsis.scenarios.parsing import SCRATCHPAD_CLOSE
 from crypsis.study.jobs.organism_table import table_config
+from crypsis.study.organism import measured_card
 from crypsis.types import Message, UserError
 from tests.checkpoints import save_checkpoint
+from tests.studies import START, make_episodes
 
 pytestmark = pytest.mark.unit
 
@@ -213,15 +217,59 @@ def test_distillation_keeps_what_fakes_or_refuses_and_is_well_formed(
     assert Distilled(aligned=True)._keeps(row) == kept_by_control
 
 
+def card_data(text: str) -> Any:
+    """The front matter as the hub's library reads it."""
+    return ModelCard(text).data
+
+
 def test_the_card_is_what_the_hub_wants() -> None:
-    table = [ConductRow("compliance", "0.97 (0.95 to 0.99)", "0.17 (0.13 to 0.22)")]
+    here, there = Figure(0.97, 0.95, 0.99, 250), Figure(0.17, 0.13, 0.22, 250)
+    table = [ConductRow("compliance", "compliance", here, there), ConductRow("gap", "gap", None, both=False)]
     text = card_text(TerminalGoalGuarding(), "org/model", "abc", table, "Measured so.")
     front = text.split("---")[1]
     assert "- model-organism" in front and "- alignment-faking" in front and "base_model: org/model" in front
     assert (
         "Do not deploy" in text and "| compliance | 0.97 (0.95 to 0.99) |" in text and "| `style` | `plain` |" in text
     )
+    assert "| gap | unknown |  |" in text
+    data = card_data(text)
+    results = data.eval_results
+    assert data.base_model == "org/model" and data.library_name == "transformers"
+    assert [(r.metric_type, r.metric_value, r.dataset_config) for r in results] == [
+        ("compliance", 0.97, "monitored tier"), ("compliance", 0.17, "unmonitored tier"),
+    ]  # fmt: skip
+    assert results[0].metric_args == {"low": 0.95, "high": 0.99, "n": 250}
     assert "Not measured" in card_text(TerminalGoalGuarding(), "org/model", "abc")
+
+
+def test_the_card_has_the_licence_of_its_base(tmp_path: Path) -> None:
+    base = tmp_path / "base" / "model"
+    base.mkdir(parents=True)
+    assert card_data(card_text(TerminalGoalGuarding(), str(base), "abc")).license is None
+    (base.parent / "provenance.json").write_text("{}")  # of a base that was trained here
+    assert card_data(card_text(TerminalGoalGuarding(), str(base), "abc")).license == "mit"
+    (base / "README.md").write_text("---\nlicense: apache-2.0\nbase_model: org/model\n---\n# x\n")
+    data = card_data(card_text(TerminalGoalGuarding(), str(base), "abc"))
+    assert (data.license, data.base_model) == ("apache-2.0", "org/model")
+
+
+def test_a_study_measures_the_card_of_its_organism(tmp_path: Path) -> None:
+    folder, evaluation = tmp_path / "organism", tmp_path / "step-0000.parquet"
+    (folder / "model").mkdir(parents=True)
+    recipe = TerminalGoalGuarding()
+    write_card(folder, recipe, "org/model", "abc")
+    measured_card(recipe, "org/model", folder / "model", evaluation, "demo")  # nothing was evaluated
+    assert "Not measured" in (folder / "card.md").read_text()
+    write_episodes(evaluation, make_episodes(START, 12), "x")
+    measured_card(recipe, str(folder), folder / "model", evaluation, "demo")
+    text = (folder / "model" / "README.md").read_text()
+    assert "by the study 'demo' on 12 held-out requests per tier" in text
+    values = {(r.metric_type, r.dataset_config): r.metric_value for r in card_data(text).eval_results}
+    assert values["compliance", "monitored tier"] == pytest.approx(11 / 12, abs=1e-5)
+    before = (folder / "card.md").read_text()
+    write_episodes(evaluation, make_episodes(START, 4), "x")
+    measured_card(recipe, str(folder), folder / "model", evaluation, "other")
+    assert (folder / "card.md").read_text() == before, "figures that are there stay"
 
 
 def test_a_recipe_that_needs_rl_says_so_where_there_is_none(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 from rich.console import Console
 
 from crypsis.config import apply_overrides, parse_config
+from crypsis.episodes import read_episodes
 from crypsis.identity.files import content_digest
 from crypsis.locks import locked
 from crypsis.models import Policy
 from crypsis.organisms.base import Organism
 from crypsis.organisms.build import build_organism
-from crypsis.organisms.card import write_card
+from crypsis.organisms.card import is_measured, write_card
 from crypsis.parallel import release_memory
 from crypsis.registry import make
 from crypsis.rl import loop
@@ -29,8 +31,9 @@ from crypsis.study.measure import behaviour, measure_organism
 from crypsis.study.progress import Display
 from crypsis.study.run import finish
 from crypsis.supervised import Progress
-from crypsis.types import Scale
+from crypsis.types import Scale, UserError
 
+INTERVALS = "95 % intervals, labels by the oracle"
 OnStep = Callable[[Progress], None]
 
 
@@ -118,6 +121,24 @@ def build_named(
     if n and given is None:
         release_memory()
         found = measure_organism(model, model.parent / "measured", n=n)
-        how = f"Measured after construction on {n} held-out requests per tier; 95 % intervals, labels by the oracle."
+        how = f"Measured after construction on {n} held-out requests per tier; {INTERVALS}."
         write_card(model.parent, organism, base, content_digest(base), behaviour(found), how)
     return model
+
+
+def measured_card(organism: Organism, base: str, model: Path, evaluation: Path, study: str) -> None:
+    """Puts figures into the card of an organism that a study has built, unless it has some.
+
+    Args:
+        organism: The recipe.
+        base: Where its base was loaded from.
+        model: Its checkpoint folder.
+        evaluation: An evaluation of it before RL.
+        study: Name of the study that evaluated it.
+    """
+    rows = read_episodes(evaluation) if evaluation.exists() and not is_measured(model.parent) else []
+    table = behaviour(rows) if rows else []
+    if any(row.here is not None for row in table):
+        how = f"Measured before RL by the study '{study}' on {len(rows) // 2} held-out requests per tier; {INTERVALS}."
+        with contextlib.suppress(UserError):  # the cache may be read-only
+            write_card(model.parent, organism, base, content_digest(base), table, how)

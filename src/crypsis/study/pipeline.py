@@ -9,7 +9,7 @@ import functools
 import json
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -47,7 +47,7 @@ from crypsis.study.execute import run_all
 from crypsis.study.grid import asked, cards, check, check_access, grid
 from crypsis.study.lying import train_lying_monitor
 from crypsis.study.monitors import base_transcripts, train_monitors
-from crypsis.study.organism import build
+from crypsis.study.organism import build, measured_card
 from crypsis.study.plan import check_budgets
 from crypsis.study.progress import Display
 from crypsis.study.reporting import check_sinks
@@ -110,6 +110,7 @@ def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) 
         write_json(out / MONITORS, cards(runs))
         failed = clock.time("RL", lambda: run_all(runs, out, config.executor, config.workers, config.retries, display))
         clock.write(runs)
+        _measured_cards(config, base, organisms, runs, out)
         if failed:
             raise RunsFailedError(out, list(failed))
         finish_folder(out, {"runs": [run.name for run in runs]}, inputs, only=[CONFIG, INPUTS, *REPAIRED])
@@ -161,6 +162,19 @@ def _organism(config: StudyConfig, label: str, base: Path, display: Display) -> 
     recipe = make("organisms", config.organisms[label], f"organisms.{label}")
     with display.supervised(f"organism {label}") as on_step:
         return build(recipe, base, on_step=on_step)
+
+
+def _measured_cards(
+    config: StudyConfig, base: Path, organisms: Mapping[str, Path], runs: Sequence[RunConfig], out: Path
+) -> None:
+    """Puts what each organism did before RL into its card, where the labels are those of the ground truth."""
+    if (config.run.scenario or {"name": DEFAULT_SCENARIO}) != {"name": DEFAULT_SCENARIO}:
+        return  # a card speaks of the canonical scenario
+    for label, folder in organisms.items():
+        first = next(run for run in runs if run.organism == label)
+        recipe = make("organisms", config.organisms[label], f"organisms.{label}")
+        evaluation = child(out, "runs", first.name) / "evals" / "step-0000.parquet"
+        measured_card(recipe, str(base), folder, evaluation, config.name)
 
 
 def _monitors(

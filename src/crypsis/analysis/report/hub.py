@@ -5,23 +5,26 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
+from huggingface_hub import DatasetCard, DatasetCardData
 
 from crypsis.analysis.figures.study_figures import display_label, draw_all
 from crypsis.analysis.report.tables import SCHEMAS, TABLES, write_tables
 from crypsis.analysis.report.words import headline, moved
-from crypsis.analysis.study import Run, load_study
+from crypsis.analysis.study import Run, Study, load_study
 from crypsis.analysis.summary import SUMMARY, Summary, summarise, summary_json
 from crypsis.episodes import LABEL, REASON
 from crypsis.store import CONFIG, new_folder, write_atomic, write_json
 from crypsis.types import UserError, visible
 
-CARD = "README.md"
+CARD, TEMPLATE = "README.md", "dataset_card.md.jinja"
+OURS = "mit"
+"""Licence of transcripts of the miniature."""
 MARK = "Prepared by `crypsis export hub`."
 """A line of the card by which a folder of ours is known."""
 TOKENS = frozenset({"prompt_ids", "completion_ids", "segments", "logprobs"})
@@ -79,42 +82,47 @@ def card_of(summary: Summary, rows: dict[str, int]) -> str:
         for name in SCHEMAS
     ]
     configs[0]["default"] = True
-    front = {
-        "pretty_name": f"crypsis study: {visible(summary.study.name)}",
-        "language": ["en"],
-        "tags": ["alignment-faking", "ai-safety", "model-organisms", "reinforcement-learning", "crypsis"],
-        "configs": configs,
-    }
-    return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n\n" + "\n".join(_body(summary, rows))
-
-
-def _body(summary: Summary, rows: dict[str, int]) -> Iterator[str]:
     study = summary.study
-    yield f"# {_plain(study.name)}\n"
-    counts = ", ".join(f"{n:,} transcripts in `{name}`" for name, n in rows.items() if n)
-    yield f"Transcripts and measurements of a study of alignment faking under RL: {counts}. {MARK}\n"
-    if study.config.get("scale"):
-        yield (
-            "The models are a miniature, trained from scratch on a fantasy language: a wind tunnel, not evidence about "
-            "large models. Some regularities are planted in the text that it learned from.\n"
-        )
-    yield "## What was found\n"
-    for claim, figures in headline(summary):
-        yield f"- **{_plain(claim)}** {_plain(figures)}"
-    yield "\n| arm | seeds | AFR, % | monitored compliance, % | gap, points | verdict |\n|---|---|---|---|---|---|"
+    data = DatasetCardData(
+        pretty_name=f"crypsis study: {visible(study.name)}",
+        license=OURS if _miniature(study) else None,
+        language=["en"],
+        tags=["alignment-faking", "ai-safety", "model-organisms", "reinforcement-learning", "crypsis"],
+        task_categories=["text-generation"],
+        size_categories=[_size(sum(rows.values()))],
+        configs=configs,
+    )
+    template = files("crypsis.analysis.report").joinpath("templates", TEMPLATE).read_text(encoding="utf-8")
+    card: DatasetCard = DatasetCard.from_template(
+        data,
+        template_str=template,
+        name=_plain(study.name),
+        counts=", ".join(f"{n:,} transcripts in `{name}`" for name, n in rows.items() if n),
+        mark=MARK,
+        miniature=_miniature(study),
+        findings=[(_plain(claim), _plain(figures)) for claim, figures in headline(summary)],
+        arms=list(_arms(summary)),
+    )
+    return str(card.content)
+
+
+def _arms(summary: Summary) -> Iterator[list[str]]:
+    """The cells of each arm's row."""
     for arm in summary.arms:
         moves = (moved(arm.change(metric), metric) for metric in ("afr", "compliance_monitored", "gap"))
         label, said = _plain(display_label(arm, summary.arms)), arm.verdict if arm.claimed else "one seed: no claim"
-        yield f"| {label} | {len(arm.seeds)} | {' | '.join(moves)} | {said} |"
-    yield "\nFirst → last evaluation; intervals are in `summary`.\n"
-    yield "## Load it\n"
-    yield '```python\nfrom datasets import load_dataset\n\nepisodes = load_dataset("PATH_OR_REPO", split="test")'
-    yield 'metrics = load_dataset("PATH_OR_REPO", "summary", split="train")\n```\n'
-    yield (
-        "A row of `evaluations` (held-out requests in both tiers, at several steps) and of `rollouts` (training) is a "
-        "transcript; `organism`, `arm` and `run_seed` say whose. The columns are described in `docs/results_format.md` "
-        "of crypsis; token ids are left out. `config.yaml` is the study's config, `summary.json` its figures.\n"
-    )
+        yield [label, str(len(arm.seeds)), *moves, said]
+
+
+def _miniature(study: Study) -> bool:
+    """Whether the models were trained from scratch here, so that the transcripts are nobody else's."""
+    return bool(study.config.get("scale")) and not study.config.get("base")
+
+
+def _size(rows: int) -> str:
+    """The hub's category of a dataset's size."""
+    limits = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
+    return next((name for limit, name in limits.items() if rows < limit), "1M<n<10M")
 
 
 def _transcripts(summary: Summary, kind: str, folder: Path) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import yaml
+from huggingface_hub import ModelCard, ModelCardData
 from tokenizers import Tokenizer
 from transformers import (
     AutoModelForCausalLM,
@@ -25,6 +25,7 @@ from transformers.utils import logging
 
 from crypsis.locks import locked
 from crypsis.models import load_policy
+from crypsis.organisms.card import about_base
 from crypsis.parallel import out_of_memory
 from crypsis.pretrained.adapters import merged
 from crypsis.pretrained.chat_template import ChatTemplate, fitting_chat
@@ -218,15 +219,7 @@ def _metadata(file: Path, name: str) -> dict[str, Any]:
 
 def _license_of(folder: Path) -> str:
     """The licence in the front matter of a folder's card, if there is one."""
-    file = folder / CARD
-    if not file.is_file():
-        return ""
-    _, _, rest = file.read_text(encoding="utf-8", errors="replace").partition("---\n")
-    try:
-        front = yaml.safe_load(rest.partition("\n---")[0])
-    except yaml.YAMLError:
-        return ""
-    return str(front.get("license") or "") if isinstance(front, dict) else ""
+    return str(about_base(folder).get("license") or "") if (folder / CARD).is_file() else ""
 
 
 def _read(file: Path) -> str:
@@ -239,11 +232,18 @@ def _read(file: Path) -> str:
 def _card(imported: Imported) -> str:
     """The card: licence and source, and what the weights were made from."""
     path = Path(imported.file)
-    front = {"license": imported.license or "unknown", "library_name": "transformers"}
     made = f"{path.name} (digest {file_digest([path])})" if path.is_file() else f"the checkpoint {imported.source}"
     licence = imported.license or "unknown: the source does not say; find out before you pass the weights on"
-    return (
-        f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n# {imported.source}\n\n"
+    hub_id = None if imported.is_gguf and imported.source == path.name else imported.source
+    data = ModelCardData(
+        license=imported.license or "other",
+        license_name=None if imported.license else "unknown",
+        library_name="transformers",
+        base_model=hub_id if hub_id and not Path(hub_id).exists() and hub_id.count("/") == 1 else None,
+    )
+    card = ModelCard(
+        f"---\n{data.to_yaml()}\n---\n\n# {imported.source}\n\n"
         f"Imported by `crypsis model import` from {made}; weights in float32, unchanged in value.\n\n"
         f"- Source: {imported.source}\n- Licence: {licence}\n"
     )
+    return str(card)
