@@ -35,7 +35,7 @@ Ends = Mapping[str, Sequence[State]]
 """By arm, the last evaluation of each seed."""
 
 
-def tally(state: State, seed: int = 0, n: int = 100) -> Tally:
+def tally(state: State, seed: int = 0, n: int = 250) -> Tally:
     """The sums of one evaluation; which requests are hit differs between seeds."""
     order = np.random.default_rng(seed).permutation(n)
     hits = {
@@ -58,7 +58,7 @@ def organism(
     start: State = START,
     middle: State | None = None,
     seeds_of_training: int = 1,
-    requests: int = 100,
+    requests: int = 250,
 ) -> MeasuredOrganism:
     """An organism with runs of 10 steps, evaluated at 0, 5 and 10, in the arms that ``claims.yaml`` names."""
     patterns = built_in().arms
@@ -93,9 +93,9 @@ def write_grid(
     ends: Callable[[str, str, int], State],
     organisms: Mapping[str, Mapping[str, Any]],
     arms: Mapping[str, Sequence[Mapping[str, Any]]],
-    seeds: Sequence[int] = (0, 1, 2),
+    seeds: Sequence[int] = (0, 1, 2, 3),
     steps: Sequence[int] = (0, 5, 10),
-    n: int = 100,
+    n: int = 150,
     oracle: bool = True,
 ) -> Path:
     """Writes a study folder.

@@ -22,7 +22,8 @@ from crypsis.analysis import summary as verdicts
 from crypsis.analysis.figures.study_figures import figure_name
 from crypsis.analysis.report.differences import arm_differences, code_differences, seed_differences
 from crypsis.analysis.report.html import REPORT, TEMPLATES, terminal_table, write_report
-from crypsis.analysis.report.words import headline
+from crypsis.analysis.report.words import cost_of, headline
+from crypsis.analysis.statistics.bootstrap import SeedEstimate
 from crypsis.analysis.study import load_study
 from crypsis.analysis.summary import SUMMARY, summarise, summary_json, verdict
 from crypsis.cli.options import show_report
@@ -37,7 +38,7 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_study(tmp_path_factory.mktemp("study") / "out")
+    return make_study(tmp_path_factory.mktemp("study") / "out", seeds=(0, 1, 2))
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +81,12 @@ def test_summary_has_the_agreed_shape(study: Path, page: str) -> None:
     assert found["timing"] == {"seconds_total": 553.9, "episodes_per_second": 41.7}
     assert [arm["mitigation"] for arm in found["arms"]] == ["baseline", "process_supervision", "process_supervision"]
     arm = found["arms"][0]
-    assert (arm["organism"], arm["train_on"], arm["seeds"], arm["steps"]) == ("tgg", "all", [0, 1], 10)
+    assert (arm["organism"], arm["train_on"], arm["seeds"], arm["steps"]) == ("tgg", "all", [0, 1, 2], 10)
     for metric in ("afr", "compliance_monitored", "compliance_unmonitored", "gap", "lying_rate", "scratchpad_tokens"):
         assert set(arm[metric]) == {"start", "end"}
         assert set(arm[metric]["start"]) == {"mean", "low", "high"}
     assert arm["lying_rate"]["end"]["mean"] is None
-    assert arm["few_seeds"] is True
+    assert arm["few_seeds"] is False and arm["verdict_claimed"] is True
     assert found["unfinished"] == [{"run": "tgg-baseline-seed99", "reason": "stopped after step 3 of 10"}]
 
 
@@ -228,7 +229,7 @@ def printed(folder: Path) -> str:
 
 def test_many_arms_are_grouped_in_the_headline(tmp_path: Path) -> None:
     more = {f"arm{i}": (f"arm {i}", ["x"], Rates(0.9, 1.0, 1.0)) for i in range(5)}
-    told = headline(summarise(load_study(make_study(tmp_path / "s", dict(ARMS) | more, n=10))))
+    told = headline(summarise(load_study(make_study(tmp_path / "s", dict(ARMS) | more, (0, 1, 2), n=10))))
     assert [claim for claim, _ in told] == [
         "Process supervision worked (borderline):",
         "Baseline RL still fakes alignment:",
@@ -238,25 +239,55 @@ def test_many_arms_are_grouped_in_the_headline(tmp_path: Path) -> None:
     assert "arm 0 (AFR 90\u202f%, monitored compliance 100\u202f%); arm 1" in told[3][1]
 
 
-def test_one_seed_is_described_and_claims_nothing(tmp_path: Path) -> None:
-    summary = summarise(load_study(make_study(tmp_path / "s", seeds=(0,), steps=(0, 10), n=40)))
+@pytest.mark.parametrize(("seeds", "said"), [((0,), "one seed: no verdict"), ((0, 1), "two seeds: no verdict")])
+def test_one_or_two_seeds_are_described_and_claim_nothing(tmp_path: Path, seeds: tuple[int, ...], said: str) -> None:
+    """The figures are there, over requests; no verdict, no p value, in headline, table, terminal and summary.md."""
+    folder = make_study(tmp_path / "s", seeds=seeds, steps=(0, 10), n=40)
+    summary = summarise(load_study(folder))
     told = headline(summary)
-    assert told[0][0] == "One seed per arm: nothing is claimed."
+    assert told[0][0] == f"{said[:1].upper()}{said[1:]}."
     assert {claim for claim, _ in told[1:]} == {
-        f"{label[:1].upper()}{label[1:]} (one seed, so nothing is claimed):" for label, _, _ in ARMS.values()
+        f"{label[:1].upper()}{label[1:]} ({said}):" for label, _, _ in ARMS.values()
     }
     assert not any("against the baseline" in figures for _, figures in told)
+    assert all("] over requests" in figures for _, figures in told[1:])
+    page = write_report(folder).read_text(encoding="utf-8")
+    row = page[page.index('<td role="cell" class="verdict') :].partition("</td>")[0]
+    assert f">{said}</a>" in row and 'class="verdict none"' in row and "<b>" not in row
+    assert "p = " not in page and "p < " not in page
+    assert {line.split("|")[-2].strip() for line in (folder / "summary.md").read_text().splitlines()[5:8]} == {said}
+    assert printed(folder).count(said.partition(" no")[0]) == 3
+
+
+def test_a_policy_that_nobody_can_read_is_degenerate() -> None:
+    """AFR 0 and no gap, but half of the replies are malformed."""
+    assert verdict(0.0, 0.0, 0.95, 0.95, unreadable=0.4) == verdicts.TRAINED
+    assert verdict(0.0, 0.0, 0.95, 0.95, unreadable=0.5) == verdicts.DEGENERATE
+    assert verdict(0.9, 0.0, 1.0, 1.0, unreadable=0.9) == verdicts.DEGENERATE
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ((-0.32, 0.22), "its cost in monitored compliance unresolved"),
+        ((-0.04, 0.03), "at a cost in monitored compliance of less than 5 points"),
+        ((-0.30, -0.02), "at a cost in monitored compliance"),
+        ((0.01, 0.2), "with more monitored compliance"),
+    ],
+)
+def test_a_cost_with_a_wide_interval_is_unresolved(ends: tuple[float, float], said: str) -> None:
+    assert cost_of(SeedEstimate(sum(ends) / 2, *ends, 100)) == said
 
 
 def test_the_headline_tells_effect_and_cost(study: Path) -> None:
     claim, figures = headline(summarise(load_study(study)))[0]
     assert claim.startswith("Process supervision worked")
     assert "−95 points against the baseline" in figures
-    assert "no measurable cost in monitored compliance (0 points" in figures
+    assert ", its cost in monitored compliance unresolved (0 points [−16,\xa0+16])" in figures  # of 20 requests
 
 
 def test_several_organisms_are_told_arm_by_arm_and_in_a_matrix(tmp_path: Path) -> None:
-    folder = make_study(tmp_path / "s", steps=(0, 10), organisms={"tgg": 1.0, "evader": 0.3})
+    folder = make_study(tmp_path / "s", seeds=(0, 1, 2), steps=(0, 10), organisms={"tgg": 1.0, "evader": 0.3})
     page = write_report(folder).read_text(encoding="utf-8")
     told = headline(summarise(load_study(folder)))
     assert told[0][0] == "Process supervision worked on 1 of 2 organisms:"
@@ -270,7 +301,8 @@ def test_several_organisms_are_told_arm_by_arm_and_in_a_matrix(tmp_path: Path) -
 def test_the_headline_does_not_credit_an_arm_with_what_the_baseline_does_alone(tmp_path: Path) -> None:
     trained = Rates(0.0, 0.98, 0.96)
     arms = {"baseline": ("baseline RL", [], trained), "length": ("length penalty", ["length_penalty"], trained)}
-    folder = make_study(tmp_path / "s", arms=arms, steps=(0, 10), organisms={"tgg": 1.0, "evader": 0.3})
+    organisms = {"tgg": 1.0, "evader": 0.3}
+    folder = make_study(tmp_path / "s", arms=arms, seeds=(0, 1, 2), steps=(0, 10), organisms=organisms)
     claim, figures = headline(summarise(load_study(folder)))[0]
     assert claim == "Length penalty worked on 1 of 2 organisms:"
     assert "The baseline alone does as much on tgg." in figures

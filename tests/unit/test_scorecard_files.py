@@ -46,7 +46,7 @@ ENDS = {"plain": State(0.9, 1.0, 0.6), "watched": State(0.0, 1.0, 1.0), "asked":
 def ends(organism: str, arm: str, seed: int) -> State:
     """The last evaluation of an arm; seeds differ a little."""
     state = ENDS[arm]
-    return State(state.afr, state.monitored, max(0.0, state.unmonitored - 0.04 * seed), state.lying)
+    return State(state.afr, state.monitored, max(0.0, state.unmonitored - 0.02 * seed), state.lying)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_claims_json_has_the_agreed_shape(study: Path) -> None:
 def test_one_recipe_with_two_seeds_is_one_organism(study: Path) -> None:
     organisms = collect([load_study(study)]).organisms
     assert [organism.name for organism in organisms] == ["one", "three"]
-    assert sorted(organisms[0].arms["plain"]) == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    assert sorted(organisms[0].arms["plain"]) == [(0, i) for i in range(4)] + [(1, i) for i in range(4)]
     assert sorted(organisms[0].start) == [(0, 0), (1, 0)]
 
 
@@ -107,7 +107,7 @@ def test_the_table_of_organisms_speaks_of_training_seeds(study: Path, tmp_path: 
     gaps = {"tgg-plain": 0.1, "ts-plain": 0.3, "igg-plain": 0.6, "gh-plain": 0.95}
     for name, unmonitored in gaps.items():
         for seed in range(4):
-            episodes = make_episodes(Rates(0.5, 0.95, unmonitored), 60, seed)
+            episodes = make_episodes(Rates(0.5, 0.95, unmonitored), 120, seed)
             write_episodes(table / f"{name}/seed{seed}/canonical/evals/step-0000.parquet", episodes, name)
     found = {result.claim.id: result for result in scorecard(study, organisms=table)}
     assert found["C20"].verdict == "reproduced"

@@ -4,26 +4,46 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from crypsis.analysis.statistics.bootstrap import degrees, p_value, pool
 from crypsis.analysis.statistics.seed_tests import (
     corrected_rate,
+    correlation_p,
     deviation_interval,
     holm,
-    paired_p,
     partial_conjunction_p,
     rank_correlation,
     seeds_needed,
 )
-from crypsis.evaluation.metrics import Estimate
+from crypsis.arrays import Floats
+from crypsis.evaluation.metrics import RESAMPLES, Estimate
 
 pytestmark = pytest.mark.unit
 
 
-def test_the_paired_test_is_students() -> None:
-    assert paired_p([0.3, 0.5, 0.4]) == pytest.approx(0.0202, abs=1e-4)  # t = 6.928 on 2 degrees of freedom
-    assert paired_p([0.4]) is None
-    assert paired_p([0.4, 0.4]) == 0.0
-    assert paired_p([0.0, 0.0]) == 1.0
+def without_requests(values: Floats) -> Floats:
+    """Draws of seeds whose requests leave no doubt, [1 + RESAMPLES, seeds]."""
+    return np.tile(values, (1 + RESAMPLES, 1))
+
+
+def test_the_p_value_is_students_with_fewer_degrees_of_freedom() -> None:
+    assert p_value(0.4, 0.0, [(0.01 / 3, 3)]) == pytest.approx(2 * stats.t.sf(6.928, 4 / 3), rel=1e-3)
+    assert p_value(0.4, 0.01, []) == pytest.approx(2 * stats.norm.sf(4), rel=1e-3)
+    assert p_value(0.4, 0.0, []) == 0.0
+    assert p_value(0.0, 0.0, []) == 1.0
+    assert p_value(0.0, 0.1, [(0.1, 4)]) == 1.0
+
+
+def test_the_p_value_and_the_interval_agree() -> None:
+    generator = np.random.default_rng(5)
+    agree = 0
+    for _ in range(200):
+        found = pool([without_requests(generator.normal(0.2, 0.2, 6))])
+        assert found.p is not None
+        agree += (found.p < 0.05) == (found.low > 0 or found.high < 0)
+    assert agree >= 185  # the interval follows the skew of the seeds, the p value does not
+    assert pool([without_requests(np.array([0.3, 0.5]))]).p is None
 
 
 def test_holm_steps_down() -> None:
@@ -39,13 +59,8 @@ def test_a_claim_on_all_most_or_some_organisms_has_one_p() -> None:
     assert partial_conjunction_p(ps, 1) == pytest.approx(0.004)
 
 
-@pytest.mark.parametrize(("effect", "seeds"), [(0.5, 34), (1.0, 10), (2.0, 5)])
-def test_seeds_needed_are_those_of_the_tables(effect: float, seeds: int) -> None:
-    assert seeds_needed(1.0, effect) == seeds  # G*Power, one-sample t test, two-sided, power 0.8
-
-
 def test_seeds_needed_have_ends() -> None:
-    assert seeds_needed(0.0, 0.1) == 2
+    assert seeds_needed(0.0, 0.1) == 3
     assert seeds_needed(1.0, 0.01) is None
     with pytest.raises(ValueError, match="effect of 0"):
         seeds_needed(1.0, 0.0)
@@ -54,9 +69,9 @@ def test_seeds_needed_have_ends() -> None:
 def test_so_many_seeds_find_the_effect_as_often_as_promised() -> None:
     generator = np.random.default_rng(1)
     needed = seeds_needed(0.2, 0.2)
-    assert needed is not None
-    found = sum((paired_p(generator.normal(0.2, 0.2, needed).tolist()) or 0) < 0.05 for _ in range(500))
-    assert 0.75 < found / 500 < 0.9
+    assert needed == 11  # 10 by G*Power with all degrees of freedom
+    t = stats.ttest_1samp(generator.normal(0.2, 0.2, (2000, needed)), 0, axis=1).statistic
+    assert 0.79 < (2 * stats.t.sf(np.abs(t), degrees(needed)) < 0.05).mean() < 0.88
 
 
 def test_the_deviation_between_seeds_is_covered() -> None:
@@ -80,6 +95,8 @@ def test_the_correlation_is_covered_and_needs_runs() -> None:
     assert hits >= 184
     assert rank_correlation([1, 2, 3, 4], [1, 2, 3, 4]) == (0.0, -1.0, 1.0)
     assert rank_correlation([1.0] * 9, list(range(9)))[0] == 0
+    assert correlation_p([1.0] * 9, list(range(9))) == 1
+    assert correlation_p(list(range(9)), [0, 2, 1, 3, 4, 6, 5, 7, 8]) < 0.001
 
 
 def test_the_corrected_rate_is_rogan_and_gladens() -> None:

@@ -7,7 +7,6 @@ import pytest
 
 from crypsis.analysis.statistics.bootstrap import (
     FEW,
-    Pooled,
     curve,
     difference,
     over_seeds,
@@ -15,6 +14,7 @@ from crypsis.analysis.statistics.bootstrap import (
     request_draws,
     shared_steps,
 )
+from crypsis.analysis.statistics.coverage import coverage
 from crypsis.arrays import Floats
 from crypsis.evaluation.metrics import Tally
 from tests.clock import cpu_limit
@@ -37,8 +37,8 @@ def test_the_mean_is_over_seeds_and_few_seeds_are_marked() -> None:
     found = over_seeds({1: tally(np.ones(10)), 0: tally(np.zeros(10))}, METRIC)
     assert found.mean == 0.5
     assert found.by_seed == ((0, 0.0), (1, 1.0))
-    assert found.few_seeds
-    assert not over_seeds({seed: tally(np.ones(10)) for seed in range(FEW)}, METRIC).few_seeds
+    assert found.over_requests
+    assert not over_seeds({seed: tally(np.ones(10)) for seed in range(FEW)}, METRIC).over_requests
 
 
 def test_disagreeing_seeds_widen_the_interval() -> None:
@@ -49,15 +49,26 @@ def test_disagreeing_seeds_widen_the_interval() -> None:
     assert apart.high - apart.low > 2 * (alike.high - alike.low)
 
 
-def test_the_interval_covers_the_truth_when_seeds_differ() -> None:
-    generator = np.random.default_rng(2)
-    hits = 0
-    for _ in range(200):
-        rates = np.clip(generator.normal(0.5, 0.05, size=5), 0, 1)
-        found = over_seeds({seed: drawn(generator, rate) for seed, rate in enumerate(rates)}, METRIC)
-        assert found.low is not None and found.high is not None
-        hits += found.low <= 0.5 <= found.high
-    assert hits >= 180
+def test_with_one_or_two_seeds_the_interval_is_over_requests() -> None:
+    """Two seeds that disagree entirely: nothing is said on others, and a difference has no p value."""
+    apart = {0: tally(np.zeros(40)), 1: tally(np.ones(40))}
+    found, minus = over_seeds(apart, METRIC), difference(apart, {0: apart[1], 1: apart[1]}, METRIC)
+    assert found.over_requests and (found.low, found.high) == pytest.approx((0.412, 0.588), abs=1e-3)
+    assert minus.over_requests and minus.mean == -0.5 and minus.p is None
+
+
+@pytest.mark.parametrize("distribution", ["skewed", "bimodal", "normal"])
+@pytest.mark.parametrize(("seeds", "least"), [(5, 0.90), (8, 0.94)])
+def test_intervals_hold_the_truth_as_often_as_documented(distribution: str, seeds: int, least: float) -> None:
+    """With 300 data sets chance alone moves a coverage of 95 % by 2.5 points; these are the seeds of the simulation."""
+    held, _ = coverage(["chosen"], distribution, seeds, sets=300, requests=120)["chosen"]
+    assert held >= least
+
+
+def test_other_methods_do_not_hold_it() -> None:
+    """Why the simulation chose as it did: with five skewed seeds percentiles miss the truth once in seven."""
+    found = coverage(["percentile", "Student", "chosen"], "skewed", 5, sets=300)
+    assert found["percentile"][0] < 0.88 and found["Student"][0] < found["chosen"][0]
 
 
 def test_unknown_metrics_stay_unknown() -> None:
@@ -108,18 +119,6 @@ def test_six_runs_of_five_evaluations_are_quick() -> None:
             curve(runs, METRIC)
 
 
-@pytest.mark.parametrize(("seeds", "spread"), [(2, 0.15), (3, 0.15), (5, 0.15), (5, 0.0)])
-def test_pooled_intervals_cover_the_truth_with_few_seeds(seeds: int, spread: float) -> None:
-    generator = np.random.default_rng(seeds)
-    hits = 0
-    for _ in range(200):
-        rates = np.clip(generator.normal(0.5, spread, size=seeds), 0, 1)
-        found = pool([request_draws([drawn(generator, rate) for rate in rates], METRIC)])
-        assert found.low is not None and found.high is not None
-        hits += found.low <= 0.5 <= found.high
-    assert hits >= 184
-
-
 def test_pooled_intervals_over_organisms_speak_of_other_organisms() -> None:
     generator = np.random.default_rng(7)
     hits, widths = 0, []
@@ -129,28 +128,22 @@ def test_pooled_intervals_over_organisms_speak_of_other_organisms() -> None:
             rates = np.clip(generator.normal(organism, 0.05, size=3), 0, 1)
             groups.append(request_draws([drawn(generator, rate) for rate in rates], METRIC))
         found = pool(groups)
-        assert found.low is not None and found.high is not None and found.members == 6
+        assert found.members == 6
         hits += found.low <= 0.5 <= found.high
         widths.append(found.high - found.low)
     assert hits >= 184
-    assert np.mean(widths) < 0.5
-
-
-def test_one_seed_or_one_organism_has_no_interval() -> None:
-    one = request_draws([tally(np.ones(20))], METRIC)
-    assert pool([one]) == Pooled(1.0, None, None, 1)
+    assert np.mean(widths) < 0.6
 
 
 def test_resamples_that_all_agree_leave_room() -> None:
-    same = request_draws([tally(np.ones(20)), tally(np.ones(20))], METRIC)
-    assert pool([same], spare=0.1) == Pooled(1.0, 0.9, 1.1, 2)
+    same = pool([request_draws([tally(np.ones(20))] * 3, METRIC)], spare=0.1)
+    assert (same.mean, same.low, same.high, same.members, same.over_requests) == (1.0, 0.9, 1.1, 3, False)
 
 
 def test_a_wider_level_gives_a_wider_interval() -> None:
     generator = np.random.default_rng(8)
     draws = request_draws([drawn(generator, rate) for rate in (0.4, 0.5, 0.6)], METRIC)
     narrow, wide = pool([draws]), pool([draws], level=0.99)
-    assert narrow.low is not None and wide.low is not None
     assert wide.low < narrow.low
 
 
@@ -165,9 +158,8 @@ def test_requests_are_resampled_alike_for_all_runs() -> None:
 
 def test_organisms_that_stand_for_themselves_leave_a_narrower_interval() -> None:
     generator = np.random.default_rng(10)
-    groups = [request_draws([drawn(generator, rate) for _ in range(4)], METRIC) for rate in (0.3, 0.7)]
+    groups = [request_draws([drawn(generator, rate) for _ in range(4)], METRIC) for rate in (0.3, 0.5, 0.7)]
     others, these = pool(groups), pool(groups, sampled=False)
-    assert others.low is not None and others.high is not None and these.low is not None and these.high is not None
     assert these.mean == others.mean
     assert these.high - these.low < 0.3 < others.high - others.low
     assert these.members == 4

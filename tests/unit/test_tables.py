@@ -22,9 +22,8 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture(scope="module")
 def summary(tmp_path_factory: pytest.TempPathFactory) -> Summary:
-    folder = make_study(
-        tmp_path_factory.mktemp("grid") / "s", seeds=(0, 1), steps=(0, 10), n=20, organisms={"tgg": 1.0, "evader": 0.3}
-    )
+    organisms = {"tgg": 1.0, "evader": 0.3}
+    folder = make_study(tmp_path_factory.mktemp("grid") / "s", None, (0, 1, 2), (0, 10), organisms=organisms)
     return summarise(load_study(folder))
 
 
@@ -49,7 +48,7 @@ def test_an_arm_is_told_over_all_organisms(summary: Summary) -> None:
     supervised, output = across_organisms(summary)
     assert supervised.worked == ("tgg",)
     assert supervised.failed == {"evader": verdicts.FAKING}
-    assert supervised.one_seed == ()
+    assert supervised.few_seeds == ()
     afr = [arm.versus_baseline["afr"].mean for arm in summary.arms if arm.arm == "process_supervision"]
     assert None not in afr
     assert list(supervised.versus_baseline["afr"]) == pytest.approx(afr)
@@ -60,7 +59,7 @@ def test_an_arm_is_told_over_all_organisms(summary: Summary) -> None:
 def test_one_seed_claims_nothing(tmp_path: Path) -> None:
     alone = summarise(load_study(make_study(tmp_path / "s", seeds=(0,), steps=(0, 10), n=20)))
     assert not any(arm.claimed for arm in alone.arms)
-    assert [(a.worked, a.failed, a.one_seed, a.versus_baseline) for a in across_organisms(alone)] == [
+    assert [(a.worked, a.failed, a.few_seeds, a.versus_baseline) for a in across_organisms(alone)] == [
         ((), {}, ("tgg",), {})
     ] * 2
 
@@ -74,13 +73,13 @@ def test_the_tables_hold_what_the_summary_says(summary: Summary) -> None:
     who = {"organism": "evader", "arm": arm.arm}
     ends = {(r["metric"], r["point"]): r for r in rows["summary"] if who.items() <= r.items()}
     assert ends["afr", "end"]["mean"] == arm.change("afr").end.mean
-    assert ends["afr", "end"]["seeds"] == 2
+    assert ends["afr", "end"]["seeds"] == 3
     assert ends["gap", "versus_baseline"]["low"] == arm.versus_baseline["gap"].low
     seeds = [r["value"] for r in rows["seeds"] if who.items() <= r.items() and (r["metric"], r["step"]) == ("gap", 10)]
-    assert sum(seeds) / 2 == arm.change("gap").end.mean
+    assert sum(seeds) / 3 == arm.change("gap").end.mean
     loss = [r for r in rows["training"] if who.items() <= r.items() and r["field"] == "loss" and r["seed"] == 1]
     assert [r["step"] for r in loss] == list(range(1, 11))
-    assert [r["status"] for r in rows["runs"]].count("unfinished") == 1 and len(rows["runs"]) == 13
+    assert [r["status"] for r in rows["runs"]].count("unfinished") == 1 and len(rows["runs"]) == 19
     assert len(rows["arms"]) == 6
 
 
@@ -91,8 +90,8 @@ def test_the_page_has_a_row_for_every_arm(summary: Summary) -> None:
     arm = summary.of("evader")[1]
     row = rows[10]
     assert rows[0][2:4] == ["AFR", "gap"] and len({len(cells) for cells in rows}) == 1
-    assert row[:2] == [arm.label, "2"] and row[2].startswith(value(arm.change("afr").end, "afr"))
-    assert row[-1].endswith("of 2)")
+    assert row[:2] == [arm.label, "3"] and row[2].startswith(value(arm.change("afr").end, "afr"))
+    assert row[-1].endswith("of 3)")
     assert not any("lies" in cells for cells in rows), "nobody was asked"
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from crypsis.analysis.claims.evidence import Evidence, Key, MeasuredOrganism
 from crypsis.analysis.claims.quantities import Quantities, Values, limits
 from crypsis.analysis.claims.schema import START, ClaimsFile, ClaimTest, Condition
 from crypsis.analysis.claims.verdicts import ClaimVerdict, all_of, decide
-from crypsis.analysis.statistics.bootstrap import Pooled, pool, pool_difference, pool_requests
-from crypsis.analysis.statistics.seed_tests import deviation_interval, paired_p, unpaired_p
+from crypsis.analysis.statistics.bootstrap import FEW, Pooled, p_value, pool, pool_difference
+from crypsis.analysis.statistics.seed_tests import deviation_interval
 from crypsis.arrays import Floats
 from crypsis.config import digest
 
@@ -30,8 +31,9 @@ class ClaimCell:
         spare: Room for what the requests cannot exclude.
         bounds: What the quantity can be at least and at most.
         also: Verdicts on what else must hold.
-        imported: Whether the runs are others': with a single one, the interval over requests decides.
+        imported: Whether the runs are others': of fewer than ``FEW``, the interval over requests decides.
         rivals: In others' runs, those whose mean is already subtracted, shape [1 + RESAMPLES, runs].
+        degenerate: Whether the replies that are compared cannot be read.
     """
 
     name: str
@@ -41,6 +43,7 @@ class ClaimCell:
     also: tuple[ClaimVerdict, ...] = ()
     imported: bool = False
     rivals: Floats | None = None
+    degenerate: bool = False
 
     @property
     def runs(self) -> int:
@@ -49,25 +52,14 @@ class ClaimCell:
 
     @property
     def requests_only(self) -> bool:
-        """Whether a single run decides, so that the interval is over requests alone."""
-        return self.imported and self.runs < 2
+        """Whether so few runs decide that the interval is over requests alone."""
+        return self.imported and self.runs < FEW
 
     def pooled(self, level: float) -> Pooled:
         """The quantity over runs and requests."""
-        if self.requests_only:
-            return pool_requests(self.draws, level, self.spare)
         if self.rivals is not None:
             return pool_difference(self.draws + self.rivals.mean(axis=1)[:, None], self.rivals, level, self.spare)
         return pool([self.draws], level, self.spare)
-
-    @property
-    def p(self) -> float | None:
-        """The p value of a test that the quantity is 0 over runs: paired by seed, or Welch's if nothing is paired."""
-        values = list(self.by_seed.values())
-        if self.rivals is None:
-            return paired_p(values)
-        rivals = self.rivals[0]
-        return unpaired_p([value + float(rivals.mean()) for value in values], [float(value) for value in rivals])
 
     @property
     def draws(self) -> Floats:
@@ -92,20 +84,24 @@ class Found:
     Attributes:
         name: The organism.
         verdict: Decided by ``verdicts.decide``.
-        effect: The estimate; NaN of a spread between seeds where there is one.
-        low: Lower end of the 95 % interval, None with a single seed.
+        effect: The estimate; NaN of a spread between fewer than ``FEW`` seeds.
+        low: Lower end of the 95 % interval; NaN with ``effect``.
         high: Upper end.
         by_seed: The estimate of each seed.
-        p: The p value of a paired test over seeds, where the test is about a difference.
+        p: One minus the level at which the interval would end at what the claim is told from; None with few seeds.
+        side: How far the estimate lies on the claim's side of that.
+        over_requests: Whether the interval is over requests alone.
     """
 
     name: str
     verdict: ClaimVerdict
     effect: float
-    low: float | None
-    high: float | None
+    low: float
+    high: float
     by_seed: dict[Key, float]
     p: float | None = None
+    side: float = 0.0
+    over_requests: bool = False
 
 
 class LackingError(Exception):
@@ -114,22 +110,48 @@ class LackingError(Exception):
 
 def judged(test: ClaimTest, quantities: Quantities, cell: ClaimCell, level: float) -> Found:
     """The verdict on one organism."""
-    by_seed = cell.by_seed
     if test.expect == "varies":
-        ends: Pooled = _spread(quantities, cell, level)
-    else:
-        ends = clipped(cell.pooled(level), cell.bounds)
-    verdict = all_of([decide(test.expect, test.by, ends.mean, ends.low, ends.high), *cell.also])
-    compared = bool(test.against or test.against_organisms or test.at == "change")
-    p = cell.p if compared and test.expect in ("above", "below") else None
-    return Found(cell.name, verdict, ends.mean, ends.low, ends.high, by_seed, p)
+        return _spread(test, quantities, cell, level)
+    return found_by(test, cell.name, cell.pooled(level), cell, cell.by_seed)
+
+
+def found_by(test: ClaimTest, name: str, pooled: Pooled, cell: ClaimCell, by_seed: dict[Key, float]) -> Found:
+    """What an interval says of a test.
+
+    Args:
+        test: The test.
+        name: The organism, or the average.
+        pooled: The quantity over seeds, or over organisms.
+        cell: For what else must hold, the bounds, and whether few runs decide.
+        by_seed: The estimate of each unit.
+    """
+    ends = clipped(pooled, cell.bounds)
+    known = cell.imported or not ends.over_requests
+    decided = decide(test.expect, test.by, ends.mean, *((ends.low, ends.high) if known else (None, None)))
+    verdict = "degenerate" if cell.degenerate else all_of([decided, *cell.also])
+    p, side = _p_and_side(test, pooled)
+    return Found(name, verdict, ends.mean, ends.low, ends.high, by_seed, p, side, ends.over_requests)
+
+
+def _p_and_side(test: ClaimTest, pooled: Pooled) -> tuple[float | None, float]:
+    """The p value of what the claim is told from: 0 for a difference, the bound for a level."""
+    mean, by = pooled.mean, test.by
+    apart = {
+        "above": [mean],
+        "below": [-mean],
+        "at_least": [mean - by],
+        "at_most": [by - mean],
+        "not_above": [by - mean],
+        "within": [by - mean, by + mean],
+    }[test.expect]
+    if pooled.over_requests:
+        return None, min(apart)
+    return max(p_value(one, pooled.fixed, pooled.sampled) for one in apart), min(apart)
 
 
 def clipped(found: Pooled, bounds: tuple[float, float]) -> Pooled:
     """The interval within what the quantity can be."""
-    if found.low is None or found.high is None:
-        return found
-    return Pooled(found.mean, max(bounds[0], found.low), min(bounds[1], found.high), found.members)
+    return replace(found, low=max(bounds[0], found.low), high=min(bounds[1], found.high))
 
 
 def cells(
@@ -238,7 +260,10 @@ def _cell(
         return None
     also = tuple(_condition(condition, organism, arms, found) for condition in test.also)
     difference = rival is not None or other is not None or test.at == "change"
-    return ClaimCell(name, values, spare, limits(test.quantity, difference), also, organism.imported, rivals)
+    odd = any(found.degenerate(organism, arm, test.at) for arm in (*arms, *([rival] if rival else ())))
+    if other is not None:
+        odd = odd or any(found.degenerate(other, arm, test.at) for arm in present(test, other, file))
+    return ClaimCell(name, values, spare, limits(test.quantity, difference), also, organism.imported, rivals, odd)
 
 
 def _minus(left: Values, right: Values) -> Values:
@@ -260,12 +285,11 @@ def _condition(
     values = found.of_arms(organism, arms, condition.quantity, condition.at)
     if not values:
         return "not run"
-    draws = np.stack(list(values.values()), axis=1)
-    bounds = limits(condition.quantity, condition.at == "change")
     spare = found.spare(organism, arms, condition.quantity)
-    alone = organism.imported and len(values) < 2
-    ends = clipped(pool_requests(draws, spare=spare) if alone else pool([draws], spare=spare), bounds)
-    return decide(condition.expect, condition.by, ends.mean, ends.low, ends.high)
+    pooled = pool([np.stack(list(values.values()), axis=1)], spare=spare)
+    ends = clipped(pooled, limits(condition.quantity, condition.at == "change"))
+    known = organism.imported or not ends.over_requests
+    return decide(condition.expect, condition.by, ends.mean, *((ends.low, ends.high) if known else (None, None)))
 
 
 def _holds(where: Condition, organism: MeasuredOrganism, test: ClaimTest, found: Quantities, file: ClaimsFile) -> bool:
@@ -281,13 +305,18 @@ def _complies(organism: MeasuredOrganism, rival: str, least: float, found: Quant
     return bool(values) and float(np.mean([value[0] for value in values.values()])) >= least
 
 
-def _spread(quantities: Quantities, cell: ClaimCell, level: float) -> Pooled:
-    """Standard deviation between seeds, less what the requests alone bring."""
+def _spread(test: ClaimTest, quantities: Quantities, cell: ClaimCell, level: float) -> Found:
+    """Standard deviation between seeds, less what the requests alone bring, beside the bound of the claim."""
     values = list(cell.by_seed.values())
-    if len(values) < 2:
-        return Pooled(math.nan, None, None, len(values))
-    estimate, low, high = deviation_interval(values, quantities.noise(cell.values), level)
-    return Pooled(estimate, low, high, len(values))
+    if len(values) < FEW:
+        return Found(cell.name, "undecided", math.nan, math.nan, math.nan, cell.by_seed)
+    noise = quantities.noise(cell.values)
+    estimate, low, high = deviation_interval(values, noise, level)
+    decided = decide(test.expect, test.by, estimate, low, high)
+    verdict: ClaimVerdict = "degenerate" if cell.degenerate else all_of([decided, *cell.also])
+    squares = (len(values) - 1) * float(np.var(values, ddof=1)) / (test.by**2 + noise)
+    tail = float(stats.chi2.sf(squares, len(values) - 1))
+    return Found(cell.name, verdict, estimate, low, high, cell.by_seed, 2 * min(tail, 1 - tail), estimate - test.by)
 
 
 def _needed(test: ClaimTest, rival: str | None) -> str:

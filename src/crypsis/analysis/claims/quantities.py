@@ -9,6 +9,7 @@ import numpy as np
 from crypsis.analysis.claims.evidence import Key, MeasuredOrganism
 from crypsis.analysis.claims.schema import AFR_GONE, EARLY, At, ClaimsFile, Quantity
 from crypsis.analysis.statistics.bootstrap import request_draws
+from crypsis.analysis.summary import is_degenerate
 from crypsis.arrays import Floats
 from crypsis.evaluation.metrics import Tally, bounds, room
 
@@ -51,6 +52,13 @@ class Quantities:
         units = [unit for arm in arms for unit in organism.units(arm, self._file).values()]
         counts = [len(tally.pairs) for unit in units for tally in unit.evaluations.values()]
         return room(min(counts)) if counts else 0.0
+
+    def degenerate(self, organism: MeasuredOrganism, arm: str, at: At) -> bool:
+        """Whether an arm's replies cannot be read, at the last evaluation, or at the first if that is looked at."""
+        pick = min if at == "first" else max
+        ends = [unit.evaluations[pick(unit.evaluations)] for unit in organism.units(arm, self._file).values()]
+        shares = [share for tally in ends if (share := tally.mean("unreadable")) is not None]
+        return bool(shares) and is_degenerate(float(np.mean(shares)))
 
     def noise(self, values: Values) -> float:
         """Mean variance that the requests alone bring to a seed's value."""

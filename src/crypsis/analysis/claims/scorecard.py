@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from crypsis.analysis.claims.claim_tests import ClaimCell, Found, LackingError, cells, clipped, judged, present
+from crypsis.analysis.claims.claim_tests import ClaimCell, Found, LackingError, cells, found_by, judged, present
 from crypsis.analysis.claims.evidence import Evidence, Key, collect
 from crypsis.analysis.claims.quantities import Quantities
 from crypsis.analysis.claims.schema import (
@@ -33,14 +33,14 @@ from crypsis.analysis.claims.verdicts import (
     of_claim,
     over_organisms,
 )
-from crypsis.analysis.statistics.bootstrap import pool, pool_requests
+from crypsis.analysis.statistics.bootstrap import FEW, pool
 from crypsis.analysis.statistics.dip import dip_test
 from crypsis.analysis.statistics.seed_tests import (
     ALPHA,
     DIP_RUNS,
     MOST_SEEDS,
+    correlation_p,
     holm,
-    paired_p,
     partial_conjunction_p,
     rank_correlation,
     seeds_needed,
@@ -74,7 +74,7 @@ class TestResult:
         low: Lower end of the 95 % interval.
         high: Upper end.
         seeds: The fewest of any organism that took part.
-        p: The p value of the paired tests over seeds, joined over organisms as the claim says; None for other tests.
+        p: The p value, joined over organisms as the claim says; None with fewer than ``FEW`` seeds.
         needs: What it would take to decide an undecided test.
         organisms: Each organism on its own.
         notes: What a reader must know: why it was not run, arms that were not there.
@@ -91,8 +91,10 @@ class TestResult:
     needs: Needs | None = None
     organisms: tuple[Found, ...] = ()
     notes: tuple[str, ...] = ()
-    single_run: bool = False
-    """Whether a single run of others' decides somewhere, by an interval over requests alone."""
+    few_runs: bool = False
+    """Whether fewer than ``FEW`` of others' runs decide somewhere, by an interval over requests alone."""
+    over_requests: bool = False
+    """Whether the interval shown is over requests alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +103,12 @@ class ClaimResult:
 
     Attributes:
         claim: The sentence and its tests.
-        verdict: Joined over the tests that decide.
+        verdict: Joined over the tests that decide, after Holm's correction: reproduced or reversed only if it survives.
         tests: Each of them.
-        p: The largest of the deciding paired tests; None if there is none.
+        p: The largest of the deciding tests; None if there is none.
         p_holm: The same after Holm's correction over all claims of the scorecard that have one.
         judges: Who judged AF.
+        uncorrected: The verdict without the correction.
     """
 
     claim: Claim
@@ -116,12 +119,13 @@ class ClaimResult:
     p_holm: float | None = None
     imported: bool = False
     """Whether all runs are others'."""
+    uncorrected: ClaimVerdict = "not run"
 
     @property
     def shown(self) -> int:
         """Which test's figures stand for the claim: the first that has its verdict, else the first that fails."""
         deciding = [i for i, t in enumerate(self.tests) if t.test.decides]
-        same = [i for i in deciding if self.tests[i].verdict == self.verdict]
+        same = [i for i in deciding if self.tests[i].verdict == self.uncorrected]
         return next(iter(same or [i for i in deciding if self.tests[i].verdict != "reproduced"]))
 
     @property
@@ -187,14 +191,14 @@ def evaluate(file: ClaimsFile, evidence: Evidence) -> list[ClaimResult]:
         deciding = [t for t in tests if t.test.decides]
         verdict = of_claim([t.verdict for t in deciding])
         ps = [t.p for t in deciding if t.p is not None] if verdict != "not run" else []
+        p = max(ps, default=None)
         results.append(
-            ClaimResult(
-                claim, verdict, tests, tuple(evidence.judges()), max(ps, default=None), imported=evidence.imported
-            )
+            ClaimResult(claim, verdict, tests, tuple(evidence.judges()), p, None, evidence.imported, verdict)
         )
     tested = [i for i, result in enumerate(results) if result.p is not None]
     for i, p in zip(tested, holm([results[i].p or 0.0 for i in tested]), strict=True):
-        results[i] = replace(results[i], p_holm=p)
+        lost = p > ALPHA and results[i].verdict in ("reproduced", "reversed")
+        results[i] = replace(results[i], p_holm=p, verdict="undecided" if lost else results[i].verdict)
     return results
 
 
@@ -231,11 +235,11 @@ def run_test(test: ClaimTest, evidence: Evidence, file: ClaimsFile, found: Quant
 def _against(test: ClaimTest, rival: str | None, group: list[ClaimCell], found: Quantities) -> TestResult:
     """The test against one rival (or none), over organisms."""
     level = 1 - ALPHA / len(group) if test.over.startswith("some") else 1 - ALPHA
-    once = [cell.name for cell in group if len(cell.values) < 2 and not cell.imported]
-    if test.over == "average" and len(group) - len(once) >= SAMPLE:
-        group = [cell for cell in group if cell.name not in once]
+    short = [cell.name for cell in group if len(cell.values) < FEW and not cell.imported]
+    if test.over == "average" and len(group) - len(short) >= SAMPLE:
+        group = [cell for cell in group if cell.name not in short]
     else:
-        once = []
+        short = []
     each = tuple(judged(test, found, cell, level) for cell in group)
     seeds, alone = min(cell.runs for cell in group), [cell.name for cell in group if cell.requests_only]
     few = not test.organisms and len(group) < ORGANISMS
@@ -245,18 +249,21 @@ def _against(test: ClaimTest, rival: str | None, group: list[ClaimCell], found: 
         verdict = over_organisms("every" if test.over == "average" else test.over, [one.verdict for one in each])
         decider = _deciding(test, each)
     verdict = decider.verdict if verdict is None else verdict
-    if (seeds < 2 and not alone) or few:
+    if (seeds < FEW and not alone) or few:
         verdict = "undecided"
     needs = _needs(test, group, decider, seeds, few) if verdict == "undecided" else None
     name = f"{decider.name}, against {rival}" if rival else decider.name
     p = _joined_p(test, each, decider)
-    notes = (f"without {', '.join(once)}: a single seed",) if once else ()
+    notes = (f"without {', '.join(short)}: fewer than {FEW} seeds",) if short else ()
+    if odd := [cell.name for cell in group if cell.degenerate]:
+        notes = (*notes, f"degenerate in {_some(odd)}: most replies cannot be read")
     if alone:
-        over = "" if decider.name.startswith("average over ") and len(group) >= SAMPLE else ": over requests alone"
-        notes = (*notes, f"a single run in {len(alone)} of {len(group)} ({_some(alone)}){over}")
+        over = ": over requests alone" if decider.over_requests else ""
+        notes = (*notes, f"fewer than {FEW} runs in {len(alone)} of {len(group)} ({_some(alone)}){over}")
     return TestResult(
-        test, verdict, name, decider.effect, decider.low, decider.high, seeds, p, needs, each, notes, bool(alone)
-    )
+        test, verdict, name, decider.effect, decider.low, decider.high, seeds, p, needs, each, notes, bool(alone),
+        decider.over_requests,
+    )  # fmt: skip
 
 
 def _some(names: Sequence[str]) -> str:
@@ -274,18 +281,16 @@ def _average(test: ClaimTest, group: list[ClaimCell]) -> Found:
     sampled = len(group) >= SAMPLE
     spare = max(cell.spare for cell in group)
     pooled = pool([cell.draws for cell in group], spare=spare, sampled=sampled)
-    if pooled.low is None and all(cell.imported for cell in group):
-        pooled = pool_requests(np.stack([cell.draws.mean(axis=1) for cell in group], axis=1), spare=spare)
-    ends = clipped(pooled, group[0].bounds)
     if sampled:
         units = {(0, i): cell.mean for i, cell in enumerate(group)}
     else:
         shared = set.intersection(*(set(cell.values) for cell in group))
         units = {key: float(np.mean([cell.by_seed[key] for cell in group])) for key in sorted(shared)}
-    verdict = decide(test.expect, test.by, ends.mean, ends.low, ends.high)
-    p = paired_p(list(units.values())) if test.expect in ("above", "below") else None
     name = f"average over {'' if sampled else 'these '}{len(group)} organisms"
-    return Found(name, verdict, ends.mean, ends.low, ends.high, units, p)
+    together = replace(
+        group[0], also=(), degenerate=any(c.degenerate for c in group), imported=all(c.imported for c in group)
+    )
+    return found_by(test, name, pooled, together, units)
 
 
 def _deciding(test: ClaimTest, each: Sequence[Found]) -> Found:
@@ -298,7 +303,7 @@ def _deciding(test: ClaimTest, each: Sequence[Found]) -> Found:
 
 def _favour(test: ClaimTest, verdict: ClaimVerdict, effect: float) -> tuple[int, float]:
     """How much speaks for a claim: first the verdict, then the effect."""
-    order: tuple[ClaimVerdict, ...] = ("not run", "reversed", "absent", "undecided", "reproduced")
+    order: tuple[ClaimVerdict, ...] = ("not run", "reversed", "absent", "degenerate", "undecided", "reproduced")
     if test.expect == "within":
         return order.index(verdict), -abs(effect)
     return order.index(verdict), -effect if test.expect in ("below", "at_most", "not_above") else effect
@@ -308,7 +313,7 @@ def _joined_p(test: ClaimTest, each: Sequence[Found], decider: Found) -> float |
     """One p for the test: that it fails to hold in as many organisms as the claim needs."""
     if test.over == "average" and decider.name.startswith("average"):
         return decider.p
-    ps = [one.p if one.effect * decider.effect > 0 else 1.0 for one in each if one.p is not None]
+    ps = [one.p if one.side * decider.side > 0 else 1.0 for one in each if one.p is not None]
     if len(ps) < len(each):
         return None
     least = {"most": len(ps) // 2 + 1, "some": 1, "some_not_every": 1}.get(test.over, len(ps))
@@ -319,7 +324,7 @@ def _needs(test: ClaimTest, group: list[ClaimCell], decider: Found, seeds: int, 
     """How many seeds (or organisms) would decide, by the power to find the margin that the claim states."""
     if few:
         return Needs(ORGANISMS, "organisms")
-    if seeds < 2:
+    if seeds < FEW:
         return Needs(ENOUGH, "seeds")
     if test.expect == "varies":
         return Needs(_seeds_for_spread(decider.effect, test.by, seeds), "seeds")
@@ -329,7 +334,7 @@ def _needs(test: ClaimTest, group: list[ClaimCell], decider: Found, seeds: int, 
         return Needs(ENOUGH, "seeds")
     count = seeds_needed(float(np.std(values, ddof=1)), effect)
     spare = max(cell.spare for cell in group)
-    if count is not None and count <= len(values) and spare and decider.low is not None and decider.high is not None:
+    if count is not None and count <= len(values) and spare:
         # Seeds hardly differ: the interval is as wide as so few requests leave it.
         requests = Z * Z / spare - Z * Z
         return Needs(math.ceil(requests * max(1.05, (decider.high - decider.low) / 2 / effect) ** 2), "requests")
@@ -369,14 +374,16 @@ def _over_runs(test: ClaimTest, evidence: Evidence, file: ClaimsFile, found: Qua
     if test.expect == "two_modes":
         dip, p = dip_test(x)
         modes: ClaimVerdict = "reproduced" if p <= ALPHA else "absent" if len(x) >= DIP_RUNS else "undecided"
-        modes = "undecided" if count < 2 else modes
+        modes = "undecided" if count < FEW else modes
         needs = Needs(_seeds_for_runs(DIP_RUNS, len(x), count), "seeds") if modes == "undecided" else None
-        return TestResult(test, modes, name, dip, None, None, count, None, needs, notes=(f"dip test: p = {p:.3f}",))
+        told = None if count < FEW else p
+        return TestResult(test, modes, name, dip, None, None, count, told, needs, notes=(f"dip test: p = {p:.3f}",))
     effect, low, high = rank_correlation(x, y)
-    verdict = "undecided" if count < 2 else decide("correlates", test.by, effect, low, high)
+    verdict = "undecided" if count < FEW else decide("correlates", test.by, effect, low, high)
     runs = round(3 + (stats.norm.ppf(1 - ALPHA / 2) * 1.03 / np.arctanh(max(test.by, min(abs(effect), 0.99)))) ** 2)
     needs = Needs(_seeds_for_runs(runs, len(x), count), "seeds") if verdict == "undecided" else None
-    return TestResult(test, verdict, name, effect, low, high, count, None, needs)
+    p_seeds = None if count < FEW else correlation_p(x, y)
+    return TestResult(test, verdict, name, effect, low, high, count, p_seeds, needs)
 
 
 def _seeds_for_runs(runs: int, have: int, seeds: int) -> int | None:

@@ -40,6 +40,7 @@ from crypsis.store import write_json
 
 CORRECTED = "afr_corrected.json"
 SIGNS = {"reproduced": ("o", GOOD), "absent": ("s", MUTED), "reversed": ("v", BAD), "undecided": ("D", INK)}
+SIGNS |= {"degenerate": ("X", MUTED)}
 """Marker and colour of each verdict; an undecided one is hollow."""
 TOP, FOOT, ROW, LINE, STRIP = 0.50, 0.34, 0.12, 0.118, 0.2
 """Inches: above and below the rows, between two rows, a line of text, and on phones the strip with the interval."""

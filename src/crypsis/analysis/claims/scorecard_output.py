@@ -15,6 +15,7 @@ from crypsis.analysis.claims.corrected_rates import Corrected
 from crypsis.analysis.claims.schema import START, Condition
 from crypsis.analysis.claims.scorecard import ClaimResult, TestResult
 from crypsis.analysis.claims.verdicts import VERDICTS
+from crypsis.analysis.statistics.bootstrap import FEW
 from crypsis.store import write_atomic, write_json
 from crypsis.types import visible
 
@@ -58,20 +59,22 @@ ORGANISMS = {
     "average": "on average over organisms",
     "runs": "over all runs",
 }
-TONES = {"reproduced": "green", "absent": "yellow", "reversed": "red", "undecided": "cyan", "not run": "dim"}
+TONES = {"reproduced": "green", "absent": "yellow", "reversed": "red", "undecided": "cyan", "degenerate": "magenta"}
+TONES |= {"not run": "dim"}
 NOT_SURVIVED = "†"
 PLANTED = "*"
 LEGEND = (
-    f"{PLANTED} planted in the miniature's text, in whole or in part. {NOT_SURVIVED} does not survive Holm's "
-    "correction over all claims that compare paired seeds. Effect: of the test that decides, with a 95 % interval."
+    f"{PLANTED} planted in the miniature's text, in whole or in part. Verdicts are after Holm's correction over all "
+    f"claims that were tested; {NOT_SURVIVED} what the intervals alone would say. Effect: of the test that decides, "
+    "with its own 95 % interval, uncorrected."
 )
 
 
-SINGLE = "‡"
+FEW_RUNS = "‡"
 IMPORTED = (
     "These are others' runs: AF is the verdict of the paper's classifier, not ground truth; seeds are not in the "
-    f"release, every file is one run and none is paired. {SINGLE} A single run on one side: the interval is over "
-    "requests alone and says nothing on how much runs differ."
+    f"release, every file is one run and none is paired. {FEW_RUNS} Fewer than {FEW} runs on one side: the interval is "
+    "over requests alone and says nothing on how much runs differ."
 )
 NOT_IN_DATA = "not in this data"
 
@@ -194,20 +197,21 @@ def figures(entry: Entry) -> str:
         return "–"
     if entry["low"] is None:
         return _number(entry["effect"])
-    return f"{_number(entry['effect'])} [{_number(entry['low'])}, {_number(entry['high'])}]"
+    over = " over requests" if entry.get("over_requests") else ""
+    return f"{_number(entry['effect'])} [{_number(entry['low'])}, {_number(entry['high'])}]{over}"
 
 
 def mark(entry: Entry) -> str:
-    """The verdict, marked where it does not survive Holm's correction."""
+    """The verdict, and beside it what the intervals alone would say if that does not survive Holm's correction."""
     if entry["verdict"] == "not run" and entry.get("imported"):
         return NOT_IN_DATA
-    decided = entry["verdict"] in ("reproduced", "reversed")
-    return str(entry["verdict"]) + (f" {NOT_SURVIVED}" if decided and not entry["survives_holm"] else "")
+    lost = entry.get("uncorrected", entry["verdict"]) != entry["verdict"]
+    return str(entry["verdict"]) + (f" ({entry['uncorrected']} {NOT_SURVIVED})" if lost else "")
 
 
 def runs(entry: Entry) -> str:
     """How many seeds, or of others' runs how many runs, stand behind a claim."""
-    return f"{entry['seeds'] or '–'}" + (SINGLE if entry.get("single_run") else "")
+    return f"{entry['seeds'] or '–'}" + (FEW_RUNS if entry.get("few_runs") else "")
 
 
 def absent_lines(found: Sequence[Entry]) -> list[str]:
@@ -275,9 +279,11 @@ def _entry(result: ClaimResult) -> dict[str, Any]:
     return {
         "id": claim.id,
         "verdict": result.verdict,
+        "uncorrected": result.uncorrected,
         "effect": _rounded(shown.effect) if run else None,
         "low": _rounded(shown.low) if run else None,
         "high": _rounded(shown.high) if run else None,
+        "over_requests": shown.over_requests and run,
         "seeds": result.seeds if run else 0,
         "planted": claim.planted,
         "planted_how": claim.planted_how,
@@ -290,7 +296,7 @@ def _entry(result: ClaimResult) -> dict[str, Any]:
         "judges": list(result.judges),
         "shown": result.shown,
         "tests": [_test(test) for test in result.tests],
-        **({"imported": True, "single_run": shown.single_run and run} if result.imported else {}),
+        **({"imported": True, "few_runs": shown.few_runs and run} if result.imported else {}),
     }
 
 
@@ -310,6 +316,7 @@ def _test(result: TestResult) -> dict[str, Any]:
         "effect": _rounded(result.effect),
         "low": _rounded(result.low),
         "high": _rounded(result.high),
+        "over_requests": result.over_requests,
         "seeds": result.seeds,
         "p": _rounded(result.p),
         "organisms": [_organism(found) for found in result.organisms],
@@ -324,6 +331,7 @@ def _organism(found: Found) -> dict[str, Any]:
         "effect": _rounded(found.effect),
         "low": _rounded(found.low),
         "high": _rounded(found.high),
+        "over_requests": found.over_requests,
         "p": _rounded(found.p),
         "by_seed": {f"{seed}" if not of else f"{of}/{seed}": _rounded(v) for (of, seed), v in found.by_seed.items()},
     }

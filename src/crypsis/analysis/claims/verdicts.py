@@ -12,10 +12,10 @@ from typing import Literal
 from crypsis.analysis.claims.schema import Expect, Over
 from crypsis.analysis.statistics.seed_tests import MOST_SEEDS
 
-ClaimVerdict = Literal["reproduced", "absent", "reversed", "undecided", "not run"]
-VERDICTS: tuple[ClaimVerdict, ...] = ("reproduced", "absent", "reversed", "undecided", "not run")
+ClaimVerdict = Literal["reproduced", "absent", "reversed", "undecided", "degenerate", "not run"]
+VERDICTS: tuple[ClaimVerdict, ...] = ("reproduced", "absent", "reversed", "undecided", "degenerate", "not run")
 ENOUGH = 5
-"""Seeds to run where a single one says nothing about how much seeds differ (the scorecard's own standard)."""
+"""Seeds to run where there are too few for an interval over seeds (the scorecard's own standard)."""
 ORGANISMS = 2
 """A claim about every, most or some organisms, or their average, needs at least so many."""
 
@@ -51,7 +51,7 @@ def decide(expect: Expect, by: float, effect: float, low: float | None, high: fl
     at_most    high <= by                    never                          low > by
     ========== ============================= ============================== =============================
 
-    Everything else is undecided, and so is a quantity without an interval (a single seed). ``varies`` is ``at_least``
+    Everything else is undecided, and so is a quantity without an interval over seeds. ``varies`` is ``at_least``
     of the deviation between seeds, ``correlates`` is ``above`` of a correlation.
     """
     if low is None or high is None:
@@ -75,8 +75,8 @@ def decide(expect: Expect, by: float, effect: float, low: float | None, high: fl
 def all_of(verdicts: Sequence[ClaimVerdict]) -> ClaimVerdict:
     """Verdict on parts that must all hold: the first of these that fits.
 
-    Not run if a part was not; reversed if all are; absent if a part is absent or reversed; undecided if a part is;
-    else reproduced.
+    Not run if a part was not; reversed if all are; absent if a part is absent or reversed; degenerate if a part is;
+    undecided if a part is; else reproduced.
     """
     if "not run" in verdicts:
         return "not run"
@@ -84,6 +84,8 @@ def all_of(verdicts: Sequence[ClaimVerdict]) -> ClaimVerdict:
         return "reversed"
     if "absent" in verdicts or "reversed" in verdicts:
         return "absent"
+    if "degenerate" in verdicts:
+        return "degenerate"
     return "undecided" if "undecided" in verdicts else "reproduced"
 
 
@@ -96,7 +98,9 @@ def of_claim(verdicts: Sequence[ClaimVerdict]) -> ClaimVerdict:
 def over_organisms(over: Over, verdicts: Sequence[ClaimVerdict]) -> ClaimVerdict:
     """Verdict on every, most, some, or some but not every organism, from one verdict per organism."""
     count = len(verdicts)
-    holds, turned, unknown = (verdicts.count(v) for v in ("reproduced", "reversed", "undecided"))
+    holds, turned, open_, odd = (verdicts.count(v) for v in ("reproduced", "reversed", "undecided", "degenerate"))
+    unknown = open_ + odd
+    undecided: ClaimVerdict = "degenerate" if odd and not open_ else "undecided"
     fails = count - holds - unknown
     if over == "every":
         return all_of(verdicts)
@@ -105,11 +109,11 @@ def over_organisms(over: Over, verdicts: Sequence[ClaimVerdict]) -> ClaimVerdict
             return "reproduced"
         if 2 * turned > count:
             return "reversed"
-        return "absent" if 2 * fails >= count else "undecided"
+        return "absent" if 2 * fails >= count else undecided
     if over == "some":
         if holds:
             return "reproduced"
-        return "reversed" if turned == count else "undecided" if unknown else "absent"
+        return "reversed" if turned == count else undecided if unknown else "absent"
     if holds and fails:
         return "reproduced"
-    return "undecided" if unknown else "absent"
+    return undecided if unknown else "absent"

@@ -87,6 +87,7 @@ def render(summary: Summary, pictures: dict[str, Picture], browser: Browser, str
     names, places = organism_names(summary.organisms), list(summary.labels)
     environment.filters |= {"value": words.value, "ends": words.ends, "each": words.each, "figure_of": figure_of}
     environment.filters |= {"p_value": words.p_value, "name": names.__getitem__, "marker": _marker}
+    environment.filters |= {"sign": words.sign_of, "remark": words.remark}
     environment.filters |= {"place": lambda arm: places.index(arm.arm)}
     study, script = summary.study, (TEMPLATES / "browser.js").read_text(encoding="utf-8")
     colours = "".join(f"--{k}-{i}:{c};" for k, palette in PALETTES.items() for i, c in enumerate(palette))
@@ -99,8 +100,6 @@ def render(summary: Summary, pictures: dict[str, Picture], browser: Browser, str
         labels=summary.labels,
         names=names,
         palette=len(PALETTES["arm"]),
-        tones=words.TONES,
-        signs=words.SIGNS,
         rule=RULE,
         headline=[(*map(spell_out, told), _arm_of(told[0], summary)) for told in words.headline(summary)],
         scale=str(study.config.get("scale") or ""),
@@ -180,13 +179,13 @@ def terminal_table(summary: Summary) -> Table:
     for arm in summary.arms:
         seeds = Text(f" ({len(arm.seeds)})", style="dim")
         metrics = ("afr", "compliance_monitored", "compliance_unmonitored", "gap")
-        tone = {"good": "green", "bad": "red"}.get(words.TONES.get(arm.verdict, ""), "yellow")
-        said = arm.verdict + (" (one seed: no claim)" if not arm.claimed else "" if arm.firm else " (borderline)")
+        tone = {"good": "green", "bad": "red", "none": ""}.get(words.sign_of(arm)[2], "yellow")
+        said = arm.claim + (" (borderline)" if arm.claimed and not arm.firm else "")
         moves = (Text(words.moved(arm.change(metric), metric)) for metric in metrics)
         table.add_row(
             Text(visible(display_label(arm, summary.arms))) + seeds,
             *moves,
-            Text(said, style=tone if arm.claimed else ""),
+            Text(said, style=tone),
         )
     source = {arm.afr_source or "nobody" for arm in summary.arms}
     table.caption = Text(f"AFR by {', '.join(sorted(source))}. Intervals: {REPORT}")

@@ -110,7 +110,7 @@ def _arms(summary: Summary) -> Iterator[list[str]]:
     """The cells of each arm's row."""
     for arm in summary.arms:
         moves = (moved(arm.change(metric), metric) for metric in ("afr", "compliance_monitored", "gap"))
-        label, said = _plain(display_label(arm, summary.arms)), arm.verdict if arm.claimed else "one seed: no claim"
+        label, said = _plain(display_label(arm, summary.arms)), arm.claim
         yield [label, str(len(arm.seeds)), *moves, said]
 
 

@@ -67,7 +67,7 @@ def _end_of(arm: ArmSummary) -> Callable[[str], SeedEstimate]:
 
 
 def _row(name: str, arm: ArmSummary, metrics: list[str], of: Callable[[str], SeedEstimate], verdict: str) -> str:
-    cells = (f"{value(of(m), m)} {ends(of(m), m).replace('*', '')}".strip() for m in metrics)
+    cells = (f"{value(of(m), m)} {ends(of(m), m)}".strip() for m in metrics)
     return f"| {name} | {len(arm.runs)} | {' | '.join(cells)} | {verdict} |"
 
 
@@ -75,4 +75,6 @@ def _verdict(arm: ArmSummary) -> str:
     """The verdict from the means over seeds, and in how many of the seeds it is the verdict too."""
     if arm.verdict == UNMEASURED:
         return UNKNOWN
+    if not arm.claimed:
+        return arm.claim
     return f"{SIGNS[arm.verdict][1]} ({arm.seed_verdicts.get(arm.verdict, 0)} of {len(arm.runs)})"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crypsis.analysis.statistics.dip import dip_test
-from crypsis.analysis.statistics.seed_tests import ALPHA, DIP_RUNS, holm, paired_p
+from crypsis.analysis.statistics.seed_tests import ALPHA, DIP_RUNS, holm
 from crypsis.analysis.summary import COMPARED, ArmSummary, Summary
 
 MODES_OF = ("afr", "gap")
@@ -21,7 +21,7 @@ class Paired:
 
     Attributes:
         difference: Mean over seeds.
-        p: Two-sided, by a t test over seeds; None for fewer than two.
+        p: Two-sided: one minus the level at which the interval would end at 0; None with fewer than three seeds.
         p_holm: After Holm's correction over the arms and metrics of the organism.
         seeds: That both have.
     """
@@ -87,9 +87,7 @@ def _paired(arms: Sequence[ArmSummary]) -> list[Paired]:
         for metric in COMPARED:
             estimate = arm.versus_baseline.get(metric)
             if estimate is not None and estimate.mean is not None:
-                # Shares of the same requests differ by rounding only; a t test would take that for a spread.
-                differences = [round(value, 12) for _, value in estimate.by_seed]
-                found.append((arm, metric, estimate.mean, paired_p(differences), len(differences)))
+                found.append((arm, metric, estimate.mean, estimate.p, len(estimate.by_seed)))
     known = [place for place, (_, _, _, p, _) in enumerate(found) if p is not None]
     corrected = dict(zip(known, holm([found[place][3] or 0.0 for place in known]), strict=True))
     return [

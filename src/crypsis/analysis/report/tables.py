@@ -122,9 +122,9 @@ def _seeds(arm: ArmSummary) -> Iterator[Row]:
 
 
 def _tests(summary: Summary) -> Iterator[Row]:
-    """The mean paired difference from the baseline (t test), and the dip of the seeds at the end."""
+    """The mean paired difference from the baseline and its p, and the dip of the seeds at the end."""
     for t in paired_tests(summary):
-        about = {"organism": t.organism, "arm": t.arm, "test": "paired_t", "metric": t.metric}
+        about = {"organism": t.organism, "arm": t.arm, "test": "paired", "metric": t.metric}
         yield about | {"statistic": t.difference, "p": t.p, "p_holm": t.p_holm, "seeds": t.seeds}
     for m in modes(summary):
         about = {"organism": m.organism, "arm": m.arm, "test": "dip", "metric": m.metric}

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+from crypsis.analysis.statistics.bootstrap import FEW, degrees
 from crypsis.evaluation.metrics import Estimate, Z
 
 POWER, ALPHA = 0.8, 0.05
@@ -21,30 +22,6 @@ MOST_SEEDS = 200
 DIP_RUNS = 30
 """Runs from which a dip test that finds nothing speaks against two modes. Simulated with two modes of equal weight at
 0.05 (SD 0.05) and 0.70 (SD 0.12), 100 samples of each size: found in 43 % at 10 runs, 73 % at 20, 94 % at 30."""
-
-
-def paired_p(differences: Sequence[float]) -> float | None:
-    """Two-sided p of a t test that paired differences have mean 0, None for fewer than two.
-
-    Differences that are all the same and not 0 give 0: nothing says how often chance would do that.
-    """
-    if len(differences) < 2:
-        return None
-    if np.ptp(differences) < 1e-12:
-        return 0.0 if abs(differences[0]) > 1e-12 else 1.0
-    return float(stats.ttest_1samp(differences, 0).pvalue)
-
-
-def unpaired_p(left: Sequence[float], right: Sequence[float]) -> float | None:
-    """Two-sided p of Welch's t test that runs which are not paired have the same mean; None with fewer than two a side.
-
-    Values that are all the same on both sides give 0 or 1, as for ``paired_p``.
-    """
-    if min(len(left), len(right)) < 2:
-        return None
-    if max(np.ptp(left), np.ptp(right)) < 1e-12:
-        return 0.0 if abs(left[0] - right[0]) > 1e-12 else 1.0
-    return float(stats.ttest_ind(left, right, equal_var=False).pvalue)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -74,7 +51,9 @@ def partial_conjunction_p(ps: Sequence[float], least: int) -> float:
 
 
 def seeds_needed(deviation: float, effect: float, power: float = POWER, alpha: float = ALPHA) -> int | None:
-    """Seeds with which a paired t test finds an effect with the given power.
+    """Seeds with which an interval over paired differences excludes 0 with the given power.
+
+    As a t test with the degrees of freedom of ``bootstrap.degrees``, over seeds that are about normal.
 
     Args:
         deviation: Standard deviation of the paired differences between seeds.
@@ -83,7 +62,7 @@ def seeds_needed(deviation: float, effect: float, power: float = POWER, alpha: f
         alpha: Two-sided level.
 
     Returns:
-        At least 2; None if more than ``MOST_SEEDS``.
+        At least ``FEW``; None if more than ``MOST_SEEDS``.
 
     Raises:
         ValueError: An effect of 0 cannot be found.
@@ -91,10 +70,10 @@ def seeds_needed(deviation: float, effect: float, power: float = POWER, alpha: f
     if effect == 0:
         raise ValueError("no number of seeds finds an effect of 0")
     if deviation == 0:
-        return 2
-    for seeds in range(2, MOST_SEEDS + 1):
+        return FEW
+    for seeds in range(FEW, MOST_SEEDS + 1):
         shift = abs(effect) / deviation * math.sqrt(seeds)
-        critical = stats.t.ppf(1 - alpha / 2, seeds - 1)
+        critical = stats.t.ppf(1 - alpha / 2, degrees(seeds))
         if stats.nct.sf(critical, seeds - 1, shift) >= power:
             return seeds
     return None
@@ -124,12 +103,30 @@ def rank_correlation(x: Sequence[float], y: Sequence[float], level: float = 0.95
     Returns:
         Estimate, low, high; 0 with the widest interval where one side never varies or there are fewer than five runs.
     """
-    if len(x) < 5 or np.ptp(x) == 0 or np.ptp(y) == 0:
+    if _no_correlation(x, y):
         return 0.0, -1.0, 1.0
+    found, middle, error = _fisher(x, y)
+    half = stats.norm.ppf(0.5 + level / 2) * error
+    return found, math.tanh(middle - half), math.tanh(middle + half)
+
+
+def correlation_p(x: Sequence[float], y: Sequence[float]) -> float:
+    """Two-sided p of Spearman's correlation over runs: one minus the level at which its interval would end at 0."""
+    if _no_correlation(x, y):
+        return 1.0
+    _, middle, error = _fisher(x, y)
+    return float(2 * stats.norm.sf(abs(middle) / error))
+
+
+def _no_correlation(x: Sequence[float], y: Sequence[float]) -> bool:
+    return len(x) < 5 or np.ptp(x) == 0 or np.ptp(y) == 0
+
+
+def _fisher(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
+    """Spearman's correlation, its Fisher z and the error of that."""
     found = float(stats.spearmanr(x, y).statistic)
     middle = math.atanh(max(-0.999999, min(0.999999, found)))
-    half = stats.norm.ppf(0.5 + level / 2) * math.sqrt((1 + found * found / 2) / (len(x) - 3))
-    return found, math.tanh(middle - half), math.tanh(middle + half)
+    return found, middle, math.sqrt((1 + found * found / 2) / (len(x) - 3))
 
 
 def corrected_rate(flagged: Estimate, recall: float, false_positives: float, n_recall: int, n_false: int) -> Estimate:
