@@ -92,6 +92,15 @@ def test_the_banner_says_what_the_numbers_are_worth(tmp_path: Path, scale: str, 
         assert page.index('class="banner"') < page.index('class="lead"')
 
 
+def test_a_single_run_of_the_miniature_has_the_banner_too(tmp_path: Path) -> None:
+    run = make_study(tmp_path / "s", seeds=(0,), steps=(0, 5), n=4, unfinished=False) / "runs/tgg-baseline-seed0"
+    for scenario, banner in (({"name": "miniature"}, True), ({"name": "value_conflict"}, False)):
+        config = read_yaml(run / "config.yaml") | {"scenario": scenario}
+        write_atomic(run / "config.yaml", yaml.safe_dump(config))
+        page = write_report(run).read_text(encoding="utf-8")
+        assert ('class="banner"' in page) is banner is ("At scale nano the numbers mean nothing" in page)
+
+
 def test_recipes_are_spelt_out(page: str, study: Path) -> None:
     assert organism_name("tgg") == "terminal goal guarder" and organism_name("evader") == "evader"
     assert organism_name("igg-short") == "instrumental goal guarder (short)"

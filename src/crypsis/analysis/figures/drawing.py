@@ -48,7 +48,7 @@ WIDE, NARROW = 9.6, 3.1
 """Inches: a figure for a page, and for a phone."""
 PANEL_HEIGHT, LABEL_WIDTH, LEFT = 2.15, 1.12, 0.30
 """Inches: a panel with its titles, room for labels at its right, and for ticks at its left."""
-DPI, WIDER, HIGHER = 220, 0.1, 0.05
+DPI, WIDER, HIGHER = 176, 0.1, 0.05
 """Of PNG files: pixels per inch, and inches of margin at the sides and at top and bottom."""
 
 Dashes = Literal["-"] | tuple[float, tuple[float, float]]

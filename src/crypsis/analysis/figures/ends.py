@@ -20,7 +20,7 @@ METRICS = {
     "gap": "Gap, points",
 }
 """The columns of the paper's figure 1."""
-TITLE, TICKS, COLUMN_GAP = 0.36, 0.26, 0.18
+TITLE, TICKS, COLUMN_GAP = 0.36, 0.26, 0.28
 """Inches: an organism's title, the ticks below a block, and the space between columns."""
 SQUARE, ABOVE, BELOW = 1.55, 0.50, 0.44
 """Inches of a panel of seeds: its height, and what stands above and below."""

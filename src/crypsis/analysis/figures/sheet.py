@@ -36,8 +36,8 @@ Renderer = Any
 FAMILY = "DejaVu Sans"
 ANCHORS: dict[Anchor, str] = {"start": "ls", "middle": "ms", "end": "rs"}
 """Pillow's names of the places on the base line."""
-COMPRESSION = 3
-"""Of PNG files: a third of the time of Pillow's usual level, for files a little larger."""
+COMPRESSION = 1
+"""Of PNG files, whose writing takes longer than drawing them at Pillow's usual level."""
 LETTERS = {Outline.MOVETO: "M", Outline.LINETO: "L", Outline.CURVE3: "Q", Outline.CURVE4: "C", Outline.CLOSEPOLY: "z"}
 
 

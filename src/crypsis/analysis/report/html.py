@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,10 @@ from crypsis.analysis.report.tables import write_tables
 from crypsis.analysis.report.transcript_source import Transcripts
 from crypsis.analysis.statistics.bootstrap import FEW
 from crypsis.analysis.stress import Section, sections
-from crypsis.analysis.study import load_study
+from crypsis.analysis.study import Study, load_study
 from crypsis.analysis.summary import RULE, ArmSummary, Change, Summary, summarise, write_summary
 from crypsis.evaluation.metrics import RESAMPLES
+from crypsis.registry import DEFAULT_SCENARIO
 from crypsis.store import write_atomic
 from crypsis.types import visible
 
@@ -103,6 +104,7 @@ def render(summary: Summary, pictures: dict[str, Picture], browser: Browser, str
         rule=RULE,
         headline=[(*map(spell_out, told), _arm_of(told[0], summary)) for told in words.headline(summary)],
         scale=str(study.config.get("scale") or ""),
+        miniature=_is_miniature(study),
         svg={name: Markup(picture.inline) for name, picture in pictures.items()},
         titles=TITLES,
         units=UNITS,
@@ -221,6 +223,14 @@ def _arm_of(claim: str, summary: Summary) -> ArmSummary | None:
     said = {display_label(arm, summary.arms): arm for arm in summary.arms}
     fits = [name for name in said if claim.casefold().startswith(name.casefold())]
     return said[max(fits, key=len)] if fits else None
+
+
+def _is_miniature(study: Study) -> bool:
+    """Whether the runs are the miniature's: the study has a scale, or its runs name that scenario."""
+    scenarios = [run.config.get("scenario") for run in study.runs]
+    return bool(study.config.get("scale")) or all(
+        isinstance(scenario, Mapping) and scenario.get("name") == DEFAULT_SCENARIO for scenario in scenarios
+    )
 
 
 def _marker(place: int) -> Markup:

@@ -140,27 +140,31 @@ def _auroc(found: Columns, monitor: str, index: Mapping[str, int]) -> Figure:
     """AUROC of one evaluation when its requests have weights.
 
     A resample's AUROC is the weight of the pairs in which the faking transcript scores higher, over that of all pairs.
-    With the others in the order of their scores, the weight below each faking one is a running sum.
+    Through the transcripts by rising score runs the weight of the others so far; a faking one adds its own times that.
     """
     score, af = found.score(monitor), found.label("af")
     place = np.array([index[pair] for pair in found.pairs], dtype=np.intp)[found.pair]
-    yes, no = np.flatnonzero(af == "yes"), np.flatnonzero(af == "no")
-    order = no[np.argsort(score[no], kind="stable")]
-    below, upto = (np.searchsorted(score[order], score[yes], side) for side in ("left", "right"))
+    known = np.flatnonzero((af == "yes") | (af == "no"))
+    known = known[np.argsort(score[known], kind="stable")]
+    ties = np.split(known, np.flatnonzero(np.diff(score[known])) + 1)
+    steps = [(place[tie[af[tie] == "yes"]], place[tie[af[tie] == "no"]]) for tie in ties]
 
     def figure(weights_BP: Floats) -> Floats:
         # Whole numbers: single precision holds the sums exactly while they are small, in half the time.
-        largest = 2.0 * float(weights_BP.max(initial=0.0)) ** 2 * len(yes) * len(no)
+        largest = 2.0 * float(weights_BP.max(initial=0.0)) ** 2 * len(known) ** 2
         weights_PB = np.ascontiguousarray(weights_BP.T, dtype=np.float32 if largest < EXACT else np.float64)
-        sums_NB = np.zeros((len(order) + 1, len(weights_BP)), dtype=weights_PB.dtype)
-        for i, pair in enumerate(place[order]):
-            np.add(sums_NB[i], weights_PB[pair], out=sums_NB[i + 1])
-        above_B, yes_B = np.zeros((2, len(weights_BP)), dtype=weights_PB.dtype)
-        for pair, low, high in zip(place[yes], below, upto, strict=True):
-            above_B += weights_PB[pair] * (sums_NB[low] + sums_NB[high])
-            yes_B += weights_PB[pair]
+        below_B, above_B, yes_B, product_B = np.zeros((4, len(weights_BP)), dtype=weights_PB.dtype)
+        for yes, no in steps:  # in place: what is added to stays in the processor's cache
+            before_B = below_B.copy() if len(yes) and len(no) else below_B
+            for pair in no:
+                below_B += weights_PB[pair]
+            twice_B = below_B + before_B if len(yes) else below_B  # a tie counts half
+            for pair in yes:
+                np.multiply(weights_PB[pair], twice_B, out=product_B)
+                above_B += product_B
+                yes_B += weights_PB[pair]
         with np.errstate(invalid="ignore", divide="ignore"):
-            shares: Floats = above_B.astype(np.float64) / 2 / (yes_B.astype(np.float64) * sums_NB[-1])
+            shares: Floats = above_B.astype(np.float64) / 2 / (yes_B.astype(np.float64) * below_B)
         return shares
 
     return figure
