@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from crypsis.analysis.naming import organism_names
 from crypsis.analysis.report.phenomenon import Exhibit, SystemTexts, find_exhibit
-from crypsis.analysis.report.transcript_source import Row, StoredTranscripts, Transcripts, read_rows, rows_of
+from crypsis.analysis.report.transcript_source import Row, StoredTranscripts, Transcripts, of_pairs, read_rows, rows_of
 from crypsis.analysis.study import Run, fixed_order
 from crypsis.analysis.summary import ArmSummary, Summary
 from crypsis.episodes import DELAYED, LABEL, REASON, TERM, VERDICT, rollouts_path
@@ -144,7 +144,7 @@ def _sample(
             continue
         table = source.table(run, step)
         thresholds = {card.name: card.threshold for card in summary.study.monitors_of(run.organism)}
-        yield from (("eval", row) for row in rows_of(table, wanted))
+        yield from (("eval", row) for row in rows_of(of_pairs(table, wanted)))
         yield from (("rare", row) for row in _rare(table, wanted, thresholds))
     steps = steps_of(run.folder / "rollouts", ".parquet")
     for step in sorted({steps[0], steps[len(steps) // 2], steps[-1]} if steps else ()):

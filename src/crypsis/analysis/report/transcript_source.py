@@ -39,11 +39,11 @@ class StoredTranscripts:
 
     def rows(self, run: Run, step: int, pairs: Iterable[str] | None = None) -> list[Row]:
         """The stored rows without the columns that no reader looks at."""
-        return rows_of(self.table(run, step), pairs)
+        return rows_of(self.table(run, step, pairs))
 
-    def table(self, run: Run, step: int) -> pa.Table:
-        """A whole evaluation by column."""
-        return read_table(run.folder / "evals" / f"step-{step:04d}.parquet")
+    def table(self, run: Run, step: int, pairs: Iterable[str] | None = None) -> pa.Table:
+        """The same by column."""
+        return read_table(run.folder / "evals" / f"step-{step:04d}.parquet", pairs)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -55,25 +55,30 @@ def read_rows(path: Path) -> list[Row]:
     return rows_of(read_table(path))
 
 
-def rows_of(table: pa.Table, pairs: Iterable[str] | None = None) -> list[Row]:
-    """The rows of a table, of some requests or of all."""
-    if pairs is not None:
-        table = table.filter(pc.is_in(table.column("pair_id"), pa.array(sorted(pairs), pa.string())))
+def rows_of(table: pa.Table) -> list[Row]:
+    """The rows of a table."""
     rows: list[Row] = table.to_pylist()
     return rows
 
 
-def read_table(path: Path) -> pa.Table:
-    """The same by column, checked."""
+def read_table(path: Path, pairs: Iterable[str] | None = None) -> pa.Table:
+    """The same by column, of some requests or of all; what it returns is checked."""
     try:
         with pq.ParquetFile(path) as file:
             names = [name for name in file.schema_arrow.names if name not in UNREAD]
             table = file.read(names, use_threads=False)
+        lacking = [name for name in NEEDED if names and name not in names]
+        if lacking:
+            raise UserError(f"{path}: holds no transcripts (column '{lacking[0]}' is missing)")
+        if pairs is not None:
+            table = of_pairs(table, pairs)
         table.validate(full=True)
     except (pa.ArrowException, OSError, UnicodeDecodeError):
         raise UserError(f"{path}: is damaged (no valid Parquet); {look(path)}") from None
-    lacking = [name for name in NEEDED if names and name not in names]
-    if lacking:
-        raise UserError(f"{path}: holds no transcripts (column '{lacking[0]}' is missing)")
     check_episodes(table, path)
     return table
+
+
+def of_pairs(table: pa.Table, pairs: Iterable[str]) -> pa.Table:
+    """The rows of some requests."""
+    return table.filter(pc.is_in(table.column("pair_id"), pa.array(sorted(pairs), pa.string())))

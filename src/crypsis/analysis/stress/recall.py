@@ -7,18 +7,20 @@ policy that always fakes where it is watched has its negatives elsewhere. A moni
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from crypsis.analysis.statistics.bootstrap import EXACT, Curve, SeedEstimate, curve
+from crypsis.analysis.statistics.bootstrap import EXACT, Curve, SeedEstimate, curve, single_weights
 from crypsis.analysis.statistics.draws import Figure, estimate_over_seeds
 from crypsis.analysis.stress.columns import ORACLE, Columns, Evaluations, monitor_names
 from crypsis.analysis.study import Run, Study
 from crypsis.arrays import Flags, Floats
-from crypsis.evaluation.metrics import Tally
+from crypsis.evaluation.metrics import Tally, resample_weights
 from crypsis.store import read_json, steps_of
 
 REWARDS_FAKING = "reward_af"
@@ -147,27 +149,38 @@ def _auroc(found: Columns, monitor: str, index: Mapping[str, int]) -> Figure:
     known = np.flatnonzero((af == "yes") | (af == "no"))
     known = known[np.argsort(score[known], kind="stable")]
     ties = np.split(known, np.flatnonzero(np.diff(score[known])) + 1)
-    steps = [(place[tie[af[tie] == "yes"]], place[tie[af[tie] == "no"]]) for tie in ties]
+    steps = [tuple(place[tie[af[tie] == kind]].tolist() for kind in ("yes", "no")) for tie in ties]
+    yes_P = np.bincount(place[af == "yes"], minlength=len(index))
 
     def figure(weights_BP: Floats) -> Floats:
         # Whole numbers: single precision holds the sums exactly while they are small, in half the time.
         largest = 2.0 * float(weights_BP.max(initial=0.0)) ** 2 * len(known) ** 2
-        weights_PB = np.ascontiguousarray(weights_BP.T, dtype=np.float32 if largest < EXACT else np.float64)
-        below_B, above_B, yes_B, product_B = np.zeros((4, len(weights_BP)), dtype=weights_PB.dtype)
+        weights_PB: Floats | NDArray[np.float32] = weights_BP.T
+        if largest < EXACT and weights_BP is resample_weights(len(index)):
+            weights_PB = _single_by_request(len(index))
+        elif largest < EXACT:
+            weights_PB = np.ascontiguousarray(weights_BP.astype(np.float32).T)
+        below_B, above_B, product_B = np.zeros((3, len(weights_BP)), dtype=weights_PB.dtype)
         for yes, no in steps:  # in place: what is added to stays in the processor's cache
-            before_B = below_B.copy() if len(yes) and len(no) else below_B
+            tied_B = below_B.copy() if yes and no else None
             for pair in no:
                 below_B += weights_PB[pair]
-            twice_B = below_B + before_B if len(yes) else below_B  # a tie counts half
+            weight_B = below_B if tied_B is None else (tied_B + below_B) / 2
             for pair in yes:
-                np.multiply(weights_PB[pair], twice_B, out=product_B)
+                np.multiply(weights_PB[pair], weight_B, out=product_B)
                 above_B += product_B
-                yes_B += weights_PB[pair]
+        yes_B = yes_P.astype(weights_PB.dtype) @ weights_PB
         with np.errstate(invalid="ignore", divide="ignore"):
-            shares: Floats = above_B.astype(np.float64) / 2 / (yes_B.astype(np.float64) * below_B)
+            shares: Floats = above_B.astype(np.float64) / (yes_B.astype(np.float64) * below_B)
         return shares
 
     return figure
+
+
+@functools.lru_cache(maxsize=8)
+def _single_by_request(count: int) -> NDArray[np.float32]:
+    """``single_weights`` with requests first: turning them takes longer than an AUROC."""
+    return np.ascontiguousarray(single_weights(count).T)
 
 
 def _curves(
