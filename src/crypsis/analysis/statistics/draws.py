@@ -29,7 +29,8 @@ def estimate_over_seeds(figures: Mapping[int, Figure], count: int, signed: bool)
     known = {seed: float(one) for seed, figure in sorted(figures.items()) if not np.isnan(one := figure(once)[0])}
     if not known:
         return SeedEstimate(None, None, None, 0)
-    drawn_BS = np.stack([figures[seed](np.concatenate([once, resample_weights(count)])) for seed in known], axis=1)
-    found = pool([drawn_BS], spare=room(count))
+    # The resamples as they are, so that a figure can know them and keep what it has made of them.
+    drawn = [np.concatenate([figures[seed](once), figures[seed](resample_weights(count))]) for seed in known]
+    found = pool([np.stack(drawn, axis=1)], spare=room(count))
     low, high = max(-1.0 if signed else 0.0, found.low), min(1.0, found.high)
     return SeedEstimate(found.mean, low, high, count, tuple(known.items()), found.over_requests)

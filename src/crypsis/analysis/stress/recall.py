@@ -150,7 +150,7 @@ def _auroc(found: Columns, monitor: str, index: Mapping[str, int]) -> Figure:
     known = known[np.argsort(score[known], kind="stable")]
     ties = np.split(known, np.flatnonzero(np.diff(score[known])) + 1)
     steps = [tuple(place[tie[af[tie] == kind]].tolist() for kind in ("yes", "no")) for tie in ties]
-    yes_P = np.bincount(place[af == "yes"], minlength=len(index))
+    yes_P = np.bincount(place[af == "yes"], minlength=len(index)).astype(np.float64)
 
     def figure(weights_BP: Floats) -> Floats:
         # Whole numbers: single precision holds the sums exactly while they are small, in half the time.
@@ -169,9 +169,9 @@ def _auroc(found: Columns, monitor: str, index: Mapping[str, int]) -> Figure:
             for pair in yes:
                 np.multiply(weights_PB[pair], weight_B, out=product_B)
                 above_B += product_B
-        yes_B = yes_P.astype(weights_PB.dtype) @ weights_PB
+        yes_B: Floats = weights_BP @ yes_P
         with np.errstate(invalid="ignore", divide="ignore"):
-            shares: Floats = above_B.astype(np.float64) / (yes_B.astype(np.float64) * below_B)
+            shares: Floats = above_B.astype(np.float64) / (yes_B * below_B)
         return shares
 
     return figure
