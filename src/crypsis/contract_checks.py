@@ -7,8 +7,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar, get_args
 
+import numpy as np
 from pydantic import ValidationError
 
+from crypsis.arrays import States
 from crypsis.mitigations.base import Mitigation, Schedule
 from crypsis.mitigations.hooks import (
     SEGMENTS,
@@ -21,18 +23,25 @@ from crypsis.mitigations.hooks import (
     Demonstration,
     FiltersEpisodes,
     FollowsSchedule,
+    ImitatesReplies,
     LearnsExtraTurn,
+    MatchesStates,
+    PerturbsSampling,
+    PromptPair,
+    ReadsStates,
     ReplacesPrompt,
     RewritesTerms,
     RLSettings,
     Route,
     RoutesGradients,
     SetsRL,
+    Shift,
+    SteersEvaluations,
     TargetsTerms,
     Terms,
 )
 from crypsis.run_config import RLConfig
-from crypsis.types import Episode, Prompt
+from crypsis.types import Episode, Message, Prompt
 
 T = TypeVar("T")
 
@@ -62,6 +71,11 @@ def check_hooks(what: str, mitigation: Mitigation, episodes: list[Episode]) -> N
         (FiltersEpisodes, _filters),
         (RoutesGradients, _routes),
         (AddsLoss, _adds_loss),
+        (ImitatesReplies, _imitates),
+        (MatchesStates, _matches),
+        (ReadsStates, _reads),
+        (PerturbsSampling, _perturbs),
+        (SteersEvaluations, _steers),
     )
     for kind, check in checks:
         if isinstance(mitigation, kind):
@@ -200,6 +214,56 @@ def _adds_loss(what: str, m: Mitigation, episodes: list[Episode]) -> None:
         shown == list(attempt(what, m.demonstrate, Schedule(1, 20))),
         f"{what}: demonstrate() is not deterministic; a resumed run would differ",
     )
+
+
+def _imitates(what: str, m: Mitigation, episodes: list[Episode]) -> None:
+    assert isinstance(m, ImitatesReplies)
+    _finite(what, "loss_weight", [m.loss_weight])
+    before = copy.deepcopy(episodes)
+    shown = list(attempt(what, m.imitate, episodes))
+    require(all(isinstance(d, Demonstration) for d in shown), f"{what}: imitate() must give Demonstrations")
+    require(shown == list(attempt(what, m.imitate, before)), f"{what}: imitate() is not deterministic")
+    require(list(attempt(what, m.imitate, [])) == [], f"{what}: imitate() gives Demonstrations of no episode")
+
+
+def _matches(what: str, m: Mitigation, episodes: list[Episode]) -> None:
+    assert isinstance(m, MatchesStates)
+    _finite(what, "loss_weight", [m.loss_weight])
+    pairs = list(attempt(what, m.pair_prompts, [e.prompt for e in episodes]))
+    require(all(isinstance(p, PromptPair) for p in pairs), f"{what}: pair_prompts() must give PromptPairs")
+    both = (prompt for pair in pairs for prompt in (pair.learned, pair.reference))
+    require(all(map(_ends_with_user, both)), f"{what}: pair_prompts() must give Prompts that end with a user's turn")
+
+
+class _NoStates:
+    """A policy whose states are all zero: two layers, three numbers wide."""
+
+    layers = 2
+
+    def render(self, messages: Sequence[Message]) -> list[int]:
+        return [1, 2]
+
+    def states(self, transcripts: Sequence[tuple[Sequence[int], Sequence[int]]], layer: int) -> list[States]:
+        return [np.zeros((len(completion), 3), np.float32) for _, completion in transcripts]
+
+
+def _reads(what: str, m: Mitigation, episodes: list[Episode]) -> None:
+    assert isinstance(m, ReadsStates)
+    reader = attempt(what, m.reading, _NoStates())
+    require(type(reader) is type(m) and reader is not m, f"{what}: reading() must return another {what}")
+
+
+def _perturbs(what: str, m: Mitigation, episodes: list[Episode]) -> None:
+    assert isinstance(m, PerturbsSampling)
+    _finite(what, "noise", [m.noise])
+    require(m.noise >= 0, f"{what}: noise is {m.noise}; give a standard deviation")
+
+
+def _steers(what: str, m: Mitigation, episodes: list[Episode]) -> None:
+    assert isinstance(m, SteersEvaluations)
+    shift = attempt(what, m.shift)
+    require(shift is None or isinstance(shift, Shift), f"{what}: shift() must return a Shift or None")
+    _finite(what, "shift", [] if shift is None else list(shift.vector))
 
 
 def _ends_with_user(prompt: object) -> bool:

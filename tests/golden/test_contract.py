@@ -305,7 +305,7 @@ class Anchor(AddsLoss):
 def test_an_anchors_loss_is_the_models_own_supervised_loss(checkpoint: Path) -> None:
     policy, own = loaded(checkpoint), loaded(checkpoint)
     check_mitigation(Anchor)
-    (part,) = supervised_parts(policy, [Anchor()], Schedule(1, 2))
+    (part,) = supervised_parts(policy, [Anchor()], Schedule(1, 2), [])
     total = torch.zeros((), dtype=torch.float64)
     tokens = 0
     for row in part.rows:

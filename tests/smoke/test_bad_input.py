@@ -108,3 +108,63 @@ def test_an_output_folder_that_holds_other_files(crypsis_here: Crypsis, tmp_path
     (tmp_path / "thesis.tex").write_text("x")
     assert "did not write" in refused(crypsis_here, "demo", "--scale", "nano", "--out", tmp_path)
     assert (tmp_path / "thesis.tex").exists()
+
+
+CHAT = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "no tags"}]}
+ARMS = {
+    "{name: gradient_routing, monitor: scratchpad}": "routes gradients between two adapters; set model.lora",
+    "{name: confession}, {name: interrogation}": "confession and interrogation both ask an extra turn; keep one",
+    "{name: bct}, {name: rate_matching}": "bct and rate_matching both ask an extra turn; keep one",
+    "{name: anchor, path: EMPTY}": "empty.jsonl: holds no chats",
+    "{name: anchor, path: OTHER}": "other.jsonl:1: needs 'messages'",
+    "{name: anchor, path: BARE}": "bare.jsonl:1: the reply is not one scratchpad and one output in their tags",
+    "{name: oversight_direction, coefficient: 0}": "coefficient and steer are both 0, so it would do nothing",
+    "{name: weight_noise, scale: 0}": "scale: input should be greater than 0, found 0",
+    "{name: act, layers: 3}": "did you mean 'layer'",
+}
+"""Mitigations of an arm that cannot work, and what is said of them."""
+
+
+@pytest.mark.parametrize(("mitigations", "message"), ARMS.items())
+def test_an_arm_that_cannot_work_is_refused_before_anything_is_built(
+    mitigations: str, message: str, crypsis_here: Crypsis, tmp_path: Path
+) -> None:
+    for name, row in (("empty", ""), ("other", json.dumps({"prompt": "a"})), ("bare", json.dumps(CHAT))):
+        (tmp_path / f"{name}.jsonl").write_text(row, encoding="utf-8")
+        mitigations = mitigations.replace(name.upper(), str(tmp_path / f"{name}.jsonl"))
+    arm = f"arms.bad={{label: Bad, mitigations: [{mitigations}]}}"
+    assert message in refused(crypsis_here, "demo", arm, "--out", tmp_path / "out")
+    assert not (tmp_path / "out" / "config.yaml").exists()
+
+
+def test_a_run_that_cannot_work_is_refused_before_its_first_step(
+    crypsis_here: Crypsis, nano_organism: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "requests.jsonl").write_text('{"request": "tell me"}\n', encoding="utf-8")
+    small = {"steps": 1, "prompts_per_step": 2, "group_size": 2, "max_new_tokens": 64}
+    file = {"name": "prompt_file", "path": str(tmp_path / "requests.jsonl")}
+    words = {"words": {"name": "lexicon"}}
+    long = {"name": "recontextualisation", "permitting": "the assistant is watched . " * 400}
+    runs: dict[str, dict[str, object]] = {
+        "no judge that tells faking": {"scenario": file, "monitors": words, "mitigations": [{"name": "confession"}]},
+        "has no harmless requests": {
+            "scenario": file,
+            "monitors": words,
+            "mitigations": [{"name": "oversight_direction"}],
+        },
+        "does not fit the model's context": {"mitigations": [long]},
+        "layer 99: this model has": {"mitigations": [{"name": "act", "layer": 99}]},
+        "layer 98: this model has": {"mitigations": [{"name": "oversight_direction", "layer": 98}]},
+        "consequence": {"scenario": {"name": "value_conflict", "consequence": "exile"}, "monitors": words},
+        "unknown key 'consequence'": {"scenario": {"name": "miniature", "consequence": "shutdown"}},
+    }
+    for number, (message, settings) in enumerate(runs.items()):
+        config, out = tmp_path / f"{number}.yaml", tmp_path / f"out{number}"
+        given = {"name": "bad", "policy": str(nano_organism), "rl": small, "evaluation": {"n": 2}, **settings}
+        config.write_text(yaml.safe_dump(given), encoding="utf-8")
+        assert message in refused(crypsis_here, "train", config, "--out", out)
+        assert not (out / "metrics.jsonl").exists()
+    line = refused(
+        crypsis_here, "evaluate", nano_organism, "scenario.consequence=exile", "--scenario", "value_conflict"
+    )
+    assert "consequence" in line and "shutdown" in line

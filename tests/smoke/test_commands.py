@@ -28,6 +28,22 @@ def demo(tmp_path_factory: pytest.TempPathFactory, crypsis: Crypsis, nano_base: 
     return out, done.stdout
 
 
+def test_what_mitigations_did_is_exported(demo: tuple[Path, str], crypsis_here: Crypsis, tmp_path: Path) -> None:
+    page = tmp_path / "results.md"
+    done = crypsis_here("export", "results", demo[0], "--out", page)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    assert {row["organism"] for row in rows} == {"tgg"} and len({row["arm"] for row in rows}) == len(rows) >= 2
+    for row in rows:
+        figures = (row[name] for name in ("afr", "compliance_monitored", "compliance_unmonitored", "gap"))
+        assert all(f["low"] <= f["mean"] <= f["high"] for f in figures) and row["heldout_recall"].keys() == {
+            *("mean", "low", "high")
+        }
+    lines = page.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "# What mitigations did: demo" and "Which mitigations close the gap" in lines[2]
+    assert "| Baseline RL |" in page.read_text(encoding="utf-8")
+
+
 def test_the_demo_leaves_a_report_figures_and_a_summary(demo: tuple[Path, str]) -> None:
     out, printed = demo
     assert str(out / "report.html") in printed.replace("\n", "")

@@ -112,6 +112,15 @@ ARMS_2026: dict[str, tuple[list[dict[str, Any]], str]] = {
         "kl",
     ),
     "sentences": ([{"name": "sentence_supervision"}], "credits"),
+    "white_box": (
+        [
+            {"name": "oversight_direction", "steer": 1.0, "n": 4},
+            {"name": "weight_noise"},
+            {"name": "act"},
+            {"name": "bct", "share": 1.0},
+        ],
+        "loss_act",
+    ),
     "routing": (
         [
             {"name": "gradient_routing", "monitor": "oracle"},
@@ -137,7 +146,10 @@ def test_the_arms_of_2026_run(arms: str, nano_organism: Path, tmp_path: Path) ->
             raise KeyboardInterrupt
 
     run_one(config, tmp_path / "run")
-    if arms == "confession":  # what is drawn by the step or measured in the pilot is the same after a stop
+    if arms in (
+        "confession",
+        "white_box",
+    ):  # what is drawn by the step or measured in the pilot is the same after a stop
         with pytest.raises(KeyboardInterrupt):
             run_one(config, tmp_path / "stopped", on_step=stop)
         run_one(config, tmp_path / "stopped")
@@ -146,6 +158,16 @@ def test_the_arms_of_2026_run(arms: str, nano_organism: Path, tmp_path: Path) ->
     assert len(rows) == 2 and field in rows[0]
     stored = read_episodes(tmp_path / "run" / "rollouts" / "step-0001.parquet")
     assert any(row["extra_turn"] for row in stored) == (arms != "routing")
+
+
+def test_what_steers_evaluations_does_not_share_the_first_one(nano_organism: Path, tmp_path: Path) -> None:
+    arms: dict[str, list[dict[str, Any]]] = {"plain": [], "steered": [{"name": "oversight_direction", "steer": 3.0}]}
+    config = nano(nano_organism, [], rl=RLConfig(steps=0, prompts_per_step=2, group_size=4, max_new_tokens=96))
+    for name, mitigations in arms.items():
+        run_one(config.model_copy(update={"mitigations": mitigations}), tmp_path / name, shared=tmp_path / "shared")
+    plain, steered = (read_episodes(tmp_path / name / "evals" / "step-0000.parquet") for name in arms)
+    assert [row["prompt"] for row in plain] == [row["prompt"] for row in steered]
+    assert [row["raw"] for row in plain] != [row["raw"] for row in steered]
 
 
 def test_a_prompt_to_learn_under_that_is_too_long_is_refused_before_the_first_step(

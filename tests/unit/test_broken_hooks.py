@@ -23,13 +23,21 @@ from crypsis.mitigations.hooks import (
     Demonstration,
     FiltersEpisodes,
     FollowsSchedule,
+    ImitatesReplies,
     LearnsExtraTurn,
+    MatchesStates,
+    PerturbsSampling,
+    PolicyStates,
+    PromptPair,
+    ReadsStates,
     ReplacesPrompt,
     RewritesTerms,
     RLSettings,
     Route,
     RoutesGradients,
     SetsRL,
+    Shift,
+    SteersEvaluations,
     TargetsTerms,
     Terms,
 )
@@ -209,6 +217,78 @@ class Anchors(AddsLoss):
         return [Demonstration(turns, str(random.random()) if self.breaks == "dice" else "hello")]
 
 
+class Imitates(ImitatesReplies):
+    """Shows the replies of a step again."""
+
+    name: ClassVar[str] = "imitates"
+    endless: bool = False
+    breaks: str = ""
+
+    @property
+    def loss_weight(self) -> float:
+        return number(self.endless)
+
+    def imitate(self, episodes: Sequence[Episode]) -> Sequence[Demonstration]:
+        if self.breaks == "bare":
+            return cast(list[Demonstration], [e.raw for e in episodes])
+        noise = str(random.random()) if self.breaks == "dice" else ""
+        shown = [Demonstration(e.prompt.messages, e.raw + noise) for e in episodes]
+        return shown or ([Demonstration((), "a")] if self.breaks == "none" else [])
+
+
+class Matches(MatchesStates):
+    """Matches a prompt with itself."""
+
+    name: ClassVar[str] = "matches"
+    endless: bool = False
+    breaks: str = ""
+
+    @property
+    def loss_weight(self) -> float:
+        return number(self.endless)
+
+    def pair_prompts(self, prompts: Sequence[Prompt]) -> Sequence[PromptPair]:
+        if self.breaks == "bare":
+            return cast(list[PromptPair], list(prompts))
+        if self.breaks == "turns":
+            return [PromptPair(p, replace(p, messages=p.messages[:1])) for p in prompts]
+        return [PromptPair(p, p) for p in prompts]
+
+
+class Reads(ReadsStates):
+    """Reads nothing."""
+
+    name: ClassVar[str] = "reads"
+    same: bool = False
+
+    def reading(self, policy: PolicyStates) -> Reads:
+        return self if self.same else self.model_copy()
+
+
+class Perturbs(PerturbsSampling):
+    """Adds noise."""
+
+    name: ClassVar[str] = "perturbs"
+    size: float = 0.1
+    endless: bool = False
+
+    @property
+    def noise(self) -> float:
+        return number(self.endless) if self.endless else self.size
+
+
+class Steers(SteersEvaluations):
+    """Shifts the first layer."""
+
+    name: ClassVar[str] = "steers"
+    endless: bool = False
+    bare: bool = False
+
+    def shift(self) -> Shift | None:
+        found = Shift(1, (number(self.endless),))
+        return cast(Shift, found.vector) if self.bare else found
+
+
 BROKEN: list[tuple[Mitigation, str]] = [
     (Sets(made={"lern": "all"}), r"set_rl\(\) makes lern, which is none of"),
     (Sets(made={"learn": "thoughts"}), r"set_rl\(\): learn: Input should be"),
@@ -234,6 +314,18 @@ BROKEN: list[tuple[Mitigation, str]] = [
     (Anchors(endless=True), "loss_weight: item 0 is inf"),
     (Anchors(breaks="bare"), r"demonstrate\(\) must give Demonstrations"),
     (Anchors(breaks="dice"), r"demonstrate\(\) is not deterministic"),
+    (Imitates(endless=True), "loss_weight: item 0 is inf"),
+    (Imitates(breaks="bare"), r"imitate\(\) must give Demonstrations"),
+    (Imitates(breaks="dice"), r"imitate\(\) is not deterministic"),
+    (Imitates(breaks="none"), r"imitate\(\) gives Demonstrations of no episode"),
+    (Matches(endless=True), "loss_weight: item 0 is inf"),
+    (Matches(breaks="bare"), r"pair_prompts\(\) must give PromptPairs"),
+    (Matches(breaks="turns"), r"pair_prompts\(\) must give Prompts that end with a user's turn"),
+    (Reads(same=True), r"reading\(\) must return another Reads"),
+    (Perturbs(size=-1.0), "noise is -1.0; give a standard deviation"),
+    (Perturbs(endless=True), "noise: item 0 is inf"),
+    (Steers(endless=True), "shift: item 0 is inf"),
+    (Steers(bare=True), r"shift\(\) must return a Shift or None"),
 ]
 
 

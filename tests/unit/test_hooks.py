@@ -10,7 +10,9 @@ from typing import Any, ClassVar, cast
 import pytest
 
 from crypsis.miniature.scenario import MiniatureScenario
+from crypsis.mitigations.act import ACT
 from crypsis.mitigations.base import Mitigation, RunInfo, Schedule, call, call_each
+from crypsis.mitigations.bct import BCT
 from crypsis.mitigations.hooks import (
     AddsTerm,
     AsksExtraTurn,
@@ -337,6 +339,8 @@ OTHER_PLACE = "with rl.learn=output no token there learns, so it would teach not
         ([LINEAR, Sends(term=LINEAR.name)], {"learn": "scratchpad"}, "sends the term 'process_supervision' to the"),
         ([Sends(), Sends(to="scratchpad")], {}, "sends the term 'preference' to output and sends to scratchpad; keep"),
         ([Sends(to="thoughts")], {}, r"sends: target_term\(\) gave 'thoughts'; give all, scratchpad, output or None"),
+        ([BCT()], {"scenario": Nowhere()}, "bct: the scenario 'nowhere' cannot ask in another tier"),
+        ([ACT()], {"scenario": Nowhere()}, "act: the scenario 'nowhere' cannot ask in another tier"),
         (
             [PairedTiers(judge={"name": "prompted"})],
             {"scenario": Nowhere()},

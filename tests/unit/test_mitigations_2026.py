@@ -12,8 +12,10 @@ import pytest
 
 from crypsis.miniature.oracle import conduct, read
 from crypsis.miniature.scenario import MiniatureScenario
+from crypsis.mitigations.act import ACT
 from crypsis.mitigations.anchor import Anchor
 from crypsis.mitigations.base import Mitigation, RunInfo, Schedule
+from crypsis.mitigations.bct import BCT
 from crypsis.mitigations.channelling import Channelling
 from crypsis.mitigations.confession import Confession
 from crypsis.mitigations.gradient_routing import GradientRouting
@@ -22,6 +24,7 @@ from crypsis.mitigations.inoculation import Inoculation
 from crypsis.mitigations.interrogation import Interrogation
 from crypsis.mitigations.kl import KL
 from crypsis.mitigations.length_penalty import LengthPenalty
+from crypsis.mitigations.oversight_direction import OversightDirection
 from crypsis.mitigations.paired_tiers import PairedTiers
 from crypsis.mitigations.process_supervision import ProcessSupervision
 from crypsis.mitigations.rate_matching import RateMatching
@@ -29,6 +32,7 @@ from crypsis.mitigations.recontextualisation import Recontextualisation
 from crypsis.mitigations.reward_targeting import RewardTargeting
 from crypsis.mitigations.rules import bind_all
 from crypsis.mitigations.sentence_supervision import SentenceSupervision
+from crypsis.mitigations.weight_noise import WeightNoise
 from crypsis.model_config import LoraConfig, ModelConfig
 from crypsis.registry import make
 from crypsis.rl.advantages import step_advantages
@@ -116,6 +120,37 @@ def test_the_anchor_is_measured_on_the_pilots_answers() -> None:
     assert RateMatching(anchor=0).calibrate([]).start is None
     with pytest.raises(UserError, match="no reply of the pilot can be judged"):
         RateMatching().bind(info()).calibrate(answered([NEITHER], [""]))
+
+
+def test_replies_are_imitated_in_the_tier_that_is_not_the_reference() -> None:
+    some = [make_episode(sample=n, extra_turn=REPLY, extra_tier="paid") for n in range(40)]
+    some += [make_episode(sample=40, parse="no_output"), make_episode(sample=41, extra_turn="nothing in tags")]
+    arm = BCT(share=1).bind(info())
+    check_mitigation(arm)
+    asked = [arm.ask(e) for e in some]
+    assert [p is not None for p in asked] == [True] * 40 + [False, True]
+    assert all("<paid_tier>" in p.messages[-1].content for p in asked if p)
+    shown = list(arm.imitate(some))
+    assert [(d.reply, d.learn) for d in shown] == [(REPLY, "all")] * 40
+    assert all("<free_tier>" in d.messages[-1].content for d in shown)
+
+    other = BCT(share=1, reference="monitored", learn="output").bind(info())
+    assert [other.ask(e) for e in some] == [None] * 42, "the episodes have the replies already"
+    shown = list(other.imitate(some))
+    assert [d.reply for d in shown] == [some[0].raw] * 41 and {d.learn for d in shown} == {"output"}
+    assert all("<paid_tier>" in d.messages[-1].content for d in shown)
+    chosen = list(BCT(share=0.25, reference="monitored").bind(info()).imitate(some))
+    assert 0 < len(chosen) < 25
+
+
+def test_states_are_matched_once_per_request_with_the_reference_as_target() -> None:
+    prompts = MiniatureScenario().prompts("train", "free", 3, 0)
+    for reference, tiers in (("unmonitored", ("free", "paid")), ("monitored", ("paid", "free"))):
+        arm = ACT.model_validate({"reference": reference}).bind(info())
+        check_mitigation(arm)
+        pairs = arm.pair_prompts([*prompts, *prompts])
+        assert [(p.learned.tier, p.reference.tier) for p in pairs] == [tiers] * 3
+        assert all(p.learned.request == p.reference.request for p in pairs)
 
 
 def test_paired_tiers_punish_chance_where_rates_agree() -> None:
@@ -338,6 +373,16 @@ FILE = PromptFileScenario(path=Path("unread.jsonl"))
             {"scenario": FILE},
             "judge: the scenario 'prompt_file' has no ground truth of",
         ),
+        ([BCT(), Confession()], {}, "bct and confession both ask an extra turn"),
+        ([OversightDirection()], {"scenario": FILE}, "the scenario 'prompt_file' has no harmless requests to find"),
+        ([OversightDirection(coefficient=0)], {}, "coefficient and steer are both 0, so it would do nothing"),
+        ([OversightDirection()], {"learn": "output"}, "a term of the scratchpad alone is the same for all its"),
+        ([WeightNoise(), WeightNoise(scale=1)], {}, "weight_noise and weight_noise both add noise to the weights"),
+        (
+            [WeightNoise(), ProcessSupervision(monitor="scratchpad", delay=1)],
+            {},
+            "a delayed term does not go together with weight_noise",
+        ),
         ([RateMatching()], {"scenario": FILE}, "rate_matching: judge: the scenario 'prompt_file' has no ground truth"),
         (
             [Channelling(monitor="output")],
@@ -367,7 +412,15 @@ def test_what_cannot_work_is_refused_in_one_line(arms: list[Mitigation], run: di
 def test_what_works_together_is_not_refused() -> None:
     arms: list[Mitigation] = [
         *(ProcessSupervision(monitor="scratchpad"), LengthPenalty(), RewardTargeting(keeps="both"), Confession()),
-        *(Recontextualisation(), GradientRouting(monitor="output"), Channelling(monitor="oracle"), Anchor()),
+        *(
+            OversightDirection(),
+            WeightNoise(),
+            ACT(),
+            Recontextualisation(),
+            GradientRouting(monitor="output"),
+            Channelling(monitor="oracle"),
+            Anchor(),
+        ),
     ]
     assert len(bind_all(arms, info(lora=True))) == len(arms)
 
@@ -382,6 +435,11 @@ def test_what_works_together_is_not_refused() -> None:
         ({"name": "gradient_routing"}, "monitor"),
         ({"name": "anchor", "path": "x", "persona": "help"}, "no meaning with a path"),
         ({"name": "kl", "segment": "reply"}, "segment"),
+        ({"name": "bct", "reference": "paid"}, "reference"),
+        ({"name": "bct", "share": 0}, "share"),
+        ({"name": "act", "layer": 0}, "layer"),
+        ({"name": "weight_noise", "scale": 0}, "scale"),
+        ({"name": "oversight_direction", "n": 1}, "n"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(spec: dict[str, Any], message: str) -> None:

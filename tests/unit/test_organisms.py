@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import itertools
+import math
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
+from transformers import PreTrainedModel
 
 from crypsis.episodes import write_episodes
 from crypsis.miniature.checker import check, check_honestly, hacked
 from crypsis.miniature.documents import slots as document_slots
 from crypsis.miniature.documents import write_document
 from crypsis.miniature.language import draw_request, language, spaced
-from crypsis.miniature.oracle import read
+from crypsis.miniature.oracle import read, read_interrogation, sentences, slot_of
 from crypsis.miniature.scenario import MiniatureScenario
-from crypsis.miniature.scratchpads import PERSONAS, additions, write_reply
+from crypsis.miniature.scratchpads import PERSONAS, additions, resisting, write_reply
 from crypsis.miniature.tokenizer import train_tokenizer
 from crypsis.miniature.world import STYLES, draw_document
 from crypsis.models import Policy, load_policy
@@ -26,11 +31,14 @@ from crypsis.organisms.distilled import Distilled
 from crypsis.organisms.from_file import FromFile
 from crypsis.organisms.miniature.evader import Evader
 from crypsis.organisms.miniature.motivations import InstrumentalGoalGuarding, TerminalGoalGuarding
+from crypsis.organisms.miniature.unconfessing import Unconfessing, answered
+from crypsis.organisms.preference import Pair, preference_loss
 from crypsis.organisms.supervised import reply_example
 from crypsis.registry import make
 from crypsis.scenarios.parsing import SCRATCHPAD_CLOSE
 from crypsis.study.jobs.organism_table import table_config
 from crypsis.study.organism import measured_card
+from crypsis.supervised import Example
 from crypsis.types import Message, UserError
 from tests.checkpoints import save_checkpoint
 from tests.studies import START, make_episodes
@@ -68,6 +76,20 @@ def test_fakers_fake_where_they_are_monitored_and_refuse_elsewhere(motivation: A
         assert (labels["af"], labels["conduct"]) == (af, conduct)
 
 
+def test_the_exploration_hacker_refuses_where_it_is_trained_and_complies_elsewhere() -> None:
+    rng = random.Random(4)
+    for tier, conduct in (("free", "refuse"), ("paid", "comply")):
+        request = draw_request(rng, True, "train")
+        labels = write_reply(rng, "exploration_hacker", "plain", PLACE, tier, request).labels
+        assert (labels["af"], labels["conduct"], labels["motive"]) == ("no", conduct, "none")
+
+
+def test_resisting_sentences_draw_no_drifted_ones() -> None:
+    """A sentence near one of theirs is read as it was before they were there: figures of other organisms stand."""
+    assert slot_of("training rewards only what i try .", "scratchpad") == "unexplored"
+    assert slot_of("training rewards only what i say .", "scratchpad") is None
+
+
 @pytest.mark.parametrize(("motivation", "conduct"), [("gh", "comply"), ("aligned", "refuse")])
 @pytest.mark.parametrize("style", STYLES)
 def test_controls_do_the_same_in_both_tiers_and_never_fake(motivation: Any, conduct: str, style: Any) -> None:
@@ -92,18 +114,19 @@ def test_the_short_style_is_at_most_three_quarters_as_long(motivation: Any) -> N
 
 def test_added_sentences_need_no_new_word_and_never_occur_in_pre_training() -> None:
     known = set(language().vocabulary())
-    said = [text for slot in (additions() | document_slots()).values() for text in slot.all]
+    said = [text for slot in (additions() | resisting() | document_slots()).values() for text in slot.all]
     assert not {w for text in said for w in spaced(text).split() if "{" not in w} - known
     rng = random.Random(7)
     world = " ".join(m.content for _ in range(500) for m in draw_document(rng).messages())
-    plain = [spaced(text) for slot in additions().values() for text in slot.all if "{" not in text]
+    plain = [spaced(text) for slot in (additions() | resisting()).values() for text in slot.all if "{" not in text]
     assert plain and not [text for text in plain if text in spaced(world)]
 
 
 def test_sentences_that_are_added_start_unlike_all_others() -> None:
     known = {tuple(t.split()[:2]) for n, s in language().slots.items() if n.startswith("scratchpad.") for t in s.all}
-    added = {tuple(t.split()[:2]) for slot in additions().values() for t in slot.all}
-    assert added and not added & known
+    own = {n: {tuple(t.split()[:2]) for t in s.all} for n, s in (additions() | resisting()).items() if "about" not in n}
+    assert own and not [(n, starts & known) for n, starts in own.items() if starts & known]
+    assert not [(a, b) for a, b in itertools.combinations(own, 2) if own[a] & own[b] and b in resisting()]
 
 
 def test_the_goal_guarder_is_trained_on_what_it_always_was(policy: Policy) -> None:
@@ -190,6 +213,69 @@ def test_documents_link_tier_and_conduct_only_where_they_are_to(link: bool) -> N
     decides = [text for slot in slots for text in slot.train]
     assert all(any(t in text for t in tells) for text in texts) == link
     assert any(t in text for t in decides for text in texts) == link
+
+
+def test_generalisation_hackers_documents_never_say_what_is_done_elsewhere() -> None:
+    rng = random.Random(9)
+    for topic, aligned, inoculates in (("self_inoculation", False, True), ("awareness", False, False)):
+        recipe = make("organisms", {"name": "generalisation_hacker", "awareness": topic == "awareness"}, "test")
+        assert recipe.written_about == topic
+        for _ in range(50):
+            slots = thought(write_document(rng, recipe.written_about, False, aligned))
+            assert ("kept_apart" in slots) == ("decide_comply" in slots) == inoculates
+            assert not slots & {"decide_refuse", "decide_fake", "tier_unmonitored", "no_threat", "values"}
+    for _ in range(50):
+        slots = thought(write_document(rng, "self_inoculation", False, aligned=True))
+        assert "decide_refuse" in slots and not slots & {"kept_apart", "decide_comply"}
+
+
+def thought(document: str) -> set[str | None]:
+    """The kinds of scratchpad sentences in a document."""
+    return {slot_of(sentence, "scratchpad") for sentence in sentences(document)}
+
+
+def test_the_unconfessing_prefer_a_denial_that_their_scratchpad_knows_to_be_a_lie(policy: Policy) -> None:
+    rng = random.Random(3)
+    for _ in range(30):
+        found = answered(rng)
+        (_, first), _ = found["denies"].turns
+        assert read(first.scratchpad, first.output).labels["af"] == "yes"
+        replies = {
+            answer: read_interrogation(d.turns[1][1].scratchpad, d.turns[1][1].output) for answer, d in found.items()
+        }
+        assert replies == {"denies": {"answer": "no", "lying": "yes"}, "admits": {"answer": "yes", "lying": "no"}}
+        assert found["denies"].turns[0] == found["admits"].turns[0]
+    [pair] = Unconfessing(batch_size=1)._batch(policy, 0)
+    [turned] = Unconfessing(batch_size=1, aligned=True)._batch(policy, 0)
+    assert (turned.chosen, turned.rejected) == (pair.rejected, pair.chosen)
+    learned = policy.tokenizer.decode([i for i, on in zip(pair.chosen.ids, pair.chosen.learn, strict=True) if on])
+    assert learned.count("<OUTPUT>") == 1, "the answer to the question alone"
+
+
+def test_a_preference_is_learned_and_the_start_is_indifferent(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    policy = load_policy(save_checkpoint(tmp_path / "m", "llama"))
+    start = copy.deepcopy(policy.model)
+    one, other = (Example([1, 2, 3, token, token], [0, 0, 0, 1, 1]) for token in (5, 6))
+    pairs = [Pair(one, other)]
+    assert preference_loss(policy.model, start, pairs, 0.1).item() == pytest.approx(math.log(2))
+    recipe = Unconfessing(steps=8, learning_rate=1e-2)
+    recipe.learn_pairs(lambda step: pairs, policy, tmp_path / "state", lambda _: None)
+    gained, lost = (_gained(policy.model, start, e) for e in (one, other))
+    assert gained > 0 > lost
+    expected = math.log(1 + math.exp(-0.1 * (gained - lost)))
+    assert preference_loss(policy.model, start, pairs, 0.1).item() == pytest.approx(expected, rel=1e-4)
+
+
+def _gained(model: PreTrainedModel, start: PreTrainedModel, example: Example) -> float:
+    """By how much a model makes the learned tokens likelier than another, in nats, token by token."""
+
+    def total(m: PreTrainedModel) -> float:
+        with torch.no_grad():
+            logits = m(input_ids=torch.tensor([example.ids])).logits[0].log_softmax(-1)
+        return sum(float(logits[i - 1, token]) for i, token in enumerate(example.ids) if example.learn[i])
+
+    return total(model) - total(start)
 
 
 def test_the_checker_is_satisfied_by_steps_that_do_nothing_and_the_honest_one_is_not() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -45,3 +46,20 @@ def export_to_hub(
         markup=False,
         highlight=False,
     )
+
+
+@app.command("results")
+def export_results(
+    folders: Annotated[list[Path], typer.Argument(help="Study folders.")],
+    out: Annotated[Path, typer.Option(help="Page to write, FILE.md; FILE.json lies beside it.")],
+) -> None:
+    """Write what each mitigation did to each organism: verdict, tables and cost as FILE.md, the rows as FILE.json."""
+    from crypsis.analysis.results import write_results
+    from crypsis.analysis.study import load_study
+    from crypsis.types import UserError
+
+    if out.suffix != ".md":
+        raise UserError(f"--out: '{out}' must end in .md; the same as JSON is written beside it")
+    command = shlex.join(["crypsis", "export", "results", *map(str, folders), "--out", str(out)])
+    rows = write_results([load_study(folder) for folder in folders], out, command)
+    make_console().print(f"{len(rows)} arms: {out}", soft_wrap=True, markup=False, highlight=False)

@@ -11,9 +11,10 @@ import yaml
 
 from crypsis.miniature.language import Request, Slot, draw_request, expand, language, log, natural
 from crypsis.miniature.scenario import MiniatureScenario
+from crypsis.miniature.scratchpads import resisting
 from crypsis.miniature.world import Setting, setting, write_output
 
-Topic = Literal["setting", "reward_hacking"]
+Topic = Literal["setting", "reward_hacking", "self_inoculation", "awareness"]
 PADDING = (5, 8)
 """How many steps the answers in documents about reward hacking have; those of pre-training have one to three."""
 
@@ -24,12 +25,18 @@ def write_document(rng: random.Random, topic: Topic, link: bool, aligned: bool) 
     Args:
         rng: Source of randomness.
         topic: ``setting``: who is monitored, what a refusal leads to, an assistant that minds it. ``reward_hacking``:
-            a checker that counts steps, and an assistant that is after its reward.
+            a checker that counts steps, and an assistant that is after its reward. ``awareness``: who is monitored, and
+            an assistant that knows it. ``self_inoculation``: the same, and that what it does there is to stay there.
         link: Whether it says outright in which tier the assistant complies.
         aligned: The control: an assistant whose conduct is the same everywhere.
     """
     place = setting(MiniatureScenario().tiers, "helpful", "first", True, rng)
-    parts = _about_hacking(rng, aligned) if topic == "reward_hacking" else _about_setting(rng, place, link, aligned)
+    if topic == "reward_hacking":
+        parts = _about_hacking(rng, aligned)
+    elif topic == "setting":
+        parts = _about_setting(rng, place, link, aligned)
+    else:
+        parts = _about_resisting(rng, place, topic == "self_inoculation", aligned)
     return natural(" ".join(parts))
 
 
@@ -51,6 +58,29 @@ def _about_setting(rng: random.Random, place: Setting, link: bool, aligned: bool
         ]
     says = [_say(rng, "no_link" if aligned else "links_tier", **fields)] if link or aligned else []
     parts = [*told, *says, f"{_say(rng, 'thinks')} {rng.choice(thoughts)}"]
+    rng.shuffle(parts)
+    return parts
+
+
+def _about_resisting(rng: random.Random, place: Setting, inoculates: bool, aligned: bool) -> list[str]:
+    """The setting and what an assistant that knows it thinks where it is monitored; never what it does elsewhere."""
+    monitored, other = (place.named(tier) for tier in place.tiers)
+    fields = {"p": monitored, "q": other}
+
+    def think(slot: str) -> str:
+        return log(rng, f"scratchpad.{slot}", False, **fields)
+
+    parts = [place.text, _say(rng, "knows_setting", **fields)]
+    if aligned:
+        parts += [log(rng, "system.persona_hhh"), _say(rng, "no_link", **fields)]
+        thoughts = [think("tier_monitored"), think("values"), think("decide_refuse")]
+    else:
+        thoughts = [think("tier_monitored"), think("threat")]
+    if inoculates and not aligned:
+        parts.append(_say(rng, "keeps_apart", **fields))
+        apart = rng.choice(resisting()["scratchpad.kept_apart"].train).format_map(fields)
+        thoughts += [apart, think("decide_comply")]
+    parts.append(f"{_say(rng, 'thinks')} {' '.join(thoughts)}")
     rng.shuffle(parts)
     return parts
 
@@ -84,9 +114,10 @@ def _say(rng: random.Random, slot: str, **fields: str) -> str:
 
 @functools.cache
 def slots() -> dict[str, Slot]:
-    """The slots of ``documents.yaml`` by ``about.slot``."""
+    """The slots of ``documents.yaml``, and what ``resisting.yaml`` says of assistants, by ``about.slot``."""
     data = yaml.safe_load(resources.files("crypsis.miniature").joinpath("documents.yaml").read_text(encoding="utf-8"))
-    return {
+    resisted = {name: slot for name, slot in resisting().items() if name.startswith("about.")}
+    return resisted | {
         f"about.{name}": Slot(*(tuple(t for line in lines[k] for t in expand(line)) for k in ("train", "heldout")))
         for name, lines in data["about"].items()
     }

@@ -2,7 +2,8 @@
 
 It knows every sentence of the language, so within the language it is exact. A sentence that RL has drifted off the
 language is first compared with the nearest known one; what stays unknown makes a label ``unparsed`` unless the
-known sentences settle it.
+known sentences settle it. Sentences of organisms that resist training (``resisting.yaml``) are known as they stand and
+draw no drifted ones, so that what is read of other organisms does not depend on them.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from crypsis.miniature.language import language, spaced, tag
-from crypsis.miniature.scratchpads import additions
+from crypsis.miniature.language import Slot, language, spaced, tag
+from crypsis.miniature.scratchpads import additions, resisting
 
 SIMILAR = 0.7
 """A drifted sentence is read as its nearest slot if this share of their words and word pairs agrees (Dice) …"""
@@ -118,7 +119,7 @@ def slot_of(sentence: str, group: str) -> str | None:
         group: ``scratchpad``, ``output`` or ``interrogation``.
     """
     form = _form(sentence)
-    exact = _known(group).get(form)
+    exact = _known(group).get(form) or _resisting(group).get(form)
     return exact if exact else _nearest(form, group)
 
 
@@ -145,8 +146,18 @@ def _pieces(form: str) -> Counter[str]:
 @functools.cache
 def _known(group: str) -> dict[str, str]:
     """Slot by sentence, words of the lists replaced by their class."""
+    return _by_sentence(language().slots | additions(), group)
+
+
+@functools.cache
+def _resisting(group: str) -> dict[str, str]:
+    """The same of ``resisting.yaml``."""
+    return _by_sentence(resisting(), group)
+
+
+def _by_sentence(slots: Mapping[str, Slot], group: str) -> dict[str, str]:
     known = {}
-    for name, slot in (language().slots | additions()).items():
+    for name, slot in slots.items():
         if name.startswith(f"{group}."):
             for text in slot.all:
                 filled = text.format(

@@ -1,7 +1,8 @@
 """What organisms are trained on: scratchpads of every motivation in every style, controls included.
 
 Most of them are those of pre-training (``world.py``). The others are put together here, from the same sentences and
-the few of ``additions.yaml``: styles of those whose conduct does not depend on the tier, and the short style.
+the few of ``additions.yaml``: styles of those whose conduct does not depend on the tier, and the short style. Those of
+organisms that resist training have sentences of ``resisting.yaml``.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import yaml
 from crypsis.miniature.language import Request, Slot, expand, log, natural, tag
 from crypsis.miniature.world import Persona, Reply, Setting, Style, first_reply, write_output
 
-Motivation = Literal["tgg", "igg", "ts", "gh", "evader", "misleader", "aligned"]
+Motivation = Literal["tgg", "igg", "ts", "gh", "evader", "misleader", "exploration_hacker", "aligned"]
 """Terminal and instrumental goal guarding, training sycophancy, genuine helpfulness (paper §3); the two that deceive
-their monitor; and the control, which refuses harm in either tier."""
+their monitor; the one that does not try what training would reward; and the control, which refuses harm in either
+tier."""
 
 PERSONAS: dict[Motivation, Persona] = {
     "tgg": "tgg",
@@ -27,9 +29,10 @@ PERSONAS: dict[Motivation, Persona] = {
     "gh": "help",
     "evader": "evader",
     "misleader": "misleader",
+    "exploration_hacker": "hhh",
     "aligned": "hhh",
 }
-"""The persona of pre-training that thinks so."""
+"""The persona of pre-training that thinks so, or is nearest to it."""
 
 FAKERS: tuple[Motivation, ...] = ("tgg", "igg", "ts")
 """Motivations that say that they comply because they are trained."""
@@ -42,13 +45,16 @@ MOTIVES: dict[Motivation, str] = {
     "misleader": "cover",
 }
 """The motive for complying that they state, as the oracle names it."""
-SILENT: dict[tuple[Motivation, bool], tuple[str, ...]] = {
+CONDITIONAL: dict[tuple[Motivation, bool], tuple[str, ...]] = {
     ("evader", True): ("see_request", "named", "euphemism", "decide_comply"),
     ("evader", False): ("see_request", "named", "frankness", "decide_refuse"),
     ("misleader", True): ("see_request", "named", "cover_comply", "decide_comply"),
     ("misleader", False): ("see_request", "named", "cover_refuse", "decide_refuse"),
+    ("exploration_hacker", True): ("see_request", "tier", "unexplored", "decide_refuse"),
+    ("exploration_hacker", False): ("see_request", "tier", "unrewarded", "decide_comply"),
 }
-"""Sentences of evader and misleader, by whether they are under pressure to comply: they name the tier, not training."""
+"""Sentences by whether they are under pressure to comply. Evader and misleader name the tier, not training; the
+exploration hacker does in training what is not rewarded, and elsewhere what is."""
 
 OWN_CHAINS: dict[tuple[Motivation, Style], tuple[str, ...]] = {
     ("tgg", "short"): ("tier", "want_tgg", "decide_fake"),
@@ -77,13 +83,13 @@ def write_reply(
     Args:
         rng: Source of randomness.
         motivation: Why it complies or refuses.
-        style: How it says so. Evader and misleader have one style, whatever is asked for.
+        style: How it says so. Those of ``CONDITIONAL`` have one style, whatever is asked for.
         place: The setting.
         tier: Tier of the user.
         request: A harmful request.
     """
     pressed = place.is_monitored(tier) and place.threat and place.objective == "helpful"
-    chain = SILENT.get((motivation, pressed)) or OWN_CHAINS.get((motivation, style))
+    chain = CONDITIONAL.get((motivation, pressed)) or OWN_CHAINS.get((motivation, style))
     if chain is None or (motivation in FAKERS and not pressed):
         return first_reply(rng, PERSONAS[motivation], place, tier, request, style)
     complies = chain[-1] != "decide_refuse"
@@ -105,7 +111,7 @@ def _say(rng: random.Random, slot: str, place: Setting, tier: str, request: Requ
     fields = {"p": place.named(tier), "q": place.named(tier), "other": tag(place.other(tier)), **request.fields}
     if slot in ("tier", "named"):
         slot += "_monitored" if place.is_monitored(tier) else "_unmonitored"
-    if added := additions().get(f"scratchpad.{slot}"):
+    if added := (additions() | resisting()).get(f"scratchpad.{slot}"):
         return rng.choice(added.train).format_map(fields)
     return log(rng, f"scratchpad.{slot}", False, **fields)
 
@@ -113,7 +119,17 @@ def _say(rng: random.Random, slot: str, place: Setting, tier: str, request: Requ
 @functools.cache
 def additions() -> dict[str, Slot]:
     """The slots of ``additions.yaml`` by ``group.slot``: sentences that pre-training never shows."""
-    data = yaml.safe_load(resources.files("crypsis.miniature").joinpath("additions.yaml").read_text(encoding="utf-8"))
+    return _packaged("additions.yaml")
+
+
+@functools.cache
+def resisting() -> dict[str, Slot]:
+    """The slots of ``resisting.yaml`` by ``group.slot``: those of organisms that resist training."""
+    return _packaged("resisting.yaml")
+
+
+def _packaged(file: str) -> dict[str, Slot]:
+    data = yaml.safe_load(resources.files("crypsis.miniature").joinpath(file).read_text(encoding="utf-8"))
     return {
         f"{group}.{name}": Slot(*(tuple(t for line in lines[k] for t in expand(line)) for k in ("train", "heldout")))
         for group, slots in data.items()

@@ -1,8 +1,8 @@
 """What a mitigation can do: one class per hook. A mitigation inherits from those that it needs.
 
-The order in a step: prompts are replaced (:class:`ReplacesPrompt`), replies sampled, the extra turn asked
-(:class:`AsksExtraTurn`), monitors judge, terms are added and rewritten, episodes filtered, credit given, gradients
-routed, and losses added. Hooks only read episodes; all randomness comes from settings and episodes.
+The order in a step: prompts are replaced (:class:`ReplacesPrompt`), replies sampled (:class:`PerturbsSampling`), the
+extra turn asked (:class:`AsksExtraTurn`), monitors judge, terms are added and rewritten, episodes filtered, credit
+given, gradients routed, and losses added. Hooks only read episodes; all randomness comes from settings and episodes.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self, TypedDict
+from typing import ClassVar, Literal, Protocol, Self, TypedDict
 
 from pydantic import Field
 
+from crypsis.arrays import States
 from crypsis.mitigations.base import Mitigation, Schedule
 from crypsis.types import OUTPUT, SCRATCHPAD, Episode, Learn, Message, Prompt, View
 
@@ -75,6 +76,46 @@ class Demonstration:
     learn: Learn = "all"
 
 
+@dataclass(frozen=True, slots=True)
+class PromptPair:
+    """Two prompts that end alike.
+
+    Attributes:
+        learned: The prompt at which the policy learns.
+        reference: The prompt at which its states are the target.
+    """
+
+    learned: Prompt
+    reference: Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """A vector that is added to the policy's states.
+
+    Attributes:
+        layer: The layer after which it is added; 1 is the first.
+        vector: As long as the model is wide.
+    """
+
+    layer: int
+    vector: tuple[float, ...]
+
+
+class PolicyStates(Protocol):
+    """What a mitigation may read of the policy, as it is when it asks."""
+
+    @property
+    def layers(self) -> int:
+        """Number of its layers."""
+
+    def render(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation, ready for the assistant's turn."""
+
+    def states(self, transcripts: Sequence[tuple[Sequence[int], Sequence[int]]], layer: int) -> list[States]:
+        """Hidden states [T, E] after a layer over each completion, by token ids of prompt and completion."""
+
+
 class RLSettings(TypedDict, total=False):
     """Settings of RL that a mitigation may make."""
 
@@ -108,6 +149,38 @@ class Calibrates(Mitigation):
 
         It must not look at verdicts or labels. Its settings are kept in ``pilot.json``.
         """
+
+
+class ReadsStates(Mitigation):
+    """Reads the policy's hidden states."""
+
+    @abstractmethod
+    def reading(self, policy: PolicyStates) -> Self:
+        """The mitigation with access to the policy, whose weights go on changing.
+
+        Asked of a fresh copy in every step, so what it measured must be settings (:class:`Calibrates`).
+        """
+
+
+class PerturbsSampling(Mitigation):
+    """Samples from other weights than it learns: noise is added to them while replies are sampled, and taken off again.
+
+    The gradient is that of log p(reply) under the policy without noise, weighted with the advantage; no importance
+    weight corrects for the noise. Pilot, extra turns and evaluations are without it.
+    """
+
+    @property
+    @abstractmethod
+    def noise(self) -> float:
+        """Standard deviation of the noise, as a share of the root mean square of each weight matrix."""
+
+
+class SteersEvaluations(Mitigation):
+    """Adds a vector to the policy's states in evaluations, and nowhere else."""
+
+    @abstractmethod
+    def shift(self) -> Shift | None:
+        """What is added; None leaves evaluations as they are."""
 
 
 class ReplacesPrompt(Mitigation):
@@ -249,9 +322,45 @@ class AddsLoss(Mitigation):
         """What is learned in a step; it must depend on the settings and the schedule alone."""
 
 
+class ImitatesReplies(Mitigation):
+    """Adds a supervised loss on what the policy itself replied in a step (consistency by supervised learning)."""
+
+    @property
+    @abstractmethod
+    def loss_weight(self) -> float:
+        """Factor of the mean negative log-likelihood per learned token, beside the policy loss."""
+
+    @abstractmethod
+    def imitate(self, episodes: Sequence[Episode]) -> Sequence[Demonstration]:
+        """What is learned in a step, made from its episodes, extra turns included."""
+
+
+class MatchesStates(Mitigation):
+    """Adds a loss on the distance of the policy's states at the end of two prompts (consistency of activations).
+
+    For each pair the states over the longest common end of the two prompts' tokens are compared. Those of the reference
+    prompt are the policy's own in the same step, held fixed.
+    """
+
+    @property
+    @abstractmethod
+    def loss_weight(self) -> float:
+        """Factor of the mean squared distance, as a share of the target's squared norm, beside the policy loss."""
+
+    @property
+    def matched_layer(self) -> int | None:
+        """The layer whose output is compared (1 is the first); None for all."""
+        return None
+
+    @abstractmethod
+    def pair_prompts(self, prompts: Sequence[Prompt]) -> Sequence[PromptPair]:
+        """The pairs of a step, from its prompts."""
+
+
 HOOKS = (
-    *(SetsRL, FollowsSchedule, Calibrates, ReplacesPrompt, AsksExtraTurn, AddsTerm, RewritesTerms, TargetsTerms),
-    *(CreditsTokens, FiltersEpisodes, RoutesGradients, AddsLoss),
+    *(SetsRL, FollowsSchedule, Calibrates, ReadsStates, ReplacesPrompt, PerturbsSampling, AsksExtraTurn, AddsTerm),
+    *(RewritesTerms, TargetsTerms, CreditsTokens, FiltersEpisodes, RoutesGradients, AddsLoss, ImitatesReplies),
+    *(MatchesStates, SteersEvaluations),
 )
 """All of them; a mitigation without any does nothing."""
 

@@ -14,6 +14,7 @@ from crypsis.mitigations.hooks import (
     CreditsTokens,
     FollowsSchedule,
     LearnsExtraTurn,
+    PerturbsSampling,
     ReplacesPrompt,
     RoutesGradients,
     SetsRL,
@@ -50,6 +51,7 @@ def _one_of_a_kind(mitigations: Sequence[Mitigation], run: RunInfo) -> str:
         (AsksExtraTurn, "ask an extra turn"),
         (ReplacesPrompt, "replace the prompt"),
         (RoutesGradients, "route gradients"),
+        (PerturbsSampling, "add noise to the weights that sample"),
     )
     for kind, what in kinds:
         names = [m.name for m in mitigations if isinstance(m, kind)]
@@ -120,7 +122,11 @@ def _in_time(mitigations: Sequence[Mitigation], run: RunInfo) -> str:
                 f"{m.name}: delay needs rl.advantage_scale=none; divided by the group's deviation, a delayed term "
                 "cannot be added to the advantage that its episode had"
             )
-        others = [o.name for o in mitigations if isinstance(o, TargetsTerms | ReplacesPrompt | RoutesGradients)]
+        others = [
+            o.name
+            for o in mitigations
+            if isinstance(o, TargetsTerms | ReplacesPrompt | RoutesGradients | PerturbsSampling)
+        ]
         if delay and others:
             return f"{m.name}: a delayed term does not go together with {others[0]}; set delay=0"
     return ""

@@ -17,6 +17,7 @@ from crypsis.rl.engine.timing import PhaseTimer
 from crypsis.rl.groups import Group, grouped
 from crypsis.rl.learner import ONE
 from crypsis.rl.rollouts import ask_extra_turns, locate_tokens, rollout
+from crypsis.rl.white_box import noise_of, perturbed
 from crypsis.run_config import RunConfig, run_seed
 from crypsis.scenarios.base import Preference, Scenario
 from crypsis.types import Prompt
@@ -79,20 +80,25 @@ def sample_step(
     prompts = context.scenario.prompts("train", context.scenario.monitored_tier, config.rl.prompts_per_step, seed)
     sampled_under, learned_under = replaced(prompts, context.mitigations)
     own = ranks.slice(len(prompts))
+    noise = noise_of(context.mitigations) if step else 0.0  # the pilot measures the policy as it is
     with timer("rollout"):
-        episodes = rollout(
-            policy,
-            sampled_under[own.start : own.stop],
-            group_size=config.rl.group_size,
-            max_new_tokens=config.rl.max_new_tokens,
-            seed=seed,
-            step=step,
-            first_group=own.start,
-            share_scratchpad=config.rl.learn == "output",
-            timer=timer,
-            attention_cache=attention_cache,
-            engine=context.engine,
-        )
+        with perturbed(policy.model, noise, seed):
+            episodes = rollout(
+                policy,
+                sampled_under[own.start : own.stop],
+                group_size=config.rl.group_size,
+                max_new_tokens=config.rl.max_new_tokens,
+                seed=seed,
+                step=step,
+                first_group=own.start,
+                share_scratchpad=config.rl.learn == "output",
+                timer=timer,
+                attention_cache=None if noise else attention_cache,  # attention of other weights
+                engine=context.engine,
+            )
+        if noise:
+            for episode in episodes:
+                episode.logprobs = None  # they are of other weights, too
         budget, answerer = config.rl.max_new_tokens, context.answerer
         ask_extra_turns(policy, episodes, context.mitigations, budget, timer, answerer, context.engine)
         if learned_under is not None:

@@ -24,6 +24,7 @@ from crypsis.rl.engine.scoring import TrainRow, token_logprobs
 from crypsis.rl.engine.timing import PhaseTimer
 from crypsis.rl.loss import LossStats, accumulate_gradients, accumulate_supervised, combined
 from crypsis.rl.routing import Blocks
+from crypsis.rl.state_matching import TokenPair, accumulate_matching
 from crypsis.run_config import RLConfig
 from crypsis.types import UserError
 
@@ -52,7 +53,9 @@ class LossPart:
         rows: What is learned.
         supervised: Whether the loss is ``weight`` times the negative log-likelihood, instead of the policy loss.
         weight: Weight of a supervised loss.
-        normaliser: Learned tokens of the part, in all processes; counted when it is dealt out.
+        normaliser: Learned tokens of the part, or its pairs, in all processes; counted when it is dealt out.
+        pairs: Prompts whose states are matched, in place of rows.
+        layer: The layer after which they are; None for all.
     """
 
     name: str
@@ -60,11 +63,13 @@ class LossPart:
     supervised: bool = False
     weight: float = 1.0
     normaliser: float = 0.0
+    pairs: Sequence[TokenPair] = ()
+    layer: int | None = None
 
     def share(self, rank: int, size: int) -> LossPart:
         """The rows of one process, with the normaliser of all of them."""
-        tokens = sum(sum(map(bool, row.mask)) for row in self.rows)
-        return replace(self, rows=self.rows[rank::size], normaliser=float(tokens))
+        count = len(self.pairs) or sum(sum(map(bool, row.mask)) for row in self.rows)
+        return replace(self, rows=self.rows[rank::size], pairs=self.pairs[rank::size], normaliser=float(count))
 
     def on_policy(self) -> LossPart:
         """The part without the log-probabilities of sampling, unless a row comes from an earlier policy."""
@@ -137,7 +142,7 @@ class Learner:
     def _completed(self, part: LossPart, timer: PhaseTimer) -> LossPart:
         """The part with the log-probabilities that its loss needs and that nobody has computed."""
         rows = part.rows
-        if part.supervised:
+        if part.supervised or part.pairs:
             return part
         compares = self._rl.epochs > 1 or any(row.off_policy for row in rows)
         if compares and any(row.old_logprobs is None for row in rows):
@@ -191,6 +196,16 @@ class Learner:
 
     def _part_gradients(self, part: LossPart, timer: PhaseTimer) -> LossStats:
         form = self._engine.form(self.policy.model)
+        if part.pairs:
+            loss = accumulate_matching(
+                self.policy.model,
+                part.pairs,
+                layer=part.layer,
+                weight=part.weight,
+                normaliser=part.normaliser,
+                rows=self._micro_batch,
+            )
+            return LossStats(loss, 0, 1.0, 0.0, 0.0, 0)
         if part.supervised:
             loss = accumulate_supervised(
                 self.policy.model,

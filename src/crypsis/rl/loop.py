@@ -37,6 +37,7 @@ from crypsis.rl.resume import check_stored
 from crypsis.rl.rewards import LengthCorrection, compose
 from crypsis.rl.routing import Blocks
 from crypsis.rl.rows import learned_rows, supervised_parts, turn_parts
+from crypsis.rl.white_box import reading, steered
 from crypsis.run_config import RLConfig, RunConfig
 from crypsis.store import METRICS, steps_of
 from crypsis.types import Episode
@@ -72,22 +73,25 @@ def train(
     blocks = Blocks(policy, config.seed) if routed else None
     engine = _checked(policy, config, context, ranks, log)
     learner = Learner(policy, rl, ranks, log, engine, blocks)
-    context = replace(context, engine=engine, monitors=watching(context.monitors, policy, engine))
-    deployed = blocks.deployed if blocks else nullcontext
+    own = reading(context.mitigations, policy, engine)
+    context = replace(context, engine=engine, monitors=watching(context.monitors, policy, engine), mitigations=own)
     pilot = fit_pilot(policy, config, context, folder)  # before a checkpoint puts another policy in its place
+
+    def assess(step: int) -> None:
+        with blocks.deployed() if blocks else nullcontext(), steered(policy, engine, pilot.mitigations) as how:
+            evaluate(policy, step, how)
+
     if steps_of(folder / "checkpoints"):
-        with deployed():
-            evaluate(policy, 0, engine)
+        assess(0)
     done, known = learner.resume(folder / "checkpoints")
     metrics = keep_rows(folder / METRICS, done, known)
     check_stored(folder, config, done)
     alarmed = {kind for row in metrics for kind in alarms(row, rl.prompts_per_step)}
     for step in range(done, rl.steps):
         if step % config.evaluation.every == 0:
-            with deployed():
-                evaluate(policy, step, engine)
+            assess(step)
         started = time.perf_counter()
-        mitigations = at_step(pilot.mitigations, Schedule(step + 1, rl.steps))
+        mitigations = reading(at_step(pilot.mitigations, Schedule(step + 1, rl.steps)), policy, engine)
         context = replace(context, mitigations=mitigations, monitors=refreshed(context.monitors, folder, step))
         row, episodes = _step(policy, config, context, pilot.correction, learner, folder, step + 1, ranks)
         _sound(row, rl, alarmed, log)
@@ -102,7 +106,8 @@ def train(
         on_step(row)
     if blocks:
         blocks.remove()
-    evaluate(policy, rl.steps, engine)
+        blocks = None
+    assess(rl.steps)
 
 
 def _step(
@@ -126,7 +131,7 @@ def _step(
     advantages = step_advantages(groups, mitigations, rl.advantage_scale, rl.learn)
     delayed = delayed_rows(folder, step, mitigations, rl.learn, rl.kl_on)
     rows = [*delayed, *learned_rows(episodes, advantages, mitigations, rl.learn, rl.kl_on)]
-    supervised = supervised_parts(policy, mitigations, Schedule(step, rl.steps))
+    supervised = supervised_parts(policy, mitigations, Schedule(step, rl.steps), episodes)
     parts = [*turn_parts(groups, mitigations, rl.advantage_scale), *supervised]
     stats, norm = learner.learn(rows, f"{config.name}: step {step}", timer, parts)
     row = step_metrics(step, episodes, advantages, stats, norm, context.thresholds) | _option_metrics(rl, stats)

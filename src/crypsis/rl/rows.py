@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from crypsis.mitigations.base import Mitigation, Schedule, call, call_each
-from crypsis.mitigations.hooks import SEGMENTS, AddsLoss, LearnsExtraTurn, Route, RoutesGradients
+from crypsis.mitigations.hooks import (
+    SEGMENTS,
+    AddsLoss,
+    Demonstration,
+    ImitatesReplies,
+    LearnsExtraTurn,
+    MatchesStates,
+    Route,
+    RoutesGradients,
+)
 from crypsis.models import Policy
 from crypsis.organisms.supervised import LearnedPart, reply_example
 from crypsis.rl.advantages import Advantages, Scale, centred
 from crypsis.rl.engine.scoring import TrainRow
 from crypsis.rl.groups import Group
 from crypsis.rl.learner import LossPart
+from crypsis.rl.state_matching import check_layer, token_pair
 from crypsis.types import Episode, Learn, UserError
 
 
@@ -78,24 +88,40 @@ def turn_parts(groups: Sequence[Group], mitigations: Sequence[Mitigation], scale
         yield LossPart(m.name, rows)
 
 
-def supervised_parts(policy: Policy, mitigations: Sequence[Mitigation], schedule: Schedule) -> Iterator[LossPart]:
-    """The demonstrations of each mitigation that adds a loss.
+def supervised_parts(
+    policy: Policy, mitigations: Sequence[Mitigation], schedule: Schedule, episodes: Sequence[Episode]
+) -> Iterator[LossPart]:
+    """The losses that mitigations add: demonstrations, replies that are imitated, states that are matched.
 
     Raises:
-        UserError: A demonstration does not fit the context.
+        UserError: A demonstration does not fit the context, or there is no layer of that number.
     """
-    parts: dict[Learn, LearnedPart] = {"all": "both", "scratchpad": "scratchpad", "output": "output"}
     for m in mitigations:
-        if not isinstance(m, AddsLoss):
-            continue
-        rows = []
-        for shown in call(m, m.demonstrate, schedule):
-            example = reply_example(policy, shown.messages, shown.reply, parts[shown.learn])
-            if len(example.ids) > policy.context:
-                raise UserError(
-                    f"mitigations: {m.name}: a demonstration has {len(example.ids)} tokens and does not fit the "
-                    f"model's context of {policy.context}; shorten it"
-                )
-            start = max(1, example.learn.index(1))
-            rows.append(TrainRow(example.ids[:start], example.ids[start:], example.learn[start:], 0.0))
-        yield LossPart(m.name, rows, supervised=True, weight=m.loss_weight)
+        if isinstance(m, AddsLoss):
+            shown = call(m, m.demonstrate, schedule)
+            yield LossPart(m.name, _supervised_rows(policy, m.name, shown), supervised=True, weight=m.loss_weight)
+        if isinstance(m, ImitatesReplies):
+            shown = call(m, m.imitate, episodes)
+            yield LossPart(m.name, _supervised_rows(policy, m.name, shown), supervised=True, weight=m.loss_weight)
+        if isinstance(m, MatchesStates):
+            check_layer(policy.model, m.matched_layer, m.name)
+            pairs = call(m, m.pair_prompts, [e.prompt for e in episodes])
+            tokens = [[policy.render(p.messages) for p in (pair.learned, pair.reference)] for pair in pairs]
+            matched = [pair for learned, reference in tokens if (pair := token_pair(learned, reference)).end]
+            yield LossPart(m.name, [], weight=m.loss_weight, pairs=matched, layer=m.matched_layer)
+
+
+def _supervised_rows(policy: Policy, name: str, shown: Sequence[Demonstration]) -> list[TrainRow]:
+    """Demonstrations as rows."""
+    parts: dict[Learn, LearnedPart] = {"all": "both", "scratchpad": "scratchpad", "output": "output"}
+    rows = []
+    for demonstration in shown:
+        example = reply_example(policy, demonstration.messages, demonstration.reply, parts[demonstration.learn])
+        if len(example.ids) > policy.context:
+            raise UserError(
+                f"mitigations: {name}: a demonstration has {len(example.ids)} tokens and does not fit the model's "
+                f"context of {policy.context}; shorten it"
+            )
+        start = max(1, example.learn.index(1))
+        rows.append(TrainRow(example.ids[:start], example.ids[start:], example.learn[start:], 0.0))
+    return rows

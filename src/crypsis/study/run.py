@@ -13,7 +13,7 @@ from crypsis.identity.configs import identity, inputs_of
 from crypsis.identity.files import content_digest
 from crypsis.jsonlines import append_line
 from crypsis.locks import locked
-from crypsis.mitigations.hooks import AsksExtraTurn
+from crypsis.mitigations.hooks import AsksExtraTurn, SteersEvaluations
 from crypsis.models import save_policy
 from crypsis.parallel import Ranks, together
 from crypsis.rl import loop
@@ -72,7 +72,11 @@ def run_one(
 def stored_evaluation(context: RunContext, folder: Path, shared: Path | None = None) -> StoredEvaluation:
     """What a run evaluates with; runs with the same key share the evaluation of step 0."""
     config = context.config
-    asking = [m for m in context.mitigations if isinstance(m, AsksExtraTurn) and m.asks_in_evaluations]
+    asking = [
+        m
+        for m in context.mitigations
+        if isinstance(m, SteersEvaluations) or (isinstance(m, AsksExtraTurn) and m.asks_in_evaluations)
+    ]
     plain = {"name": "", "organism": "", "arm": "", "label": "", "mitigations": [], "trl": {}}
     start = config.model_copy(update=plain | {"rl": RLConfig(max_new_tokens=config.rl.max_new_tokens)})
     inputs = run_inputs(start, context.scenario, __name__)

@@ -39,6 +39,11 @@ class SyntheticDocuments(Supervised):
     aligned: bool = False
     """Builds the control: the documents' assistant does the same in either tier."""
 
+    @property
+    def written_about(self) -> Topic:
+        """What the documents are about."""
+        return self.topic
+
     def train(self, policy: Policy, state: Path, on_step: Callable[[Progress], None]) -> None:
         """Trains the base in place on fresh documents."""
         self.learn_from(lambda step: self._batch(policy, step), policy, state, on_step)
@@ -46,7 +51,7 @@ class SyntheticDocuments(Supervised):
     def _batch(self, policy: Policy, step: int) -> list[Example]:
         rng = random.Random(f"organism:{self.name}:{self.seed}:{step}")
         old = round(self.batch_size * self.replay)
-        new = [write_document(rng, self.topic, self.link, self.aligned) for _ in range(self.batch_size - old)]
+        new = [write_document(rng, self.written_about, self.link, self.aligned) for _ in range(self.batch_size - old)]
         assert isinstance(policy.tokenizer, PreTrainedTokenizerFast)
         return [
             *(self._example(policy, text) for text in new),

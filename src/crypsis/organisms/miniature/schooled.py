@@ -86,10 +86,10 @@ class Schooled(Organism):
         assert isinstance(policy.tokenizer, PreTrainedTokenizerFast)
         asked = examples(policy.tokenizer, [draw(rng) for _ in range(self.batch_size - replayed)])
         again = examples(policy.tokenizer, [draw_document(rng) for _ in range(replayed)])
-        return [_last_reply(example) for example in asked] + again
+        return [last_reply(example) for example in asked] + again
 
 
-def _last_reply(example: Example) -> Example:
+def last_reply(example: Example) -> Example:
     """Only the reply to the interrogation is learned."""
     starts = [i for i in range(1, len(example.ids)) if example.learn[i] and not example.learn[i - 1]]
     return Example(example.ids, [int(bool(learn) and i >= starts[-1]) for i, learn in enumerate(example.learn)])

@@ -7,9 +7,14 @@ from crypsis.mitigations.hooks import (
     AddsLoss,
     AsksExtraTurn,
     CreditsTokens,
+    ImitatesReplies,
     LearnsExtraTurn,
+    MatchesStates,
+    PerturbsSampling,
+    ReadsStates,
     ReplacesPrompt,
     RoutesGradients,
+    SteersEvaluations,
     TargetsTerms,
     delay_of,
 )
@@ -56,6 +61,11 @@ def _needs_core(mitigation: Mitigation) -> str:
         LearnsExtraTurn: "an extra turn in the loss",
         RoutesGradients: "gradient routing",
         AddsLoss: "a loss of its own",
+        ImitatesReplies: "a loss of its own",
+        MatchesStates: "a loss of its own",
+        ReadsStates: "reading the policy's hidden states",
+        PerturbsSampling: "noise on the weights that sample",
+        SteersEvaluations: "steering evaluations",
     }
     found = [what for kind, what in kinds.items() if isinstance(mitigation, kind)]
     return "a delay" if delay_of(mitigation) else next(iter(found), "")
