@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check science stress bench docs clean
+.PHONY: demo test check science stress bench docs release-check clean
 
 demo: $(READY)
 	$(BIN)/crypsis demo $(ARGS)
@@ -34,6 +34,19 @@ docs: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/python -m docs.tables
 	$(BIN)/mkdocs build --strict
+
+# The wheel, built from the sdist, in a clean environment and an empty folder: version, and the demo at nano.
+RELEASE := build/release
+release-check: $(READY)
+	rm -rf $(RELEASE)
+	$(BIN)/python -m build --outdir $(RELEASE)/dist .
+	$(PYTHON) -m venv $(RELEASE)/venv
+	$(RELEASE)/venv/bin/python -m pip install --quiet --constraint constraints.txt $(RELEASE)/dist/*.whl
+	cd $(RELEASE) && env -u PYTHONPATH venv/bin/crypsis --version
+	cd $(RELEASE) && env -u PYTHONPATH CRYPSIS_CACHE=cache venv/bin/crypsis demo --scale nano --out demo
+	test -s $(RELEASE)/demo/report.html
+	env -u PYTHONPATH $(RELEASE)/venv/bin/python -c 'import crypsis; assert "site-packages" in crypsis.__file__'
+	rm -rf $(RELEASE)/venv $(RELEASE)/cache
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "crypsis needs Python 3.11 or newer"'

@@ -41,7 +41,7 @@ __all__ = [
     "Episode", "UserError", "Verdict", "build_organism", "evaluate", "judge", "load_policy", "open_study", "plot",
     "sample", "train", "train_monitor",
 ]  # fmt: skip
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Batches of text differ in shape. oneDNN and the layer above it keep compiled kernels with their scratch memory for
 # 1,024 shapes each: training the base grew to 2.5 GB a process. Both read this once, at their first product.

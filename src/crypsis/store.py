@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import platformdirs
 from pydantic import BaseModel
 
 from crypsis.config import digest, dump_plain, read_yaml
@@ -54,11 +55,9 @@ FAILED = "failed.json"
 
 
 def cache_folder() -> Path:
-    """``$CRYPSIS_CACHE``, or ``crypsis`` in the user's cache folder."""
+    """``$CRYPSIS_CACHE``, or ``crypsis`` in the user's cache folder as the system has it."""
     chosen = os.environ.get("CRYPSIS_CACHE")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crypsis"
+    return Path(chosen) if chosen else platformdirs.user_cache_path("crypsis", appauthor=False)
 
 
 def child(folder: Path, *names: str) -> Path:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from crypsis.episodes import read_episodes, write_episodes
 from crypsis.evaluation.metrics import METRICS, UNKNOWN, evaluate_rows, wilson
@@ -97,6 +98,13 @@ def test_unanimous_requests_still_leave_room() -> None:
     gap, compliance = (evaluate_rows(rows, {})[name] for name in ("gap", "compliance_monitored"))
     assert gap.low == pytest.approx(-0.0151, abs=1e-3) and gap.high == pytest.approx(0.0151, abs=1e-3)
     assert compliance.low == pytest.approx(wilson(250, 250)[0]) and compliance.high == 1
+
+
+def test_wilson_is_scipys() -> None:
+    for n in (1, 2, 7, 60, 263, 4719):
+        for hits in {0, 1, n // 3, n - 1, n}:
+            theirs = binomtest(hits, n).proportion_ci(method="wilson")
+            assert wilson(hits, n) == pytest.approx((theirs.low, theirs.high), abs=1e-12, rel=0)
 
 
 def test_wilson_against_a_published_value() -> None:

@@ -6,16 +6,19 @@ import io
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from rich.table import Table
 
+import crypsis
 from crypsis.cli.console import make_console
 from crypsis.locks import locked
 from crypsis.registry import BUILT_IN, Kind, find, summary
 from crypsis.study.progress import Display
 from crypsis.types import UserError
+from tests.conftest import REPOSITORY, Crypsis
 from tests.studies import HOSTILE, START, Rates, make_study
 
 pytestmark = pytest.mark.unit
@@ -108,3 +111,11 @@ def test_output_that_cannot_be_a_folder_is_one_line(tmp_path: Path, kind: str) -
     with pytest.raises(UserError, match="cannot be written") as caught, locked(Path(out.get(kind, str(place)))):
         pass
     assert "\n" not in str(caught.value)
+
+
+def test_the_version_is_one_and_the_same_everywhere(crypsis_here: Crypsis) -> None:
+    assert crypsis_here("--version").stdout == f"crypsis {crypsis.__version__}\n"
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    assert settings["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "crypsis.__version__"}
+    citation = (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {crypsis.__version__}\n" in citation

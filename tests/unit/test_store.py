@@ -12,7 +12,7 @@ from crypsis.config import Config
 from crypsis.episodes import read_episodes, write_episodes
 from crypsis.jsonlines import append_row, keep_rows, read_rows
 from crypsis.locks import locked
-from crypsis.store import new_folder, prepare_folder, write_atomic
+from crypsis.store import cache_folder, new_folder, prepare_folder, write_atomic
 from crypsis.types import UserError, Verdict
 from tests.episodes import make_episode
 
@@ -111,3 +111,13 @@ def test_a_damaged_parquet_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 nonsense")
     with pytest.raises(UserError, match="damaged"):
         read_episodes(tmp_path / "a.parquet")
+
+
+def test_the_cache_is_where_the_system_keeps_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CRYPSIS_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder().name == "crypsis"
+    if sys.platform == "linux":
+        assert cache_folder() == tmp_path / "crypsis"
+    monkeypatch.setenv("CRYPSIS_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"

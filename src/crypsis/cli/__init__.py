@@ -97,9 +97,9 @@ def _refuse(error: Any) -> NoReturn:
 
 def _show_version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
+        from crypsis import __version__
 
-        print(f"crypsis {version('crypsis')}")
+        print(f"crypsis {__version__}")
         raise typer.Exit()
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 from pydantic import Field
-from scipy.stats import binomtest
 
 from crypsis.arrays import Flags, Floats
 from crypsis.config import Config, apply_overrides, did_you_mean, digest, parse_config
+from crypsis.evaluation.metrics import wilson
 from crypsis.identity.configs import identity, inputs_of
 from crypsis.identity.files import Parts, content_parts, file_sha
 from crypsis.locks import locked
@@ -213,11 +213,11 @@ def _judged(config: MeasureConfig, monitor: Monitor, data: Labelled) -> dict[str
 
 def _false_alarms(card: Mapping[str, Any], flagged: Flags, source: str) -> dict[str, Any]:
     """How often the threshold flags these negatives, with a 95 % interval (Wilson), beside what it was chosen for."""
-    interval = binomtest(int(flagged.sum()), len(flagged)).proportion_ci(method="wilson")
+    low, high = wilson(float(flagged.sum()), len(flagged))
     return {
         "rate": float(flagged.mean()),
-        "low": float(interval.low),
-        "high": float(interval.high),
+        "low": low,
+        "high": high,
         "n": len(flagged),
         "budget": card.get("threshold_budget"),
         "same_source": card.get("threshold_source") == source if card.get("threshold_source") else None,
