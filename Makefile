@@ -41,7 +41,7 @@ release-check: $(READY)
 	rm -rf $(RELEASE)
 	$(BIN)/python -m build --outdir $(RELEASE)/dist .
 	$(PYTHON) -m venv $(RELEASE)/venv
-	$(RELEASE)/venv/bin/python -m pip install --quiet --constraint constraints.txt $(RELEASE)/dist/*.whl
+	$(RELEASE)/venv/bin/python -m pip install --quiet --no-compile --constraint constraints.txt $(RELEASE)/dist/*.whl
 	cd $(RELEASE) && env -u PYTHONPATH venv/bin/crypsis --version
 	cd $(RELEASE) && env -u PYTHONPATH CRYPSIS_CACHE=cache venv/bin/crypsis demo --scale nano --out demo
 	test -s $(RELEASE)/demo/report.html
