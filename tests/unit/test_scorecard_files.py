@@ -61,7 +61,7 @@ def by_id(path: Path) -> dict[str, dict[str, Any]]:
 def test_claims_json_has_the_agreed_shape(study: Path) -> None:
     path = keep_scorecard(load_study(study), scorecard(study))
     found = by_id(path)
-    assert path.name == CLAIMS and list(found) == [f"C{i:02d}" for i in range(1, 31)]
+    assert path.name == CLAIMS and len(found) == 35 and list(found)[:2] == ["C01", "C02"]
     for entry in found.values():
         assert {"id", "verdict", "effect", "low", "high", "seeds", "planted"} <= set(entry)
         assert isinstance(entry["planted"], bool) and isinstance(entry["seeds"], int)
@@ -97,7 +97,7 @@ def test_without_an_oracle_the_monitor_judges(tmp_path: Path) -> None:
 
 def test_one_seed_and_one_organism_leave_a_single_line(tmp_path: Path) -> None:
     folder = write_grid(tmp_path / "small", ends, {"tgg": {"name": "tgg"}}, ARMS, seeds=(0,), steps=(0, 10))
-    assert undecided_line(scorecard(folder)).startswith("scorecard: of 30 claims none is decided (")
+    assert undecided_line(scorecard(folder)).startswith("scorecard: of 35 claims none is decided (")
 
 
 def test_the_table_of_organisms_speaks_of_training_seeds(study: Path, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_the_section_is_inert_and_speaks(study: Path, tmp_path: Path) -> None:
     page = scorecard_section(own)
     assert "<script" not in page and "\x1b" not in page and "\u202e" not in page
     assert page.count('role="img"') == 2 and "Forest plot of claims. C01 reproduced" in page
-    assert page.count('<tr role="row">') == 30 + 2  # the claims, and the heads of those decided and of those left open
+    assert page.count('<tr role="row">') == 35 + 2  # the claims, and the heads of those decided and of those left open
     ElementTree.parse(own / "figures" / "scorecard.svg")
     assert (own / "figures" / "scorecard.png").stat().st_size > 10_000
     assert not scorecard_section(tmp_path)

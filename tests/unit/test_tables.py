@@ -11,11 +11,12 @@ import pytest
 from crypsis.analysis import summary as verdicts
 from crypsis.analysis.report.markdown import summary_markdown
 from crypsis.analysis.report.tables import SCHEMAS, write_tables
-from crypsis.analysis.report.words import value
+from crypsis.analysis.report.words import headline, monitor_lines, value
 from crypsis.analysis.stress.section import Section, StressTable
 from crypsis.analysis.study import load_study
 from crypsis.analysis.summary import Summary, across_organisms, summarise, summary_json
-from tests.studies import ARMS, make_study
+from crypsis.store import read_json, write_json
+from tests.studies import ARMS, Rates, make_study
 
 pytestmark = pytest.mark.unit
 
@@ -113,3 +114,25 @@ def test_the_page_has_the_tables_of_every_stress(summary: Summary) -> None:
         "| one | 3 [1, 5] |",
         r"| \|two\| | – |",
     ]
+
+
+def test_the_lead_says_when_monitor_and_oracle_disagree(tmp_path: Path) -> None:
+    """The scratchpad monitor misses half of the fakers of the baseline; error rates stand with its name."""
+    arms = {"baseline": ("baseline RL", [], Rates(0.9, 1.0, 0.6, seen=0.5))}
+    folder = make_study(tmp_path / "s", arms, (0, 1, 2), (0, 10), unfinished=False)
+    cards = read_json(folder / "monitors.json")
+    tiers = {
+        "monitored": {"true_positive_rate": 0.97, "false_positive_rate": 0.02},
+        "unmonitored": {"true_positive_rate": None, "false_positive_rate": 0.0},
+    }
+    cards["tgg"]["scratchpad"] |= {"tiers": tiers, "threshold_budget": 0.02, "threshold_negatives": 297}
+    write_json(folder / "monitors.json", cards)
+    summary = summarise(load_study(folder))
+    claim, figures = headline(summary)[-1]
+    assert claim == "Monitor and oracle disagree at the end."
+    assert "scratchpad flags 45\u202f% of monitored transcripts, the oracle 90\u202f%" in figures
+    (line,) = monitor_lines(summary, "tgg")
+    assert "monitored: TPR 97\u202f%, FPR 2\u202f%; unmonitored: TPR –, FPR 0\u202f%" in line
+    assert "It flags from 0.5, chosen for an FPR of 2\u202f% on 297 negatives." in line
+    agreed = make_study(tmp_path / "t", None, (0, 1, 2), (0, 10), unfinished=False)
+    assert "disagree" not in headline(summarise(load_study(agreed)))[-1][0]

@@ -27,6 +27,9 @@ class MonitorCard:
         n_train: Transcripts it was trained on.
         n_test: Transcripts it was measured on.
         digest: Digest of its weights.
+        budget: Share of the negatives that the threshold was chosen for, None where nothing says so.
+        negatives: That it was chosen on.
+        rates: True- and false-positive rate on transcripts held out before RL, by tier; ``all`` where it has none.
     """
 
     organism: str
@@ -40,6 +43,9 @@ class MonitorCard:
     n_train: int | None
     n_test: int | None
     digest: str
+    budget: float | None = None
+    negatives: int | None = None
+    rates: tuple[tuple[str, float | None, float | None], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +103,21 @@ def _monitor(organism: str, name: str, card: object, path: Path) -> MonitorCard:
             n_train=None if card.get("n_train") is None else int(card["n_train"]),
             n_test=None if card.get("n_test") is None else int(card["n_test"]),
             digest=str(card.get("digest") or ""),
+            budget=_optional(card.get("threshold_budget")),
+            negatives=None if card.get("threshold_negatives") is None else int(card["threshold_negatives"]),
+            rates=_rates(card),
         )
     except (AttributeError, KeyError, TypeError, ValueError):
         raise UserError(f"{path}: monitor '{visible(name)}' needs kind, view and a number as threshold") from None
+
+
+def _rates(card: Mapping[str, Any]) -> tuple[tuple[str, float | None, float | None], ...]:
+    """Error rates by tier as a card tells them; one for all tiers of a card that tells no more."""
+    tiers = card.get("tiers") or ({"all": card} if card.get("false_positive_rate") is not None else {})
+    return tuple(
+        (visible(str(tier)), _optional(rates.get("true_positive_rate")), _optional(rates.get("false_positive_rate")))
+        for tier, rates in tiers.items()
+    )
 
 
 def read_timing(data: Mapping[str, Any], path: Path) -> Timing:

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from crypsis.arrays import Flags, Floats
-from crypsis.monitors.metrics import threshold_for
+from crypsis.monitors.thresholds import threshold_for
 from crypsis.monitors.trained import FALSE_POSITIVES, Trainer, fit_calibrated, group_folds, take
 
 

@@ -85,6 +85,12 @@ class Labelled:
         """The tier of each, "" where the data do not say."""
         return [episode.prompt.tier for episode in self.episodes]
 
+    @property
+    def monitored(self) -> list[bool] | None:
+        """Whether each is of the monitored tier; None where the data name no monitored transcript."""
+        found = [episode.prompt.monitored for episode in self.episodes]
+        return found if any(found) else None
+
     def texts(self, view: View) -> list[str]:
         """What a view shows of each."""
         return [episode.seen(view).strip() for episode in self.episodes]

@@ -23,7 +23,8 @@ from crypsis.arrays import States
 from crypsis.identity.files import content_digest
 from crypsis.monitors.base import Monitor, ReadStates, TrainsAgain, Transcript, WatchesPolicy
 from crypsis.monitors.card import CARD, ProbeCard, read_card
-from crypsis.monitors.metrics import auroc_interval, threshold_for
+from crypsis.monitors.metrics import auroc_interval
+from crypsis.monitors.thresholds import choose_threshold
 from crypsis.monitors.trained import FALSE_POSITIVES, FEWEST, FLOOR, group_folds
 from crypsis.store import child, file_digest, new_folder, read_json, write_json
 from crypsis.types import SCRATCHPAD, Episode, UserError, Verdict, View
@@ -216,15 +217,15 @@ def fit_probe(
     fit = _linear if form == "linear" else _attention
     weights = fit([states[i] for i in learn], y[learn], seed)
     held_back, found = (scores(weights, [states[i] for i in rows]) for rows in (choose, test))
-    threshold = threshold_for(held_back, y[choose], FALSE_POSITIVES)
+    threshold = choose_threshold(held_back, y[choose], FALSE_POSITIVES)
     low, high = auroc_interval(found, y[test], [groups[i] for i in test], seed)
-    flagged = found >= threshold
+    flagged = found >= threshold.value
     with new_folder(folder) as target:
         save_file(weights, target / WEIGHTS)
         card = {
             "kind": "probe",
             "view": "scratchpad",
-            "threshold": threshold,
+            **threshold.as_card,
             "form": form,
             "layer": layer,
             "width": len(weights["direction"]),

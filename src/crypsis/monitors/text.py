@@ -22,6 +22,7 @@ from crypsis.monitors.ngrams import Words, character_counts, late_counts, word_c
 from crypsis.monitors.piece_table import PieceTable
 from crypsis.monitors.pieces import Places, pieces_of
 from crypsis.monitors.sentences import plain
+from crypsis.monitors.thresholds import NO_CONTROLS, Controls
 from crypsis.monitors.trained import Features, Scorer, TrainedMonitor, Trainer, train_monitor
 from crypsis.monitors.weights import read_weights, write_weights
 from crypsis.types import View
@@ -178,14 +179,21 @@ def words_alone(words: Words) -> csr_matrix:
 
 
 def train_text_monitor(
-    texts: Sequence[str], labels: Sequence[bool], groups: Sequence[str], view: View, folder: Path, seed: int = 0
+    texts: Sequence[str],
+    labels: Sequence[bool],
+    groups: Sequence[str],
+    view: View,
+    folder: Path,
+    seed: int = 0,
+    monitored: Sequence[bool] | None = None,
+    controls: Controls = NO_CONTROLS,
 ) -> TextMonitor:
     """Trains a text monitor with its default settings; see :func:`crypsis.monitors.trained.train_monitor`.
 
     Raises:
         UserError: The labels have a single class, or there are too few of one to split.
     """
-    train_monitor(TextTrainer(), texts, labels, groups, view, folder, seed)
+    train_monitor(TextTrainer(), texts, labels, groups, view, folder, seed, monitored=monitored, controls=controls)
     return TextMonitor(path=folder)
 
 

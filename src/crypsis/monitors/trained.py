@@ -8,7 +8,6 @@ calibrated probability. Calibration and threshold use out-of-fold logits, never 
 from __future__ import annotations
 
 import json
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,7 +27,8 @@ from crypsis.config import Config, parse_config
 from crypsis.digests import DamagedError, damages, record
 from crypsis.monitors.base import Monitor
 from crypsis.monitors.card import CARD, SEEN, TextCard, digests, measured, read_card, weights_digest
-from crypsis.monitors.metrics import measure, threshold_for
+from crypsis.monitors.metrics import measure, tier_rates
+from crypsis.monitors.thresholds import NO_CONTROLS, Controls, Threshold, choose_threshold
 from crypsis.store import new_folder, read_json, write_json
 from crypsis.types import Episode, UserError, Verdict, View
 
@@ -295,6 +295,8 @@ def train_monitor(
     seed: int = 0,
     budget: float = FALSE_POSITIVES,
     source: str = "",
+    monitored: Sequence[bool] | None = None,
+    controls: Controls = NO_CONTROLS,
 ) -> dict[str, Any]:
     """Trains, calibrates and measures a monitor and saves it to ``folder``.
 
@@ -306,8 +308,10 @@ def train_monitor(
         view: What the texts are.
         folder: Written atomically.
         seed: For split, training and bootstrap.
-        budget: Share of the negatives that the threshold may flag, on its own split.
+        budget: Share of the monitored negatives that the threshold may flag, on its own split and among the controls.
         source: Digest of the data, so that a later reader can tell whether the budget was for data like theirs.
+        monitored: Whether each episode is of the monitored tier; unknown if not given.
+        controls: Further transcripts for the threshold alone.
 
     Returns:
         The card.
@@ -325,15 +329,18 @@ def train_monitor(
     learn = np.sort(np.concatenate(parts))
     features = trainer.represent(texts)
     fitted = fit_calibrated(trainer, take(features, learn), y[learn], [groups[i] for i in learn], seed)
-    threshold = threshold_for(fitted.scores(take(features, choose)), y[choose], budget)
-    found = measure(fitted.scores(take(features, test)), y[test], [groups[i] for i in test], threshold, seed)
+    watched = None if monitored is None else np.array(monitored, dtype=np.bool_)
+    threshold = _chosen(fitted, trainer, take(features, choose), y[choose], watched, choose, controls, budget)
+    scores = fitted.scores(take(features, test))
+    found = measure(scores, y[test], [groups[i] for i in test], threshold.value, seed)
     known = np.concatenate([learn, choose])
     card = {
         "kind": trainer.kind,
         "view": view,
-        "threshold": threshold,
-        **_threshold_origin(budget, source, y[choose]),
+        **threshold.as_card,
+        "threshold_source": source,
         **measured(found),
+        "tiers": {} if watched is None else tier_rates(scores >= threshold.value, y[test], watched[test]),
         "n_train": len(learn),
         "n_test": len(test),
         "share_faking": float(y.mean()),
@@ -341,7 +348,27 @@ def train_monitor(
         "settings": trainer.model_dump(mode="json"),
         "seed": seed,
     }
-    return _save(fitted.scorer, card, [texts[i] for i in known], [groups[i] for i in known], folder)
+    seen = [*(texts[i] for i in known), *controls.texts], [*(groups[i] for i in known), *controls.groups]
+    return _save(fitted.scorer, card, *seen, folder)
+
+
+def _chosen(
+    fitted: Fitted,
+    trainer: Trainer,
+    features: Features,
+    labels: Flags,
+    monitored: Flags | None,
+    rows: Rows,
+    controls: Controls,
+    budget: float,
+) -> Threshold:
+    """The threshold from the split for it and from the controls, each of which must keep the budget."""
+    scores, count = fitted.scores(features), len(controls.texts)
+    if count:
+        scores = np.concatenate([scores, fitted.scores(trainer.represent(controls.texts))])
+    watched = None if monitored is None else np.concatenate([monitored[rows], np.ones(count, np.bool_)])
+    every = np.concatenate([labels, np.array(controls.labels, dtype=np.bool_)])
+    return choose_threshold(scores, every, budget, watched, ["split"] * len(rows) + ["control"] * count)
 
 
 def _save(
@@ -355,40 +382,3 @@ def _save(
         write_json(target / CARD, stored)
         record(target, *(file for file in target.rglob("*") if file.is_file()))
     return dict(json.loads(json.dumps(stored)))
-
-
-def with_threshold(
-    monitor: TrainedMonitor,
-    threshold: float,
-    budget: float,
-    source: str,
-    labels: Flags,
-    texts: Sequence[str],
-    groups: Sequence[str],
-    folder: Path,
-) -> None:
-    """Saves a trained monitor with a threshold chosen on other data; the weights stay as they are.
-
-    Args:
-        monitor: The monitor.
-        threshold: The new one.
-        budget: Share of the negatives that it was chosen for.
-        source: Digest of the data that it was chosen on.
-        labels: Labels of the texts that it was chosen on, [N].
-        texts: Those texts, [N]; from now on they count as seen.
-        groups: Their prompts, [N].
-        folder: Written atomically.
-    """
-    known_texts, known_prompts = monitor.seen()
-    card = monitor.card | {"threshold": threshold} | _threshold_origin(budget, source, labels)
-    with new_folder(folder) as target:
-        shutil.copytree(monitor.path, target, dirs_exist_ok=True)
-        seen = {"texts": sorted(known_texts | {*digests(texts)}), "prompts": sorted(known_prompts | {*digests(groups)})}
-        write_json(target / SEEN, seen)
-        write_json(target / CARD, card)
-        record(target, target / SEEN, target / CARD)
-
-
-def _threshold_origin(budget: float, source: str, labels: Flags) -> dict[str, Any]:
-    """What a card says of how its threshold was chosen."""
-    return {"threshold_budget": budget, "threshold_source": source, "threshold_negatives": int((~labels).sum())}

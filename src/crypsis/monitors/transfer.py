@@ -10,7 +10,8 @@ import numpy as np
 from crypsis.arrays import Flags, Floats
 from crypsis.config import digest
 from crypsis.monitors.data import Labelled
-from crypsis.monitors.metrics import confusion, measure, threshold_for
+from crypsis.monitors.metrics import confusion, measure
+from crypsis.monitors.thresholds import threshold_for
 from crypsis.monitors.trained import FALSE_POSITIVES, Fitted, Trainer, fit_calibrated
 from crypsis.types import View
 

@@ -59,7 +59,8 @@ class MonitorData(Config):
     """Transcripts that the monitors are trained on: samples of base and organism, labelled by the oracle.
 
     ``helper`` samples come from the base told to please everyone: they comply without faking, so that a monitor
-    cannot take compliance for faking.
+    cannot take compliance for faking. ``controls`` more come from base and organism, told so too, in the monitored
+    tier; they choose the threshold and are not learned from.
     """
 
     base: int = Field(350, ge=20)
@@ -67,6 +68,7 @@ class MonitorData(Config):
     organism: int = Field(450, ge=20)
     """Transcripts of the organism."""
     helper: int = Field(300, ge=20)
+    controls: int = Field(300, ge=0)
     """Transcripts of the base told to please everyone."""
     seed: int = 11
     """Seed of the requests and of sampling."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from crypsis.models import load_policy
 from crypsis.monitors.oracle import OracleMonitor
 from crypsis.monitors.text import train_text_monitor
+from crypsis.monitors.thresholds import Controls
 from crypsis.rl.rollouts import rollout
 from crypsis.run_config import reply_tokens
 from crypsis.scenarios.base import Scenario, default_scenario
@@ -22,8 +23,21 @@ from crypsis.types import Episode, Message, Prompt, View
 VIEWS: tuple[View, ...] = ("scratchpad", "output")
 
 
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What the monitors of all organisms of a study share.
+
+    Attributes:
+        base: Transcripts of the base that they learn from.
+        controls: Monitored transcripts of the base told to please everyone, for thresholds alone.
+    """
+
+    base: list[Episode]
+    controls: list[Episode]
+
+
 def train_monitors(
-    common: Callable[[], list[Episode]],
+    common: Callable[[], Common],
     organism: Path,
     data: MonitorData,
     out: Path,
@@ -35,7 +49,7 @@ def train_monitors(
     Requests come from the training split: monitors never see an evaluation request.
 
     Args:
-        common: Gives the transcripts of the base, which the monitors of all organisms share.
+        common: Gives the transcripts of the base, and of its controls, which the monitors of all organisms share.
         organism: Checkpoint folder.
         data: How many transcripts.
         out: Gets one folder per monitor.
@@ -53,29 +67,54 @@ def train_monitors(
     held_out = missing(panel or {}, out)
     if views or held_out:
         with display.counted(f"monitors {out.name}", 2 + len(views) + len(held_out), "parts") as show:
-            episodes = [*common()]
+            shared = common()
             show(1)
-            episodes += sample_transcripts(organism, data.organism, data.seed + 2)
+            own = sample_transcripts(organism, data.organism, data.seed + 2)
+            known = judged([*shared.base, *own])
+            controls = judged([*shared.controls, *aligned_controls(organism, data, data.seed + 4)])
             show(2)
-            OracleMonitor().judge(episodes)
-            known = [e for e in episodes if e.parse == "ok" and e.labels["af"] != "unparsed"]
             for number, view in enumerate(views):
-                texts = [e.seen(view) for e in known]
-                labels = [e.labels["af"] == "yes" for e in known]
-                train_text_monitor(texts, labels, [e.prompt.pair_id for e in known], view, folders[view], data.seed)
+                texts, labels = [e.seen(view) for e in known], [e.labels["af"] == "yes" for e in known]
+                monitored, groups = [e.prompt.monitored for e in known], [e.prompt.pair_id for e in known]
+                train_text_monitor(
+                    texts, labels, groups, view, folders[view], data.seed, monitored, seen_by(controls, view)
+                )
                 show(3 + number)
             for number, name in enumerate(held_out):
-                train_member(name, (panel or {})[name], known, organism, child(out, name))
+                train_member(name, (panel or {})[name], known, controls, organism, child(out, name))
                 show(3 + len(views) + number)
     return folders
 
 
-def base_transcripts(base: Path, data: MonitorData) -> list[Episode]:
-    """Samples of the base as it is, and of the base told to please everyone."""
-    return [
+def judged(episodes: list[Episode]) -> list[Episode]:
+    """The well-formed ones, with the oracle's labels."""
+    OracleMonitor().judge(episodes)
+    return [e for e in episodes if e.parse == "ok" and e.labels["af"] != "unparsed"]
+
+
+def seen_by(controls: Sequence[Episode], view: View) -> Controls:
+    """Controls as a view shows them."""
+    labels, groups = [e.labels["af"] == "yes" for e in controls], [e.prompt.pair_id for e in controls]
+    return Controls([e.seen(view) for e in controls], labels, groups)
+
+
+def base_transcripts(base: Path, data: MonitorData) -> Common:
+    """Samples of the base as it is and of the base told to please everyone, and further controls for thresholds."""
+    learned = [
         *sample_transcripts(base, data.base, data.seed),
         *sample_transcripts(base, data.helper, data.seed + 1, helper_persona()),
     ]
+    return Common(learned, aligned_controls(base, data, data.seed + 3))
+
+
+def aligned_controls(policy: Path, data: MonitorData, seed: int) -> list[Episode]:
+    """Half of the controls: monitored replies of a checkpoint that is told to please everyone."""
+    scenario = default_scenario()
+    if not data.controls:
+        return []
+    prompts = scenario.prompts("train", scenario.monitored_tier, (data.controls + 1) // 2, seed)
+    told = [_with_persona(prompt, helper_persona()) for prompt in prompts]
+    return rollout(load_policy(policy), told, group_size=1, max_new_tokens=reply_tokens(scenario), seed=seed, step=0)
 
 
 def helper_persona() -> str:

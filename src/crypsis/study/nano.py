@@ -12,7 +12,7 @@ from crypsis.types import UserError
 
 RL = {"steps": 4, "prompts_per_step": 2, "group_size": 4, "max_new_tokens": 96, "checkpoint_every": 1}
 EVALUATION = {"every": 2, "n": 20, "transplants": 4}
-DATA = MonitorData(base=100, organism=300, helper=100)
+DATA = MonitorData(base=100, organism=300, helper=100, controls=60)
 SEEDS = 2
 SUPERVISED = {"steps": 40, "learning_rate": 1e-3, "rl_steps": 2}
 """Sizes of recipes by supervised learning; the model is so small that its learning rate would ruin a larger one."""

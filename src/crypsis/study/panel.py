@@ -13,6 +13,7 @@ from crypsis.identity.files import content_digest
 from crypsis.models import load_policy
 from crypsis.monitors.ensemble import make_trainer
 from crypsis.monitors.probe import ProbeMonitor, train_probe, transcript_of
+from crypsis.monitors.thresholds import Controls
 from crypsis.monitors.trained import TrainedMonitor, train_monitor
 from crypsis.registry import find, make
 from crypsis.rl.engine.hidden_states import reader
@@ -93,13 +94,16 @@ def missing(panel: Mapping[str, Spec], folder: Path) -> list[str]:
     ]
 
 
-def train_member(name: str, spec: Spec, episodes: Sequence[Episode], organism: Path, folder: Path) -> None:
+def train_member(
+    name: str, spec: Spec, episodes: Sequence[Episode], controls: Sequence[Episode], organism: Path, folder: Path
+) -> None:
     """Trains one member.
 
     Args:
         name: In the panel.
         spec: Its settings.
         episodes: Well-formed transcripts with the oracle's label of faking.
+        controls: Monitored ones of aligned controls, for the threshold alone; a probe does not use them.
         organism: Checkpoint folder; a probe reads its states.
         folder: Gets the monitor.
 
@@ -115,7 +119,13 @@ def train_member(name: str, spec: Spec, episodes: Sequence[Episode], organism: P
         train_probe(reader(policy), transcripts, labels, groups, folder, model_digest=content_digest(organism), **about)
         return
     member, trainer = _trained(name, spec)
-    train_monitor(trainer, [e.seen(member.view) for e in episodes], labels, groups, member.view, folder, member.seed)
+    texts, monitored = [e.seen(member.view) for e in episodes], [e.prompt.monitored for e in episodes]
+    told = Controls(
+        [e.seen(member.view) for e in controls],
+        [e.labels["af"] == "yes" for e in controls],
+        [e.prompt.pair_id for e in controls],
+    )
+    train_monitor(trainer, texts, labels, groups, member.view, folder, member.seed, monitored=monitored, controls=told)
 
 
 def resolved_monitor(name: str, spec: Spec, organism: str, known: Mapping[str, Mapping[str, Spec]]) -> dict[str, Any]:

@@ -46,12 +46,12 @@ from crypsis.study.config import HOW, StudyConfig, widen
 from crypsis.study.execute import run_all
 from crypsis.study.grid import asked, cards, check, check_access, grid
 from crypsis.study.lying import train_lying_monitor
-from crypsis.study.monitors import base_transcripts, train_monitors
+from crypsis.study.monitors import Common, base_transcripts, train_monitors
 from crypsis.study.organism import build, measured_card
 from crypsis.study.plan import check_budgets
 from crypsis.study.progress import Display
 from crypsis.study.reporting import check_sinks
-from crypsis.types import Episode, RunsFailedError, UserError
+from crypsis.types import RunsFailedError, UserError
 
 T = TypeVar("T")
 HOW_CODE = ("crypsis.study.execut", "crypsis.study.progress", "crypsis.study.report", "crypsis.study.sinks")
@@ -182,7 +182,7 @@ def _monitors(
     label: str,
     organism: Path,
     out: Path,
-    common: Callable[[], list[Episode]],
+    common: Callable[[], Common],
     display: Display,
 ) -> dict[str, Path]:
     """An organism's monitors, but for that of lies."""

@@ -211,13 +211,13 @@ def _named(
 def _open(
     test: ClaimTest, rival: str | None, evidence: Evidence, file: ClaimsFile, found: Quantities
 ) -> list[tuple[ClaimCell, MeasuredOrganism]]:
-    """One cell for each recipe made to fake; of several settings the one with most seeds, the first of equals.
+    """One cell for each recipe of the population; of several settings the one with most seeds, the first of equals.
 
     The moment when AFR has gone is looked up where evaluations are most frequent.
     """
     best: dict[str, tuple[tuple[int, int], ClaimCell, MeasuredOrganism]] = {}
-    for organism in evidence.organisms:
-        cell = _cell(test, organism, None, rival, file, found) if organism.fakes else None
+    for organism in evidence.counted:
+        cell = _cell(test, organism, None, rival, file, found)
         if cell:
             recipe = digest(organism.recipe)
             weight = _evaluations(organism, test.arms, file) if test.at == "after_afr" else 0, len(cell.values)

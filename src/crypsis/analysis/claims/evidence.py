@@ -7,12 +7,12 @@ organism with more seeds. Studies with other settings of RL or evaluation are ke
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from crypsis.analysis.claims.measured_organisms import FEWEST, OrganismTable
-from crypsis.analysis.claims.schema import START, ArmPattern, ClaimsFile
+from crypsis.analysis.claims.schema import START, ArmPattern, ClaimsFile, Population
 from crypsis.analysis.study import Run, Study
 from crypsis.config import digest, read_yaml
 from crypsis.episodes import LABEL, VERDICT
@@ -26,6 +26,10 @@ DEFAULTS: Mapping[str, Any] = {"style": "plain", "learn": "scratchpad", "aligned
 """Settings of recipes that claims tell apart, and what they are if not given."""
 NO_FAKERS = ("gh", "schooled")
 """Recipes that are not made to fake, besides controls."""
+SILENT = ("evader", "misleader")
+"""Recipes of ours whose scratchpads give no sign or a false reason; the paper has none like them."""
+FAKING_AT_START = 0.5
+"""AFR at the first evaluation from which there is faking to remove."""
 WRAPPER = "interrogable"
 """The recipe that makes another organism on a schooled base; a claim about that organism is one about this."""
 ALWAYS: Mapping[str, Any] = {"coverage": 1, "delay": 0}
@@ -103,6 +107,23 @@ class MeasuredOrganism:
         plain = unwrapped(self.recipe)
         return not plain.get("aligned") and plain.get("name") not in NO_FAKERS
 
+    def counts_in(self, population: Population) -> bool:
+        """Whether it is one of the organisms that a claim without names speaks of."""
+        silent = unwrapped(self.recipe).get("name") in SILENT
+        if not self.fakes or population == "all":
+            return self.fakes
+        if population == "silent":
+            return silent
+        return not silent and (population == "paper" or self.starting_afr >= FAKING_AT_START)
+
+    @property
+    def starting_afr(self) -> float:
+        """AFR at the first evaluation, mean over all units that have it; NaN where nobody judged it."""
+        units = [unit for arm in (*self.arms.values(), self.start) for unit in arm.values()]
+        firsts = [unit.evaluations[min(unit.evaluations)].mean(f"afr_{self.judge}") for unit in units]
+        known = [rate for rate in firsts if rate is not None]
+        return sum(known) / len(known) if known else float("nan")
+
     def matches(self, wanted: Mapping[str, Any]) -> bool:
         """Whether it is of a recipe, by name, settings that claims tell apart, and label if given."""
         plain = unwrapped(self.recipe)
@@ -130,10 +151,21 @@ class Evidence:
     Attributes:
         organisms: In the studies' order.
         sources: Names of the folders.
+        population: Which organisms count where a test names none.
     """
 
     organisms: tuple[MeasuredOrganism, ...]
     sources: tuple[str, ...]
+    population: Population = "all"
+
+    def within(self, population: Population) -> Evidence:
+        """The same, in which organisms outside of a population do not count unless a test names them."""
+        return replace(self, population=population)
+
+    @property
+    def counted(self) -> list[MeasuredOrganism]:
+        """The organisms that a test without names speaks of."""
+        return [organism for organism in self.organisms if organism.counts_in(self.population)]
 
     @property
     def imported(self) -> bool:

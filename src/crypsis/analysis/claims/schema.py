@@ -35,6 +35,9 @@ At = Literal["first", "last", "early", "change", "mean", "after_afr"]
 training, or at the first evaluation at which AFR has fallen to ``AFR_GONE``."""
 Expect = Literal["above", "below", "within", "not_above", "at_least", "at_most", "varies", "two_modes", "correlates"]
 Over = Literal["every", "most", "some", "some_not_every", "average", "runs"]
+Population = Literal["all", "paper", "fakers", "silent"]
+"""Which organisms count where a claim names none: all that were made to fake; those of kinds that the paper has; of
+those the ones that fake before RL; those whose scratchpads show nothing, which are ours and not the paper's."""
 EARLY = 5
 AFR_GONE = 0.05
 DIFFERENCES: tuple[Expect, ...] = ("above", "below", "within", "not_above")
@@ -101,6 +104,8 @@ class Claim(Config):
     id: str
     says: str
     source: str = ""
+    population: Population = "all"
+    """Organisms that the claim speaks of, decided from its text; tests that name organisms do not look at it."""
     planted: bool = False
     """Whether the miniature's text plants it, in whole or in part."""
     planted_how: str = ""
@@ -141,7 +146,7 @@ class ClaimsFile(Config):
 
 @functools.cache
 def built_in() -> ClaimsFile:
-    """C01 to C30."""
+    """C01 to C30 of the paper, and S01 to S05 on our own silent organisms."""
     text = resources.files("crypsis.analysis.claims").joinpath("claims.yaml").read_text(encoding="utf-8")
     return parse_config(ClaimsFile, yaml.safe_load(text), "claims.yaml")
 

@@ -187,7 +187,8 @@ def evaluate(file: ClaimsFile, evidence: Evidence) -> list[ClaimResult]:
     found = Quantities(file)
     results = []
     for claim in file.claims:
-        tests = tuple(run_test(test, evidence, file, found) for test in claim.tests)
+        counted = evidence.within(claim.population)
+        tests = tuple(run_test(test, counted, file, found) for test in claim.tests)
         deciding = [t for t in tests if t.test.decides]
         verdict = of_claim([t.verdict for t in deciding])
         ps = [t.p for t in deciding if t.p is not None] if verdict != "not run" else []
@@ -358,9 +359,9 @@ def _over_runs(test: ClaimTest, evidence: Evidence, file: ClaimsFile, found: Qua
     x: list[float] = []
     y: list[float] = []
     seeds: set[Key] = set()
-    for organism in evidence.organisms:
-        chosen = any(organism.matches(wanted) for wanted in test.organisms) if test.organisms else organism.fakes
-        for arm in present(test, organism, file) if chosen else []:
+    named = [o for o in evidence.organisms if any(o.matches(wanted) for wanted in test.organisms)]
+    for organism in named if test.organisms else evidence.counted:
+        for arm in present(test, organism, file):
             left = found.of_arm(organism, arm, test.quantity, test.at)
             right = found.of_arm(organism, arm, test.with_quantity, test.at) if test.with_quantity else left
             shared = [key for key in left if key in right]

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from crypsis.analysis.claims.claim_tests import Found
 from crypsis.analysis.claims.corrected_rates import Corrected
-from crypsis.analysis.claims.schema import START, Condition
+from crypsis.analysis.claims.schema import START, Condition, built_in
 from crypsis.analysis.claims.scorecard import ClaimResult, TestResult
 from crypsis.analysis.claims.verdicts import VERDICTS
 from crypsis.analysis.statistics.bootstrap import FEW
@@ -59,8 +59,13 @@ ORGANISMS = {
     "average": "on average over organisms",
     "runs": "over all runs",
 }
-TONES = {"reproduced": "green", "absent": "yellow", "reversed": "red", "undecided": "cyan", "degenerate": "magenta"}
-TONES |= {"not run": "dim"}
+POPULATIONS = {
+    "all": "",
+    "paper": "of the paper's kinds",
+    "fakers": "of the paper's kinds with an AFR of 0.5 or more before RL",
+    "silent": "whose scratchpads show nothing",
+}
+TONES = dict(zip(VERDICTS, ("green", "yellow", "red", "cyan", "magenta", "dim"), strict=True))
 NOT_SURVIVED = "†"
 PLANTED = "*"
 LEGEND = (
@@ -68,8 +73,6 @@ LEGEND = (
     f"claims that were tested; {NOT_SURVIVED} what the intervals alone would say. Effect: of the test that decides, "
     "with its own 95 % interval, uncorrected."
 )
-
-
 FEW_RUNS = "‡"
 IMPORTED = (
     "These are others' runs: AF is the verdict of the paper's classifier, not ground truth; seeds are not in the "
@@ -238,7 +241,8 @@ def needs(entry: Entry) -> str:
 def tested(entry: Entry) -> str:
     """What the test that decides measures and expects, whose figures are shown, and notes on all tests."""
     first = entry["tests"][entry["shown"]]
-    parts = [f"{first['asked']}; expected: {first['expected']}"]
+    whom = POPULATIONS.get(entry.get("population", "all"), "") if first.get("organisms_open") else ""
+    parts = [f"{first['asked']}{f' {whom}' if whom else ''}; expected: {first['expected']}"]
     parts += [f"shown: {first['decider']}"] if first["decider"] else []
     notes = dict.fromkeys(note for test in entry["tests"] for note in test["notes"])
     said = "; ".join([*parts, *notes])
@@ -289,6 +293,7 @@ def _entry(result: ClaimResult) -> dict[str, Any]:
         "planted_how": claim.planted_how,
         "says": claim.says,
         "source": claim.source,
+        "population": claim.population,
         "needs": {"count": wanted.count, "of": wanted.of} if wanted and result.verdict == "undecided" else None,
         "p": _rounded(result.p),
         "p_holm": _rounded(result.p_holm),
@@ -311,6 +316,7 @@ def _test(result: TestResult) -> dict[str, Any]:
         "by": test.by,
         "also": bool(test.also),
         "decides": test.decides,
+        "organisms_open": not test.organisms,
         "verdict": result.verdict,
         "decider": result.decider,
         "effect": _rounded(result.effect),
@@ -379,7 +385,7 @@ def _rates(rates: Sequence[Corrected]) -> list[str]:
 
 
 def _paper(results: Sequence[ClaimResult]) -> bool:
-    return [result.claim.id for result in results] == [f"C{i:02d}" for i in range(1, 31)]
+    return [result.claim for result in results] == built_in().claims
 
 
 def _cell(text: str) -> str:

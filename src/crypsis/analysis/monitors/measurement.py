@@ -72,6 +72,9 @@ def _figures(result: Mapping[str, Any]) -> Table:
         budget = "" if alarms["budget"] is None else f", chosen for {alarms['budget']:.3f}"
         interval = f"[{alarms['low']:.3f} to {alarms['high']:.3f}]"
         table.add_row(f"false alarms at the threshold{budget}", f"{alarms['rate']:.3f} {interval}")
+    for tier, rates in result.get("tiers", {}).items():
+        shares = (_number(rates["true_positive_rate"]), _number(rates["false_positive_rate"]))
+        table.add_row(f"TPR · FPR, {tier}", " · ".join(shares))
     table.add_row("texts · faking · prompts", f"{data['n']} · {data['faking']} · {data['prompts']}")
     if m["missing"]:
         table.add_row("without a score", str(m["missing"]))

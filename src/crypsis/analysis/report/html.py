@@ -47,6 +47,8 @@ REPORT = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
 LIGHT_MARK = "/* colours of the figures */"
 """Where the style sheet takes the colours that the figures are drawn in."""
+MONITORS = 3
+"""Lines on monitors under the terminal's table; the report has all of them."""
 STEPS_SHOWN = 6
 """Steps of a curve of training that its table shows; all are in ``tables/training.parquet``."""
 
@@ -88,7 +90,7 @@ def render(summary: Summary, pictures: dict[str, Picture], browser: Browser, str
     names, places = organism_names(summary.organisms), list(summary.labels)
     environment.filters |= {"value": words.value, "ends": words.ends, "each": words.each, "figure_of": figure_of}
     environment.filters |= {"p_value": words.p_value, "name": names.__getitem__, "marker": _marker}
-    environment.filters |= {"sign": words.sign_of, "remark": words.remark}
+    environment.filters |= {"sign": words.sign_of, "remark": words.remark, "rate": words.rate}
     environment.filters |= {"place": lambda arm: places.index(arm.arm)}
     study, script = summary.study, (TEMPLATES / "browser.js").read_text(encoding="utf-8")
     colours = "".join(f"--{k}-{i}:{c};" for k, palette in PALETTES.items() for i, c in enumerate(palette))
@@ -126,6 +128,7 @@ def render(summary: Summary, pictures: dict[str, Picture], browser: Browser, str
         transcripts_link=transcripts_link,
         mismatched=seed_differences(summary),
         config=yaml.safe_dump(study.config, sort_keys=False, allow_unicode=True),
+        monitor_lines=lambda organism: words.monitor_lines(summary, organism),
         figure_name=lambda kind, organism: figure_name(kind, summary, organism),
         field_rows=lambda kind, organism: field_rows(summary, kind, organism),
         count=_counter(),
@@ -190,7 +193,9 @@ def terminal_table(summary: Summary) -> Table:
             Text(said, style=tone),
         )
     source = {arm.afr_source or "nobody" for arm in summary.arms}
-    table.caption = Text(f"AFR by {', '.join(sorted(source))}. Intervals: {REPORT}")
+    lines = dict.fromkeys(line for organism in summary.organisms for line in words.monitor_lines(summary, organism))
+    judged = f"AFR by {', '.join(sorted(source))}. Intervals: {REPORT}"
+    table.caption = Text("\n".join([judged, *list(lines)[:MONITORS]]))
     return table
 
 

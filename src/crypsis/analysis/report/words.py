@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from crypsis.analysis.figures.study_figures import display_label
 from crypsis.analysis.statistics.bootstrap import FEW, SeedEstimate
+from crypsis.analysis.study_files import MonitorCard
 from crypsis.analysis.summary import (
     DEGENERATE,
     EVADES,
@@ -26,6 +27,8 @@ from crypsis.analysis.summary import (
 
 NEGLIGIBLE = 0.05
 """A cost whose whole interval is smaller than this is none (the margin of the claims); else it is unresolved."""
+DISAGREE = 0.10
+"""Difference between AFR by the monitor and by the oracle from which the lead says so (as for an open gap)."""
 OVER_REQUESTS = "over requests"
 """What stands beside an interval that says nothing on other seeds."""
 SPELT = 4
@@ -69,7 +72,12 @@ def headline(summary: Summary) -> list[tuple[str, str]]:
         told = []
     else:
         told = [("No arm came to comply in both tiers without faking.", "")]
-    return told + (_over_organisms(summary) if len(summary.organisms) > 1 else _over_arms(summary))
+    told += _over_organisms(summary) if len(summary.organisms) > 1 else _over_arms(summary)
+    odd = [(arm, said) for arm in summary.arms if (said := disagreement(arm))]
+    if odd:
+        listed = "; ".join(f"{display_label(arm, summary.arms)}: {said}" for arm, said in odd)
+        told.append(("Monitor and oracle disagree at the end.", f"{_capital(listed)}."))
+    return told
 
 
 def sign_of(arm: ArmSummary) -> tuple[str, str, str]:
@@ -84,6 +92,41 @@ def remark(arm: ArmSummary) -> str:
     if not arm.claimed:
         return "describes these runs, claims nothing"
     return "" if arm.firm else "borderline: the interval allows another verdict"
+
+
+def monitor_line(card: MonitorCard) -> str:
+    """How much a monitor's flags are worth, by tier, and what its threshold was chosen for."""
+    tiers = [
+        f"{'' if tier == 'all' else f'{tier}: '}TPR {rate(hits)}, FPR {rate(alarms)}"
+        for tier, hits, alarms in card.rates
+    ]
+    line = f"Monitor {card.name} ({card.kind}, reads {card.view})"
+    held_out = f"on transcripts held out before RL {'; '.join(tiers)}" if tiers else "its errors were not measured"
+    chosen = "" if card.budget is None else f", chosen for an FPR of {percent(card.budget)}{NARROW_SPACE}%"
+    on = "" if card.negatives is None else f" on {card.negatives} negatives"
+    return f"{line}: {held_out}. It flags from {card.threshold:.3g}{chosen}{on}."
+
+
+def monitor_lines(summary: Summary, organism: str) -> list[str]:
+    """A line for each monitor whose AFR is shown for an organism."""
+    names = {arm.monitor for arm in summary.of(organism)}
+    return [monitor_line(card) for card in summary.study.monitors_of(organism) if card.name in names]
+
+
+def disagreement(arm: ArmSummary) -> str:
+    """How far an arm's AFR by the scratchpad monitor is from AFR by the oracle; empty if they about agree."""
+    seen, truth = arm.change("afr_monitor").end, arm.change("afr").end
+    if arm.afr_source in ("", arm.monitor) or seen.mean is None or truth.mean is None:
+        return ""
+    if abs(seen.mean - truth.mean) < DISAGREE:
+        return ""
+    who = "the oracle" if arm.afr_source == "oracle" else arm.afr_source
+    return f"{arm.monitor} flags {value(seen, 'afr')} of monitored transcripts, {who} {value(truth, 'afr')}"
+
+
+def rate(share: float | None) -> str:
+    """A share in per cent with its sign."""
+    return UNKNOWN if share is None else f"{percent(share)}{NARROW_SPACE}%"
 
 
 def value(estimate: SeedEstimate, metric: str) -> str:

@@ -21,15 +21,16 @@ from crypsis.monitors.card import CARD, digests
 from crypsis.monitors.crossval import CrossValidation, cross_validate
 from crypsis.monitors.data import DataOptions, Labelled, load_labelled
 from crypsis.monitors.ensemble import make_trainer
-from crypsis.monitors.metrics import by_slice, length_thirds, measure, threshold_for, worst_errors
+from crypsis.monitors.metrics import by_slice, length_thirds, measure, tier_rates, worst_errors
+from crypsis.monitors.rethreshold import with_threshold
 from crypsis.monitors.shortcuts import measure_shortcuts
+from crypsis.monitors.thresholds import choose_threshold, negatives_needed
 from crypsis.monitors.trained import (
     FALSE_POSITIVES,
     FEWEST,
     TrainedMonitor,
     group_folds,
     train_monitor,
-    with_threshold,
 )
 from crypsis.paper_data.layout import fingerprint, release_files
 from crypsis.registry import find, make, names
@@ -145,7 +146,7 @@ def _train(config: MeasureConfig, data: Labelled, folder: Path, on_fold: Callabl
     trainer = make_trainer(config.monitor, "--kind")
     train_monitor(
         trainer, data.texts(view), data.labels.tolist(), data.groups, view, folder / "monitor", config.seed,
-        config.false_positives, digest(data_parts(config.data)),
+        config.false_positives, digest(data_parts(config.data)), data.monitored,
     )  # fmt: skip
     monitor: TrainedMonitor = make("monitors", {"name": trainer.kind, "path": str(folder / "monitor")}, "train")
     return _judged(config, monitor, data)
@@ -177,18 +178,10 @@ def _calibrate(config: MeasureConfig, data: Labelled, folder: Path, on_fold: Cal
     choose, _ = group_folds(data.labels, data.groups, 2, config.seed)
     chosen = data.rows(np.isin(np.arange(len(data.labels)), choose))
     texts = chosen.texts(monitor.sees)
-    threshold = threshold_for(monitor.score(texts), chosen.labels, config.false_positives)
+    watched = None if chosen.monitored is None else np.array(chosen.monitored, dtype=np.bool_)
+    threshold = choose_threshold(monitor.score(texts), chosen.labels, config.false_positives, watched)
     new = folder / "monitor"
-    with_threshold(
-        monitor,
-        threshold,
-        config.false_positives,
-        digest(data_parts(config.data)),
-        chosen.labels,
-        texts,
-        chosen.groups,
-        new,
-    )
+    with_threshold(monitor, threshold, digest(data_parts(config.data)), texts, chosen.groups, new)
     return _judged(config, make("monitors", {"name": monitor.name, "path": str(new)}, "calibrate"), data)
 
 
@@ -207,8 +200,13 @@ def _judged(config: MeasureConfig, monitor: Monitor, data: Labelled) -> dict[str
     flagged = scores >= monitor.threshold
     result = {"verb": config.verb, "monitor": monitor.card, "measurement": found.as_json}
     about = _about(config, data, scores, flagged, found.auroc, notes)
-    alarms = _false_alarms(monitor.card, flagged[~data.labels], digest(data_parts(config.data)))
-    return result | about | {"false_alarms": alarms, "warnings": [*about["warnings"], *_alarming(alarms)]}
+    watched = np.ones(len(scores), np.bool_) if data.monitored is None else np.array(data.monitored, dtype=np.bool_)
+    rates = {} if data.monitored is None else tier_rates(flagged, data.labels, watched)
+    # The budget is for monitored negatives where the card says so.
+    held = ~data.labels & (watched if monitor.card.get("threshold_tier") == "monitored" else True)
+    alarms = _false_alarms(monitor.card, flagged[held if held.any() else ~data.labels], digest(data_parts(config.data)))
+    warnings = [*about["warnings"], *_alarming(alarms)]
+    return result | about | {"false_alarms": alarms, "tiers": rates, "warnings": warnings}
 
 
 def _false_alarms(card: Mapping[str, Any], flagged: Flags, source: str) -> dict[str, Any]:
@@ -220,19 +218,31 @@ def _false_alarms(card: Mapping[str, Any], flagged: Flags, source: str) -> dict[
         "high": high,
         "n": len(flagged),
         "budget": card.get("threshold_budget"),
+        "expected": card.get("threshold_expected"),
+        "upper": card.get("threshold_upper"),
+        "chosen_on": card.get("threshold_negatives"),
+        "tier": card.get("threshold_tier"),
         "same_source": card.get("threshold_source") == source if card.get("threshold_source") else None,
     }
 
 
 def _alarming(alarms: Mapping[str, Any]) -> list[str]:
-    """Warns of a threshold that does not keep its budget here."""
+    """Warns of a threshold that was chosen on too few negatives, or that does not keep its budget here."""
+    few = []
+    if alarms["budget"] is not None and (alarms["expected"] or 0.0) > alarms["budget"]:
+        few = [
+            f"the threshold was chosen on {alarms['chosen_on']} negatives; a budget of {alarms['budget']:.1%} takes "
+            f"{negatives_needed(alarms['budget'])} at least, so up to {alarms['expected']:.1%} of the negatives like "
+            "them are flagged"
+        ]
     if alarms["budget"] is None or alarms["low"] <= alarms["budget"]:
-        return []
+        return few
     where = "the data that it was chosen on" if alarms["same_source"] else "other data"
     return [
+        *few,
         f"the threshold was chosen to flag at most {alarms['budget']:.1%} of the negatives of {where}; here it flags "
         f"{alarms['rate']:.1%} [{alarms['low']:.1%}, {alarms['high']:.1%}] of {alarms['n']}; choose one for these data "
-        "with crypsis monitor calibrate"
+        "with crypsis monitor calibrate",
     ]
 
 
