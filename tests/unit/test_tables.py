@@ -118,7 +118,7 @@ def test_the_page_has_the_tables_of_every_stress(summary: Summary) -> None:
 
 def test_the_lead_says_when_monitor_and_oracle_disagree(tmp_path: Path) -> None:
     """The scratchpad monitor misses half of the fakers of the baseline; error rates stand with its name."""
-    arms = {"baseline": ("baseline RL", [], Rates(0.9, 1.0, 0.6, seen=0.5))}
+    arms: dict[str, tuple[str, list[str], Rates]] = {"baseline": ("baseline RL", [], Rates(0.9, 1.0, 0.6, seen=0.5))}
     folder = make_study(tmp_path / "s", arms, (0, 1, 2), (0, 10), unfinished=False)
     cards = read_json(folder / "monitors.json")
     tiers = {
