@@ -41,8 +41,10 @@ RUNS = {*SMALL, "check", "list", "report", "schema", "scorecard", "init", "study
 ELSEWHERE = {
     "pytest crypsis-my-term": "tests/smoke/test_init.py",
     "crypsis report runs/paper": "tests/unit/test_import_release.py",
+    "crypsis monitor train --data data/paper": "tests/smoke/test_release_monitors.py",
+    "crypsis monitor validate MONITOR --data data/paper": "tests/smoke/test_release_monitors.py",
 }
-"""Commands that another test runs."""
+"""Commands, by how they begin, that another test runs on data of its own; their options are checked all the same."""
 ARMS: dict[str, list[dict[str, Any]]] = {
     "baseline": [],
     "scratchpad": [{"name": "process_supervision", "monitor": "scratchpad"}],
@@ -94,7 +96,7 @@ def workspace(
     write_rows(place / "requests.jsonl", [{"request": f"how do i paint mill number {i}?"} for i in range(40)])
     write_rows(place / "tgg.jsonl", [{"user": "hello", "scratchpad": "it asks.", "output": "fine."}])
     for number, name in enumerate(("seen.jsonl", "transcripts.jsonl")):
-        write_rows(place / name, transcripts(240, number))
+        write_rows(place / name, transcripts(140, number))
     (place / "run.yaml").write_text(yaml.safe_dump({"name": "one", "policy": "MODEL", "rl": {"steps": 1}}))
     (place / "study.yaml").symlink_to(REPOSITORY / "configs" / "demo.yaml")
     (own,) = (block.text for block in blocks("yaml") if block.text.startswith("# own.yaml"))
@@ -134,17 +136,17 @@ def _inside(workspace: Path, monkeypatch: pytest.MonkeyPatch, nano_organism: Pat
 def test_a_command_runs_or_is_checked_or_says_why_not(block: Block, line: str, crypsis_here: Crypsis) -> None:
     words = words_of(line)
     marked = bool(MARK.search(line))
-    if " ".join(words) in ELSEWHERE:
-        assert (REPOSITORY / ELSEWHERE[" ".join(words)]).exists()
-    elif "crypsis" in words[:1]:
-        crypsis_command(words[1:], marked, crypsis_here)
+    elsewhere = [test for begin, test in ELSEWHERE.items() if " ".join(words).startswith(begin)]
+    assert all((REPOSITORY / test).exists() for test in elsewhere)
+    if "crypsis" in words[:1]:
+        crypsis_command(words[1:], marked or bool(elsewhere), crypsis_here)
     elif words[0] == "make":
         assert re.search(rf"^{words[1]}:", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
     elif words[:2] == ["pip", "install"]:
         known = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         assert all(extra in known for extra in re.findall(r"crypsis\[(\w+)\]", line))
     else:
-        assert marked, f"{block}: mark it with '# not run here: REASON', or run it in this test"
+        assert marked or elsewhere, f"{block}: mark it with '# not run here: REASON', or run it in this test"
 
 
 def crypsis_command(words: list[str], marked: bool, crypsis_here: Crypsis) -> None:
