@@ -68,8 +68,8 @@ class MonitorData(Config):
     organism: int = Field(450, ge=20)
     """Transcripts of the organism."""
     helper: int = Field(300, ge=20)
-    controls: int = Field(300, ge=0)
     """Transcripts of the base told to please everyone."""
+    controls: int = Field(300, ge=0)
     seed: int = 11
     """Seed of the requests and of sampling."""
 
