@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from crypsis.arrays import States
 from crypsis.mitigations.base import Mitigation, call
-from crypsis.mitigations.hooks import PerturbsSampling, ReadsStates, Shift, SteersEvaluations
+from crypsis.mitigations.hooks import MatchesStates, PerturbsSampling, ReadsStates, Shift, SteersEvaluations
 from crypsis.models import Policy
 from crypsis.monitors.base import Transcript
 from crypsis.rl.engine.engine import Engine
 from crypsis.rl.engine.hidden_states import read_states
 from crypsis.rl.engine.shared_prefix import parts
+from crypsis.rl.state_matching import check_layer
 from crypsis.types import Message, UserError
 
 STEERED = "evaluations are steered"
@@ -49,8 +50,15 @@ class LivePolicy:
 
 
 def reading(mitigations: Sequence[Mitigation], policy: Policy, engine: Engine) -> list[Mitigation]:
-    """The mitigations, with access to the policy's hidden states for those that need it."""
+    """The mitigations, with access to the policy's hidden states for those that need it.
+
+    Raises:
+        UserError: One of them names a layer that the model does not have.
+    """
     live = LivePolicy(policy, engine)
+    for m in mitigations:
+        if isinstance(m, MatchesStates):
+            check_layer(policy.model, m.matched_layer, m.name)
     return [call(m, m.reading, live) if isinstance(m, ReadsStates) else m for m in mitigations]
 
 
