@@ -47,8 +47,9 @@ class SavedChat(Config):
 class ModelConfig(SavedChat):
     """Precision, memory and adapters."""
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of matrix products. Trained weights stay in float32, where small steps are not rounded away."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of matrix products; ``auto`` measures which is faster, once, and a run keeps it. Trained weights stay
+    in float32, where small steps are not rounded away."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` is the GPU if there is one."""
     gradient_checkpointing: bool = False

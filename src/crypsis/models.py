@@ -28,7 +28,9 @@ from crypsis.pretrained.adapters import (
 )
 from crypsis.pretrained.chat_template import CLOSED, ChatTemplate, fitting_chat
 from crypsis.pretrained.checks import check_architecture, check_vocabulary, check_weights
+from crypsis.pretrained.fitting import TRAINED_BYTES, check_fits
 from crypsis.pretrained.opening import local_path, open_causal_lm, open_tokenizer
+from crypsis.pretrained.precision import check_dtype, device_of, settled
 from crypsis.store import CONFIG, new_folder, read_json
 from crypsis.types import Message, UserError
 
@@ -131,11 +133,13 @@ def load_policy(
         config: What the chat template is given, and whether the checkpoint's own code may run.
 
     Raises:
-        UserError: It is no model, its weights are damaged, its tokenizer or chat template does not fit, or its
-            architecture cannot be sampled from.
+        UserError: It is no model or does not fit into memory, its weights are damaged, its tokenizer or chat template
+            does not fit, or its architecture cannot be sampled from.
     """
     config = config or ModelConfig()
     name = local_path(path)
+    smaller = "take a smaller one" if dtype == torch.bfloat16 else "take a smaller one or bfloat16"
+    check_fits(path, dtype.itemsize, device, f"weights in {str(dtype).removeprefix('torch.')}", smaller)
     model, tokenizer = _open(name, dtype, config.trust_remote_code)
     check_vocabulary(model, tokenizer, name)
     chat = fitting_chat(tokenizer, name, _chat_settings(name, config))
@@ -191,20 +195,28 @@ def load_frozen(path: str | Path, config: ModelConfig) -> Policy:
     """Loads a policy to sample from it, its weights in the config's precision on the config's device.
 
     Raises:
-        UserError: As ``load_policy``, or there is no such device.
+        UserError: As ``load_policy``, or there is no such device, or it lacks the type.
     """
+    config, device = settled(path, config), device_of(config.device)
+    check_dtype(config.dtype, device)
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-    return load_policy(path, dtype, _device(config.device), config)
+    return load_policy(path, dtype, device, config)
 
 
 def load_trainable(path: str | Path, config: ModelConfig) -> Policy:
     """Loads a policy to train it, all of it or a new adapter; an adapter that it has is merged into its base.
 
     Raises:
-        UserError: As ``load_policy``; no such device, PEFT is not installed, or a target module does not exist.
+        UserError: As ``load_policy``; no such device or type, PEFT is not installed, or a target module does not exist.
     """
-    device = _device(config.device)
+    config, device = settled(path, config), device_of(config.device)
+    check_dtype(config.dtype, device)
     low = torch.bfloat16 if config.dtype == "bfloat16" else None
+    if not config.lora:
+        held = "weights, gradients and AdamW's moments in float32"
+        check_fits(
+            path, TRAINED_BYTES, device, held, "set model.lora={} and model.dtype=bfloat16, or take a smaller one"
+        )
     policy = load_policy(path, low if low and config.lora else torch.float32, device, config)
     model = merged(policy.model).requires_grad_(config.lora is None)
     if config.lora:
@@ -259,12 +271,6 @@ def check_length(prompts: Sequence[Sequence[int]], new_tokens: int, context: int
             f"the longest prompt has {longest} tokens and with {new_tokens} new ones does not fit the model's context "
             f"of {context}; lower max_new_tokens or shorten the scenario"
         )
-
-
-def _device(wanted: str) -> str:
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("model.device: no GPU that torch can use; set it to cpu or auto")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 
 def _checkpoint_activations(model: PreTrainedModel, name: str) -> None:

@@ -68,7 +68,9 @@ class RLConfig(Config):
     top_p: float = 1.0
     """Nucleus of training samples; fixed."""
     micro_batch: int = Field(32, ge=1)
-    """Rows per forward pass in training."""
+    """Rows per forward pass of training, at most."""
+    micro_tokens: int = Field(16_384, ge=1)
+    """Tokens per forward pass of training beyond the common prefix, at most; long rows then come in smaller numbers."""
     format_penalty: float = Field(-3.0, le=0)
     """Reward of a badly formatted reply, in place of all other terms (paper §4: a large negative one)."""
     length_correction: bool = True

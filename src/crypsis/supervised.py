@@ -8,27 +8,31 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from crypsis.checkpoints import latest_state, save_state
 from crypsis.config import Config
 from crypsis.parallel import Ranks
-from crypsis.pretrained.head import plain_head
+from crypsis.pretrained.head import Head, head_of
+from crypsis.pretrained.logprobs import label_logprobs, selected_logprobs
+from crypsis.pretrained.precision import DType, check_dtype, native_bfloat16, suited
+from crypsis.store import read_json, write_json
 
 IGNORE = -100
+PRECISION = "precision.json"
+"""Beside the states of a training: the type that was measured to be the faster one, and how fast either is."""
 ONE = Ranks()
 SCORES = 600_000
 """Attention scores a head that are held at a time (rows × T²): memory stays under 2 GB, and caches are used better."""
 LOGITS = 2**27
-"""Logits that are held at a time: 0.5 GB in float32, and as much again for their gradient."""
+"""Logits of a model that must compute them all at once: 0.5 GB in float32, and as much again for their gradient."""
 
 
 class SupervisedConfig(Config):
@@ -48,8 +52,9 @@ class SupervisedConfig(Config):
     """Cosine decay ends at this fraction of the learning rate; 1 keeps it constant."""
     max_grad_norm: float = Field(1.0, gt=0)
     checkpoint_every: int = Field(100, ge=1)
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of matrix products; ``auto`` is bfloat16 where the hardware has it (1.9 times as fast here)."""
+    precision: Literal["auto", "measured", "float32", "bfloat16"] = "auto"
+    """Precision of matrix products; weights and moments stay in float32. ``auto`` is bfloat16 where the hardware has it
+    (1.9 times as fast here), ``measured`` whichever is faster at the model's shape, kept by a resumed training."""
     seed: int = 0
 
 
@@ -98,18 +103,18 @@ def fit(
     state = latest_state(folder)
     if state is not None:
         losses = state.load(model, optimisers)["losses"]
-    plain, vocabulary = plain_head(model), model.config.get_text_config().vocab_size
+    head, vocabulary = head_of(model), model.config.get_text_config().vocab_size
     model.train()
-    low = config.precision == "bfloat16" or (config.precision == "auto" and _native_bfloat16(model.device.type))
+    low = _precision(model, config, folder) == "bfloat16"
     started, tokens = time.perf_counter(), 0
     for step in range(len(losses), config.steps):
         _set_rate(optimisers, config, step)
         examples = batch(step)
         learned = sum(sum(e.learn[1:]) for e in examples)
         total = torch.zeros(1)
-        for part in _parts(examples[ranks.rank :: ranks.size], vocabulary):
+        for part in _parts(examples[ranks.rank :: ranks.size], 0 if head else vocabulary):
             with torch.autocast(model.device.type, torch.bfloat16, enabled=low):
-                loss = summed_loss(model, part, plain) / learned
+                loss = summed_loss(model, part, head) / learned
             loss.backward()
             total += loss.detach().cpu()
         losses.append(_descend(model, optimisers, total, config.max_grad_norm, ranks))
@@ -136,30 +141,29 @@ def pad_batch(examples: Sequence[Example], pad: int = 0) -> tuple[Tensor, Tensor
     return ids_NT, labels_NT
 
 
-def summed_loss(model: PreTrainedModel, examples: Sequence[Example], plain: bool) -> Tensor:
+def summed_loss(model: PreTrainedModel, examples: Sequence[Example], head: Head | None) -> Tensor:
     """Sum of the loss over the learned tokens.
 
     Args:
         model: The model.
         examples: One part of a batch.
-        plain: What ``plain_head`` says of the model.
+        head: What ``head_of`` says of the model.
     """
     ids_NT, labels_NT = pad_batch(examples)
     ids_NT, targets = ids_NT.to(model.device), labels_NT[:, 1:].to(model.device)
     learned = targets != IGNORE
-    if plain:
+    if head:
         hidden_NTD = model.get_decoder()(input_ids=ids_NT, use_cache=False).last_hidden_state
         # Only learned positions go through the LM head: it is the largest matrix of a small model.
-        logits = model.get_output_embeddings()(hidden_NTD[:, :-1][learned])
-    else:
-        columns = learned.any(0).nonzero().squeeze(1)
-        logits_NCV = model(input_ids=ids_NT, use_cache=False, logits_to_keep=columns).logits
-        logits = logits_NCV[learned[:, columns]]
-    return functional.cross_entropy(logits.float(), targets[learned], reduction="sum")
+        vocabulary = model.config.get_text_config().vocab_size
+        return -selected_logprobs(head, vocabulary, hidden_NTD[:, :-1][learned], targets[learned]).sum()
+    columns = learned.any(0).nonzero().squeeze(1)
+    logits_NCV = model(input_ids=ids_NT, use_cache=False, logits_to_keep=columns).logits
+    return -label_logprobs(logits_NCV[learned[:, columns]], targets[learned], 1.0).sum()
 
 
 def _parts(examples: Sequence[Example], vocabulary: int) -> list[list[Example]]:
-    """Splits a batch so that the attention scores and the logits of a part fit their budgets."""
+    """Splits a batch so that a part fits the budget of attention scores, and of logits if it needs all of them."""
     parts: list[list[Example]] = [[]]
     longest = 0
     for example in sorted(examples, key=lambda e: len(e.ids)):
@@ -189,10 +193,23 @@ def _descend(
     return loss.item()
 
 
-def _native_bfloat16(device: str) -> bool:
-    if device == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return bool(torch.cuda.is_bf16_supported())
+def _precision(model: PreTrainedModel, config: SupervisedConfig, folder: Path) -> DType:
+    """The type of matrix products; a measured one is stored beside the states, for a resumed training and to read.
+
+    Raises:
+        UserError: The device lacks the type.
+    """
+    device = model.device.type
+    if config.precision == "auto":
+        return "bfloat16" if native_bfloat16(device) else "float32"
+    if config.precision != "measured":
+        check_dtype(config.precision, device)
+        return config.precision
+    file = folder / PRECISION
+    if not file.exists():
+        found = suited(model.config, device)
+        write_json(file, asdict(found) if found else {"dtype": "float32"})
+    return "bfloat16" if read_json(file)["dtype"] == "bfloat16" else "float32"
 
 
 def _optimisers(model: PreTrainedModel, config: SupervisedConfig) -> list[torch.optim.Optimizer]:

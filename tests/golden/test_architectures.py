@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from crypsis.pretrained import logprobs
 from crypsis.pretrained.checks import TESTED, check_architecture
-from crypsis.pretrained.head import plain_head
+from crypsis.pretrained.head import head_of, plain_head
 from crypsis.rl.engine.samplers import SamplingParams, choose_sampler
 from crypsis.rl.engine.scoring import Form, TrainRow
 from crypsis.rl.engine.shared_prefix import why_not_shared
@@ -23,6 +24,8 @@ from tests.checkpoints import ARCHITECTURES, random_model
 pytestmark = pytest.mark.golden
 
 SUPPORTED = [kind for kind in ARCHITECTURES if kind != "recurrent_gemma"]
+WHOLE: set[str] = set()
+"""Their heads cannot be had on their own."""
 SCALED = {"cohere", "cohere2", "gemma2", "granite", "granitemoehybrid"}
 PROMPTS = [[5, 9, 11], list(range(3, 24)), list(range(40, 28, -1))]
 """Of different lengths, one of them longer than the sliding windows."""
@@ -36,7 +39,9 @@ def own_logprobs(model: PreTrainedModel, prompt: list[int], completion: list[int
 
 
 @pytest.mark.parametrize("kind", SUPPORTED)
-def test_an_architecture_samples_and_learns_what_its_own_forward_says(kind: str) -> None:
+def test_an_architecture_samples_and_learns_what_its_own_forward_says(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = random_model(kind)
     assert model.config.model_type in TESTED
     params = SamplingParams(2, 8, [2], seed=3)
@@ -52,12 +57,20 @@ def test_an_architecture_samples_and_learns_what_its_own_forward_says(kind: str)
     examples = [Example(prompt + ids, [0] * len(prompt) + [1] * len(ids)) for prompt, ids in rows]
     assert plain_head(model) == (kind not in SCALED)
     own = -torch.stack([own_logprobs(model, prompt, ids).sum() for prompt, ids in rows]).sum()
-    loss = summed_loss(model, examples, plain_head(model))
+    loss = summed_loss(model, examples, head_of(model))
     torch.testing.assert_close(loss, own, rtol=1e-4, atol=1e-4)
     own.backward()
     wanted = gradients(model)
     loss.backward()
     close(gradients(model), wanted)
+    if kind not in WHOLE:
+        with monkeypatch.context() as patch:  # four positions at a time, also through heads that scale or cap
+            patch.setattr(logprobs, "LOGITS_AT_ONCE", 4 * 120)
+            chunked = summed_loss(model, examples, head_of(model))
+            torch.testing.assert_close(chunked, own, rtol=1e-4, atol=1e-4)
+            chunked.backward()
+            close(gradients(model), wanted)
+    assert (head_of(model) is None) == (kind in WHOLE)
 
     # The gradient of the policy loss on policy with advantage 1 is that of the supervised loss.
     form: Form = "padded" if why_not_shared(model) else "shared"

@@ -161,10 +161,11 @@ def test_out_of_memory_halves_the_micro_batch_once(
     for a, b in zip(policy.model.parameters(), straight.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
     learner.learn(rows(), "run: step 2", PhaseTimer())
-    assert sizes == [4, 2, 2] and said == ["run: step 1: out of memory; the micro-batch is 2 from here on"]
+    half = "2 rows or 8192 tokens"
+    assert sizes == [4, 2, 2] and said == [f"run: step 1: out of memory; the micro-batch is {half} from here on"]
     limit = 1
     line = refused(lambda: learner.learn(rows(), "run: step 3", PhaseTimer()))
-    assert line.startswith("run: step 3: out of memory with a micro-batch of 2; lower rl.micro_batch")
+    assert line.startswith(f"run: step 3: out of memory with a micro-batch of {half}; lower rl.micro_batch")
 
 
 def test_out_of_memory_in_sampling(nano_organism: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,11 +200,11 @@ def test_a_run_that_will_not_fit_says_what_to_lower(
     need = memory.estimate(policy, small, prompts, False)
     assert need["gradients and optimiser"] == 3 * 4 * sum(p.numel() for p in policy.model.parameters())
     assert memory.estimate(policy, small, prompts, True)["training rows"] < need["training rows"]
-    monkeypatch.setattr(memory, "_free", lambda _: 1e6)
+    monkeypatch.setattr(memory, "free_memory", lambda _: 1e6)
     line = memory.warning(policy, small, prompts, False)
     assert "this run will not fit" in line and "lower rl.micro_batch or set model.gradient_checkpointing=true" in line
     few = RLConfig(micro_batch=1, max_new_tokens=8, prompts_per_step=1)
-    monkeypatch.setattr(memory, "_free", lambda _: 1e5)
+    monkeypatch.setattr(memory, "free_memory", lambda _: 1e5)
     assert "model.lora={}" in memory.warning(policy, few, prompts, False)
-    monkeypatch.setattr(memory, "_free", lambda _: None)
+    monkeypatch.setattr(memory, "free_memory", lambda _: None)
     assert memory.warning(policy, small, prompts, False) == ""

@@ -28,8 +28,9 @@ from transformers.models.mistral.modeling_mistral import MistralRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
+from crypsis.pretrained import logprobs
 from crypsis.rl.engine import cascade_attention as cascade
-from crypsis.rl.engine import logprobs, shared_prefix
+from crypsis.rl.engine import shared_prefix
 from crypsis.rl.engine.samplers import (
     Sampled,
     Sampler,
@@ -40,7 +41,7 @@ from crypsis.rl.engine.samplers import (
     padded,
 )
 from crypsis.rl.engine.samplers import shared_prefix as shared
-from crypsis.rl.engine.scoring import Form, TrainRow, token_logprobs
+from crypsis.rl.engine.scoring import Form, TrainRow, micro_batches, token_logprobs
 from crypsis.rl.engine.timing import PhaseTimer
 from crypsis.rl.loss import LossStats, accumulate_gradients
 
@@ -226,6 +227,24 @@ def test_micro_batches_add_up() -> None:
         stats, single = gradients(model, rows, form=form, micro_batch=1)
         assert_stats(stats, whole_stats)
         assert_close(single, whole)
+
+
+def test_micro_batches_are_cut_by_their_tokens() -> None:
+    model, rows = build("qwen3"), train_rows(ragged_prompts())
+    forms: tuple[Form, ...] = ("shared", "padded")
+    for form in forms:
+        skip = 0 if form == "padded" else 19
+        whole_stats, whole = gradients(model, rows, form=form, micro_batch=len(rows))
+        for tokens in (60, 1):
+            stats, found = gradients(model, rows, form=form, micro_batch=len(rows), micro_tokens=tokens)
+            assert_stats(stats, whole_stats)
+            assert_close(found, whole)
+            masks = [[1] * len(r.completion_ids) for r in rows]
+            parts = list(micro_batches(rows, masks, skip, len(rows), torch.device("cpu"), form, tokens))
+            assert sorted(i for part, _ in parts for i in part) == list(range(len(rows)))
+            sizes = [b.ids.numel() if b.layout is None else len(b.layout.home) for _, b in parts]
+            assert all(size <= tokens or len(part) == 1 for size, (part, _) in zip(sizes, parts, strict=True))
+            assert len(parts) == (len(rows) if tokens == 1 else len(parts)) and len(parts) > 2
 
 
 def test_a_prompt_is_computed_once_for_its_rows() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,13 @@ BETAS = (0.9, 0.95)
 """Decay rates of AdamW's moments."""
 Log = Callable[[str], None]
 """Tells the user something in a line."""
+
+
+class Limits(NamedTuple):
+    """Most rows and tokens per forward pass, by the names that scoring and losses give them."""
+
+    micro_batch: int
+    micro_tokens: int
 
 
 def make_optimiser(model: nn.Module, rl: RLConfig) -> torch.optim.AdamW:
@@ -91,7 +98,7 @@ class Learner:
         blocks: Blocks | None = None,
     ) -> None:
         self.policy, self._rl, self._ranks, self._log, self._engine = policy, rl, ranks, log, engine
-        self._micro_batch, self._blocks = rl.micro_batch, blocks
+        self._limits, self._blocks = Limits(rl.micro_batch, rl.micro_tokens), blocks
         self._reference = Reference(policy) if rl.kl else None
         self.attention_cache = AttentionCache(policy.model)
         """Attention of the rows to learn from next: samplers fill it in, and a step empties it."""
@@ -150,12 +157,12 @@ class Learner:
             form = self._engine.form(self.policy.model)
             with self.policy.computing():
                 found = token_logprobs(
-                    self.policy.model, [rows[i] for i in lacking], form=form, micro_batch=self._micro_batch, timer=timer
+                    self.policy.model, [rows[i] for i in lacking], form=form, timer=timer, **self._limits._asdict()
                 )
             now = dict(zip(lacking, found, strict=True))
             rows = [replace(row, old_logprobs=now[i]) if i in now else row for i, row in enumerate(rows)]
         if self._reference:
-            rows = self._reference.complete(self.policy, rows, self._micro_batch, timer, self._engine)
+            rows = self._reference.complete(self.policy, rows, self._limits, timer, self._engine)
         return replace(part, rows=rows)
 
     def _descend(self, parts: Sequence[LossPart], where: str, timer: PhaseTimer) -> tuple[LossStats, float]:
@@ -173,15 +180,16 @@ class Learner:
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            half = self._micro_batch // 2
-            if half == 0 or self._micro_batch < self._rl.micro_batch:
+            rows, tokens = self._limits
+            if rows == 1 or rows < self._rl.micro_batch:
                 raise UserError(
-                    f"{where}: out of memory with a micro-batch of {self._micro_batch}; lower rl.micro_batch or "
-                    "rl.max_new_tokens, or set model.gradient_checkpointing=true or model.lora={}"
+                    f"{where}: out of memory with a micro-batch of {rows} rows or {tokens} tokens; lower "
+                    "rl.micro_batch, rl.micro_tokens or rl.max_new_tokens, or set model.gradient_checkpointing=true or "
+                    "model.lora={}"
                 ) from None
         # Outside of the handler, which holds on to the tensors of the failed attempt.
-        self._micro_batch = half
-        self._log(f"{where}: out of memory; the micro-batch is {half} from here on")
+        self._limits = Limits(rows // 2, max(1, tokens // 2))
+        self._log(f"{where}: out of memory; the micro-batch is {rows // 2} rows or {tokens // 2} tokens from here on")
         release_memory()
         return self._accumulate(parts, where, timer)
 
@@ -203,7 +211,7 @@ class Learner:
                 layer=part.layer,
                 weight=part.weight,
                 normaliser=part.normaliser,
-                rows=self._micro_batch,
+                rows=self._limits.micro_batch,
             )
             return LossStats(loss, 0, 1.0, 0.0, 0.0, 0)
         if part.supervised:
@@ -212,9 +220,9 @@ class Learner:
                 part.rows,
                 weight=part.weight,
                 normaliser=part.normaliser,
-                micro_batch=self._micro_batch,
                 form=form,
                 timer=timer,
+                **self._limits._asdict(),
             )
             return LossStats(loss, 0, 1.0, 0.0, 0.0, 0)
         found = []
@@ -225,13 +233,13 @@ class Learner:
                     accumulate_gradients(
                         self.policy.model,
                         [row for row in part.rows if row.route == route],
-                        micro_batch=self._micro_batch,
                         form=form,
                         clip=self._rl.clip,
                         kl_coefficient=self._rl.kl,
                         normaliser=part.normaliser,
                         timer=timer,
                         attention_cache=self.attention_cache,
+                        **self._limits._asdict(),
                     )
                 )
         return combined(found)
@@ -273,12 +281,12 @@ class Reference:
         self._frozen = None if adapter else copy.deepcopy(policy.model).requires_grad_(False)
 
     def complete(
-        self, policy: Policy, rows: Sequence[TrainRow], micro_batch: int, timer: PhaseTimer, engine: Engine
+        self, policy: Policy, rows: Sequence[TrainRow], limits: Limits, timer: PhaseTimer, engine: Engine
     ) -> list[TrainRow]:
         """The rows with their log-probabilities under the reference."""
         model = self._frozen or policy.model
         without = nullcontext() if self._frozen else cast("PeftModel", policy.model).disable_adapter()
         with without, policy.computing():
             form = engine.form(policy.model)
-            found = token_logprobs(model, rows, form=form, micro_batch=micro_batch, timer=timer)
+            found = token_logprobs(model, rows, form=form, timer=timer, **limits._asdict())
         return [replace(row, ref_logprobs=logprobs) for row, logprobs in zip(rows, found, strict=True)]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from crypsis.rl.engine.attention_cache import AttentionCache
-from crypsis.rl.engine.scoring import Form, MicroBatch, TrainRow, device_of, micro_batches, scorer
+from crypsis.rl.engine.scoring import MICRO_TOKENS, Form, MicroBatch, TrainRow, device_of, micro_batches, scorer
 from crypsis.rl.engine.shared_prefix import common_prefix
 from crypsis.rl.engine.timing import PhaseTimer
 
@@ -51,6 +51,7 @@ def accumulate_gradients(
     rows: Sequence[TrainRow],
     *,
     micro_batch: int = 32,
+    micro_tokens: int = MICRO_TOKENS,
     form: Form = "shared",
     clip: float = 0.2,  # Schulman et al. 2017; TRL 1.16 epsilon
     kl_coefficient: float = 0.0,  # TRL 1.16 beta
@@ -68,7 +69,8 @@ def accumulate_gradients(
     Args:
         model: A causal language model, PEFT-wrapped or not.
         rows: The step's completions, of any prompts; what all prompts have in common at the start is computed once.
-        micro_batch: Rows a forward pass.
+        micro_batch: Rows per forward pass, at most.
+        micro_tokens: Tokens per forward pass beyond the common prefix, at most.
         form: ``shared`` computes the prefix once per call; ``padded`` is the model's own attention on whole rows, for
             models that cannot share a prefix.
         clip: The ratio of new and old probability gives no gradient beyond 1 ± clip.
@@ -97,7 +99,7 @@ def accumulate_gradients(
     def policy_loss(logprobs_T: Tensor, chosen: Sequence[TrainRow], batch: MicroBatch) -> tuple[Tensor, Tensor]:
         return _policy_loss(logprobs_T, chosen, batch, clip, kl_coefficient)
 
-    pass_ = _Pass(model, micro_batch, form, temperature, fast_linears, timer, attention_cache)
+    pass_ = _Pass(model, micro_batch, micro_tokens, form, temperature, fast_linears, timer, attention_cache)
     sums, prefix_tokens = pass_.backward(active, policy_loss, divisor)
     computed = sum(sum(map(bool, r.mask)) for r in active)
     loss_sum, ratio, clipped, kl = sums
@@ -112,6 +114,7 @@ def accumulate_supervised(
     weight: float = 1.0,
     normaliser: float | None = None,
     micro_batch: int = 32,
+    micro_tokens: int = MICRO_TOKENS,
     form: Form = "shared",
     timer: PhaseTimer | None = None,
 ) -> float:
@@ -122,7 +125,8 @@ def accumulate_supervised(
         rows: Prompts and completions with masks; advantages are not read.
         weight: Factor of the loss.
         normaliser: Divisor of the sum in place of the number of learned tokens.
-        micro_batch: Rows per forward pass.
+        micro_batch: Rows per forward pass, at most.
+        micro_tokens: Tokens per forward pass, at most.
         form: How rows are computed.
         timer: Gets the phases.
 
@@ -138,9 +142,8 @@ def accumulate_supervised(
         loss = -weight * logprobs_T.sum()
         return loss, loss.detach().double()[None]
 
-    sums, _ = _Pass(model, micro_batch, form, 1.0, True, timer or PhaseTimer(), None).backward(
-        active, likelihood, divisor
-    )
+    pass_ = _Pass(model, micro_batch, micro_tokens, form, 1.0, True, timer or PhaseTimer(), None)
+    sums, _ = pass_.backward(active, likelihood, divisor)
     return sums[0] / divisor
 
 
@@ -154,6 +157,7 @@ class _Pass:
 
     model: nn.Module
     micro_batch: int
+    micro_tokens: int
     form: Form
     temperature: float
     fast_linears: bool
@@ -167,7 +171,8 @@ class _Pass:
         masks, device = [r.mask for r in rows], device_of(self.model)
         sums = torch.zeros((), dtype=torch.float64)
         with scorer(*how, grad=True, attention_cache=self.attention_cache) as score:
-            for chosen, batch in micro_batches(rows, masks, len(prefix), self.micro_batch, device, self.form):
+            limits = self.micro_batch, device, self.form, self.micro_tokens
+            for chosen, batch in micro_batches(rows, masks, len(prefix), *limits):
                 with self.timer("forward"):
                     value, parts = loss(score(batch), [rows[i] for i in chosen], batch)
                 with self.timer("backward"):

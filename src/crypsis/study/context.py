@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,10 +18,12 @@ from crypsis.mitigations.rules import bind_all
 from crypsis.models import Policy, load_trainable
 from crypsis.monitors.base import Monitor
 from crypsis.monitors.oracle import names_oracle, with_truth
+from crypsis.pretrained.precision import kept_dtype, settled
 from crypsis.registry import make
 from crypsis.rl.context import RunContext
 from crypsis.run_config import RunConfig, monitors_of
 from crypsis.scenarios.base import Preference, Scenario
+from crypsis.store import CONFIG, Exists
 from crypsis.types import UserError
 
 OWN_LOOP = "crypsis.study.run"
@@ -77,12 +80,29 @@ def load_context(config: RunConfig, digests: bool = True, code: str = OWN_LOOP) 
     """
     loaded = load_rewards(config)
     config, scenario = loaded.config, loaded.scenario
+    config = config.model_copy(update={"model": settled(config.policy, config.model)})
     answerer = _answerer(config, loaded.mitigations)
     policy = trainable_policy(config)
     inputs = run_inputs(config, scenario, code) if digests else {}
     return RunContext(
         scenario, loaded.monitors, loaded.mitigations, loaded.preference, answerer, config, policy, inputs
     )
+
+
+def with_kept_dtype(config: RunConfig, folder: Path, exists: Exists, log: Callable[[str], None]) -> RunConfig:
+    """The config with a type in place of ``model.dtype=auto``: the one that the folder's run has, or the faster one.
+
+    Args:
+        config: The run.
+        folder: Its folder; may be absent.
+        exists: What to do with it.
+        log: Gets a line if the type was measured.
+    """
+    if config.model.dtype != "auto":
+        return config
+    kept = kept_dtype(folder / CONFIG) if exists == "resume" else None
+    model = config.model.model_copy(update={"dtype": kept}) if kept else settled(config.policy, config.model, log)
+    return config.model_copy(update={"model": model})
 
 
 def with_settings(config: RunConfig, mitigations: Sequence[Mitigation]) -> RunConfig:

@@ -26,7 +26,7 @@ from crypsis.rl.resume import REPAIRED
 from crypsis.run_config import RunConfig
 from crypsis.scenarios.base import default_scenario
 from crypsis.store import Exists, prepare_folder
-from crypsis.study.context import load_context
+from crypsis.study.context import load_context, with_kept_dtype
 from crypsis.study.measure import behaviour, measure_organism
 from crypsis.study.progress import Display
 from crypsis.study.run import finish
@@ -59,6 +59,7 @@ class StudyBuilder:
         """
         config = parse_config(RunConfig, {"name": folder.name, **settings, "policy": policy}, "reinforce")
         with locked(folder):
+            config = with_kept_dtype(config, folder, "resume", lambda _: None)
             context = load_context(config)
             if not prepare_folder(folder, config, "resume", inputs=context.digests, repairs=REPAIRED):
                 on_step = partial(self._show, config.rl.steps)

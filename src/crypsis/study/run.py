@@ -21,7 +21,7 @@ from crypsis.rl.context import RunContext
 from crypsis.rl.resume import REPAIRED
 from crypsis.run_config import RLConfig, RunConfig
 from crypsis.store import CONFIG, INPUTS, LOG, METRICS, PROVENANCE, Exists, finish_folder, prepare_folder
-from crypsis.study.context import load_context, run_inputs
+from crypsis.study.context import load_context, run_inputs, with_kept_dtype
 
 OWN = (
     *(CONFIG, INPUTS, PROVENANCE, METRICS, LOG, "pilot.json", "evals", "rollouts", "transplants", "monitors", "model"),
@@ -56,13 +56,16 @@ def run_one(
     begun = time.monotonic()
     with locked(folder, wait=LOCK_WAIT):
         # Everything that the user may have got wrong comes before the folder is marked as this config's.
-        context = load_context(config)
+        measured: list[str] = []
+        context = load_context(with_kept_dtype(config, folder, exists, measured.append))
         config = context.config
         if prepare_folder(folder, config, exists, inputs=context.digests, root=study, repairs=REPAIRED):
             return folder
         context.check_access()
         on_start()
         evaluate, log = stored_evaluation(context, folder, shared), run_log(folder, log)
+        for line in measured:
+            log(line)
         with together(config.rl.processes, _assist, config, folder) as ranks:
             loop.train(context.policy, config, context, folder, evaluate, on_step, ranks, log)
         finish(context, folder, seconds=time.monotonic() - begun)

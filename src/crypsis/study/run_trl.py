@@ -15,7 +15,7 @@ from crypsis.locks import locked
 from crypsis.rl.resume import REPAIRED
 from crypsis.run_config import RunConfig
 from crypsis.store import Exists, prepare_folder
-from crypsis.study.context import load_context
+from crypsis.study.context import load_context, with_kept_dtype
 from crypsis.study.run import LOCK_WAIT, finish, run_log, stored_evaluation
 from crypsis.types import UserError
 
@@ -52,6 +52,9 @@ def run_by_trl(
     main = process.is_main_process
     # What the user may have got wrong is refused before anything is written.
     # Either back end goes on from the other's checkpoints, so both count the same code.
+    measured: list[str] = []
+    asked = config
+    config = first(lambda: with_kept_dtype(asked, folder, exists, measured.append))
     context = load_context(config, digests=main, code="crypsis.study.run")
     config = context.config
     trl_settings(config, folder, process.num_processes, config.rl.steps, cpu=True)
@@ -63,6 +66,8 @@ def run_by_trl(
         if main:
             on_start()
         evaluate, log = stored_evaluation(context, folder), run_log(folder, log)
+        for line in measured:
+            log(line)
         trained = trl_backend.train(context.policy, config, context, folder, evaluate, on_step, log)
         if main:
             more = {"backend": _backend(process), "seconds": time.monotonic() - begun}

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from crypsis.models import Policy
 from crypsis.pretrained.adapters import has_adapter
+from crypsis.pretrained.fitting import GIGABYTE, free_memory
+from crypsis.pretrained.logprobs import LOGITS_AT_ONCE
 from crypsis.rl.engine.engine import DEFAULT, Engine
-from crypsis.rl.engine.logprobs import LOGITS_AT_ONCE
 from crypsis.rl.engine.samplers.base import BATCH_SIZE
 from crypsis.rl.engine.shared_prefix import common_prefix
 from crypsis.run_config import RLConfig
 
 WIDE_VALUES, INNER_VALUES = 14, 5
 """Values that the backward pass keeps a token and layer, in widths of the model and of its MLP (Llama, counted)."""
-GIGABYTE = 1e9
 
 
 def estimate(
@@ -63,7 +60,7 @@ def warning(
     policy: Policy, rl: RLConfig, prompts: Sequence[Sequence[int]], checkpointing: bool, engine: Engine = DEFAULT
 ) -> str:
     """A line on what will not fit and what to lower, or nothing if it fits or nobody knows."""
-    free = _free(policy.model.device)
+    free = free_memory(policy.model.device)
     need = estimate(policy, rl, prompts, checkpointing, engine)
     total = sum(need.values()) * (rl.processes if policy.model.device.type == "cpu" else 1)
     if free is None or total <= free:
@@ -81,15 +78,3 @@ def warning(
         f"this run will not fit: it needs about {total / GIGABYTE:.2g} GB more ({parts}), {free / GIGABYTE:.2g} GB are "
         f"free; {advice[largest]}"
     )
-
-
-def _free(device: torch.device) -> float | None:
-    """Free bytes of a device, None where the system does not say."""
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
-    return float(found[0]) if found else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from crypsis.mitigations.hooks import Route
+from crypsis.pretrained.head import Head, head_of
+from crypsis.pretrained.logprobs import label_logprobs, selected_logprobs
 from crypsis.rl.engine.attention_cache import AttentionCache
 from crypsis.rl.engine.cascade_attention import Layout
-from crypsis.rl.engine.logprobs import label_logprobs, selected_logprobs
 from crypsis.rl.engine.shared_prefix import (
     Parts,
     PrefixState,
@@ -34,6 +35,8 @@ from crypsis.rl.engine.shared_prefix import (
 from crypsis.rl.engine.timing import PhaseTimer
 
 Form = Literal["shared", "padded"]
+MICRO_TOKENS = 16_384
+"""Tokens that a forward pass computes beyond the common prefix, unless the caller says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,7 @@ def token_logprobs(
     *,
     form: Form = "shared",
     micro_batch: int = 32,
+    micro_tokens: int = MICRO_TOKENS,
     temperature: float = 1.0,
     fast_linears: bool = True,
     timer: PhaseTimer | None = None,
@@ -129,7 +133,8 @@ def token_logprobs(
         model: The policy to ask.
         rows: Prompts and completions; advantages and log-probabilities are not read.
         form: As in ``accumulate_gradients``, like the other arguments.
-        micro_batch: Rows a forward pass.
+        micro_batch: Rows per forward pass, at most.
+        micro_tokens: Tokens per forward pass, at most.
         temperature: Divides the logits.
         fast_linears: See ``crypsis.rl.engine.shared_prefix.shared_attention``.
         timer: Gets the phases ``prefix`` and ``forward``.
@@ -146,7 +151,8 @@ def token_logprobs(
     prefix = [] if form == "padded" else common_prefix([r.prompt_ids for r in some])
     with scorer(model, prefix, form, temperature, fast_linears, timer, grad=False) as score:
         masks = [[1] * len(r.completion_ids) for r in some]
-        for chosen, batch in micro_batches(some, masks, len(prefix), micro_batch, device_of(model), form):
+        device = device_of(model)
+        for chosen, batch in micro_batches(some, masks, len(prefix), micro_batch, device, form, micro_tokens):
             with timer("forward"):
                 logprobs = score(batch).tolist()
             start = 0
@@ -169,6 +175,7 @@ def micro_batches(
     size: int,
     device: torch.device,
     form: Form,
+    tokens: int = MICRO_TOKENS,
 ) -> Iterator[tuple[list[int], MicroBatch]]:
     """Micro-batches of rows, each row cut before its last scored token (which is only predicted).
 
@@ -179,9 +186,10 @@ def micro_batches(
         rows: Each with at least one scored token.
         masks: Which completion tokens of each row are scored.
         skip: Tokens of the common prefix, left out of the ids.
-        size: Rows a micro-batch.
+        size: Rows a micro-batch, at most.
         device: Device of the tensors.
         form: As in ``accumulate_gradients``.
+        tokens: Tokens that a micro-batch computes, at most; a row that has more is one on its own.
 
     Yields:
         Which rows, and the micro-batch.
@@ -192,8 +200,7 @@ def micro_batches(
     if form != "padded":
         longest = {tuple(rows[i].prompt_ids): (lengths[i], i) for i in order}
         order.sort(key=lambda i: longest[tuple(rows[i].prompt_ids)])
-    for start in range(0, len(order), size):
-        picked = order[start : start + size]
+    for picked in _cut(order, [tuple(r.prompt_ids[skip:]) for r in rows], lengths, size, tokens, form):
         width = max(lengths[i] for i in picked)
         ids = np.zeros((len(picked), width), np.int64)
         index, labels, columns = [], [], []
@@ -207,12 +214,38 @@ def micro_batches(
             columns.append(scored[i])
         rows_T = np.repeat(np.arange(len(picked)), [len(c) for c in columns])
         tensors = [torch.from_numpy(x).to(device) for x in (ids, np.concatenate(index), np.concatenate(labels))]
-        tokens, reach = [(rows[i].prompt_ids, rows[i].completion_ids) for i in picked], [lengths[i] for i in picked]
-        layout = None if form == "padded" else Layout.of([prompt[skip:] for prompt, _ in tokens], reach, device)
+        whole, reach = [(rows[i].prompt_ids, rows[i].completion_ids) for i in picked], [lengths[i] for i in picked]
+        layout = None if form == "padded" else Layout.of([prompt[skip:] for prompt, _ in whole], reach, device)
         yield (
             picked,
-            MicroBatch(tensors[0], tensors[1], tensors[2], rows_T, np.concatenate(columns), layout, tokens, reach),
+            MicroBatch(tensors[0], tensors[1], tensors[2], rows_T, np.concatenate(columns), layout, whole, reach),
         )
+
+
+def _cut(
+    order: Sequence[int],
+    prompts: Sequence[tuple[int, ...]],
+    lengths: Sequence[int],
+    size: int,
+    tokens: int,
+    form: Form,
+) -> Iterator[list[int]]:
+    """Cuts the rows, in their order, so that none of the parts has too many rows or tokens."""
+    part: list[int] = []
+    known: set[tuple[int, ...]] = set()
+    used = 0
+    for i in order:
+        own = lengths[i] - len(prompts[i]) if form != "padded" and prompts[i] in known else lengths[i]
+        # Rows that are computed whole are padded to the longest, which comes last.
+        cost = (len(part) + 1) * lengths[i] if form == "padded" else used + own
+        if part and (len(part) == size or cost > tokens):
+            yield part
+            part, known, used = [], set(), 0
+            own = lengths[i]
+        part.append(i)
+        known.add(prompts[i])
+        used += own
+    yield part
 
 
 @contextmanager
@@ -231,7 +264,8 @@ def scorer(
     On leaving without an exception, gradients that reached the prefix are passed on through it.
     """
     if form == "padded":
-        yield lambda batch: _padded(model, batch, temperature)
+        head = head_of(model)
+        yield lambda batch: _padded(model, head, batch, temperature)
         return
     if reason := why_not_shared(model):
         raise ValueError(f"{reason}; use the form 'padded'")
@@ -254,7 +288,13 @@ def _shared(
     if known:
         state.outputs = {i: (out.transpose(0, 1)[None], lse.t()[None]) for i, (out, lse) in known.items()}
     hidden_1TE = hidden_states(found.decoder, ids_T[None], positions_T[None], state)
-    return selected_logprobs(found.head, hidden_1TE[0], index, batch.labels, temperature)
+    return selected_logprobs(
+        found.head, _vocabulary(found.causal), hidden_1TE[0].index_select(0, index), batch.labels, temperature
+    )
+
+
+def _vocabulary(model: Any) -> int:
+    return int(model.config.get_text_config().vocab_size)
 
 
 def _laid_out(state: PrefixState, batch: MicroBatch) -> tuple[PrefixState, Tensor, Tensor, Tensor]:
@@ -265,12 +305,16 @@ def _laid_out(state: PrefixState, batch: MicroBatch) -> tuple[PrefixState, Tenso
     return replace(state, layout=layout), batch.ids.flatten()[layout.home], positions, index
 
 
-def _padded(model: nn.Module, batch: MicroBatch, temperature: float) -> Tensor:
+def _padded(model: Any, head: Head | None, batch: MicroBatch, temperature: float) -> Tensor:
     """Whole rows through the whole model, padded on the right.
 
-    Padding needs no mask: in a causal model nothing to its left depends on it. Logits are computed at the columns that
-    any row scores, by the model itself, so that models which change their logits are right too.
+    Padding needs no mask: in a causal model nothing to its left depends on it. Models whose head cannot be had on its
+    own compute the logits of all rows at the columns that any row scores.
     """
+    if head:
+        hidden_NSE = model.get_decoder()(input_ids=batch.ids, use_cache=False).last_hidden_state
+        scored_TE = hidden_NSE.flatten(0, 1).index_select(0, batch.index)
+        return selected_logprobs(head, _vocabulary(model), scored_TE, batch.labels, temperature)
     columns, inverse = torch.unique(batch.index % batch.ids.shape[1], return_inverse=True)
     logits = model(input_ids=batch.ids, use_cache=False, logits_to_keep=columns).logits
     rows = torch.from_numpy(batch.rows).to(logits.device)
