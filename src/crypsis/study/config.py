@@ -70,6 +70,7 @@ class MonitorData(Config):
     helper: int = Field(300, ge=20)
     """Transcripts of the base told to please everyone."""
     controls: int = Field(300, ge=0)
+    """Monitored transcripts of base and organism told so too; they choose the threshold and are not learned from."""
     seed: int = 11
     """Seed of the requests and of sampling."""
 
