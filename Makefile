@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check science stress bench docs release-check clean
+.PHONY: demo test check science stress bench gpu docs release-check outdated clean
 
 demo: $(READY)
 	$(BIN)/crypsis demo $(ARGS)
@@ -27,6 +27,7 @@ stress: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python -m benchmarks.real_size $(ARGS)
 	$(BIN)/python -m benchmarks.release $(ARGS)
 	$(BIN)/python -m benchmarks.report $(ARGS)
 
@@ -47,6 +48,12 @@ release-check: $(READY)
 	test -s $(RELEASE)/demo/report.html
 	env -u PYTHONPATH $(RELEASE)/venv/bin/python -c 'import crypsis; assert "site-packages" in crypsis.__file__'
 	rm -rf $(RELEASE)/venv $(RELEASE)/cache
+
+gpu: $(READY)
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
+
+outdated: $(READY)
+	$(BIN)/python .ci/outdated.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "crypsis needs Python 3.11 or newer"'

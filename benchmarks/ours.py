@@ -34,9 +34,9 @@ class Step:
 class Ours:
     """A policy in training; every ``step`` is a full GRPO step on new prompts."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, policy: Policy | None = None) -> None:
         self.job, self._done = job, 0
-        self.policy = Policy(build_model(), build_tokenizer())
+        self.policy = policy or Policy(build_model(), build_tokenizer())
         config = RLConfig(learning_rate=1e-5, prompts_per_step=job.episodes // GROUP, group_size=GROUP)
         self._learner = Learner(self.policy, config)
 
@@ -47,7 +47,8 @@ class Ours:
         prompts = job.prompts(self._done)
         sample = choose_sampler(self.policy.model)
         params = SamplingParams(GROUP, job.completion, job.stop_ids, seed=self._done)
-        sampled = sample(self.policy.model, prompts, params, timer, self._learner.attention_cache)
+        with self.policy.computing():
+            sampled = sample(self.policy.model, prompts, params, timer, self._learner.attention_cache)
         advantages = group_advantages(
             [[reward(s.ids) for s in sampled[i : i + GROUP]] for i in range(0, len(sampled), GROUP)]
         ).advantages

@@ -57,21 +57,29 @@ class _Stopwatch(TrainerCallback):
         self.tokens.clear()
 
 
-def trl_rounds(job: Job, between: Callable[[], None], advance: Callable[[], None]) -> list[Step]:
+def trl_rounds(
+    job: Job,
+    between: Callable[[], None],
+    advance: Callable[[], None],
+    model: Any = None,
+    low: bool = False,
+) -> list[Step]:
     """Takes one step with TRL; it generates and learns in rounds of ``ROUND`` episodes.
 
     Args:
         job: What to do.
         between: Called before every round, outside of its time.
         advance: Called at the start of every round.
+        model: What is trained, if not the untrained model of the other measurements.
+        low: Whether products are of bfloat16.
 
     Returns:
         One entry a round; the last one has the optimiser's step too.
     """
     size = min(ROUND, job.episodes)
-    model, tokenizer = build_model(), build_tokenizer()
+    model = build_model() if model is None else model
+    tokenizer = build_tokenizer(model.config.vocab_size)
     stops = job.stop_ids or [1]
-    assert model.generation_config is not None
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = stops, 0
     prompts = [tokenizer.decode(ids) for ids in job.prompts(1)]
     stopwatch = _Stopwatch(size, between, advance)
@@ -84,7 +92,7 @@ def trl_rounds(job: Job, between: Callable[[], None], advance: Callable[[], None
         config = GRPOConfig(
             output_dir=folder,
             use_cpu=True,
-            bf16=False,
+            bf16=low,
             activation_checkpointing=False,
             per_device_train_batch_size=MICRO_BATCH,
             gradient_accumulation_steps=job.episodes // MICRO_BATCH,

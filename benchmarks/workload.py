@@ -73,9 +73,9 @@ def build_model() -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM(config)
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(words: int = VOCABULARY) -> PreTrainedTokenizerFast:
     """A word for every token id."""
-    vocabulary = {"<pad>": 0, "<eos>": 1, **{f"w{i}": i for i in range(2, VOCABULARY)}}
+    vocabulary = {"<pad>": 0, "<eos>": 1, **{f"w{i}": i for i in range(2, words)}}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(

@@ -202,7 +202,7 @@ def test_a_run_that_will_not_fit_says_what_to_lower(
     assert memory.estimate(policy, small, prompts, True)["training rows"] < need["training rows"]
     monkeypatch.setattr(memory, "free_memory", lambda _: 1e6)
     line = memory.warning(policy, small, prompts, False)
-    assert "this run will not fit" in line and "lower rl.micro_batch or set model.gradient_checkpointing=true" in line
+    assert "this run will not fit" in line and "lower rl.micro_batch or rl.micro_tokens or set model.grad" in line
     few = RLConfig(micro_batch=1, max_new_tokens=8, prompts_per_step=1)
     monkeypatch.setattr(memory, "free_memory", lambda _: 1e5)
     assert "model.lora={}" in memory.warning(policy, few, prompts, False)

@@ -11,10 +11,19 @@ from transformers import GraniteConfig, LlamaConfig, PreTrainedModel
 from transformers.models.granite.modeling_granite import GraniteForCausalLM
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
+from crypsis.model_config import LoraConfig
+from crypsis.models import Policy, _checkpoint_activations
 from crypsis.pretrained import logprobs
+from crypsis.pretrained.adapters import with_lora
 from crypsis.pretrained.head import head_of
+from crypsis.rl.engine import memory
+from crypsis.rl.engine.engine import DEFAULT
+from crypsis.rl.engine.samplers import SamplingParams
 from crypsis.rl.engine.scoring import TrainRow, token_logprobs
+from crypsis.rl.engine.timing import PhaseTimer
+from crypsis.rl.learner import Learner
 from crypsis.rl.loss import accumulate_gradients
+from crypsis.run_config import RLConfig
 from crypsis.supervised import Example, summed_loss
 from tests.allocations import PeakBytes
 
@@ -67,3 +76,40 @@ def test_all_logits_are_never_in_memory(what: str, monkeypatch: pytest.MonkeyPat
     with PeakBytes() as whole:
         work(made)
     assert whole.largest >= 4 * TOKENS * VOCABULARY * 0.9  # so the counter sees logits where there are any
+
+
+LORA = LoraConfig(r=4, alpha=8)
+
+
+def policy_of(lora: bool, checkpointing: bool, low: bool) -> Policy:
+    """A random model with activations that outweigh its weights."""
+    shape: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 4, "head_dim": 32}
+    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1024}
+    torch.manual_seed(0)
+    made = cast(PreTrainedModel, LlamaForCausalLM(LlamaConfig(**shape)).eval())
+    if lora:
+        made = with_lora((made.bfloat16() if low else made).requires_grad_(False), "x", LORA)
+    if checkpointing:
+        _checkpoint_activations(made, "x")
+    return Policy(made, cast(Any, None), autocast=torch.bfloat16 if low and not lora else None)
+
+
+@pytest.mark.parametrize("low", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_the_estimate_is_within_a_fifth_of_what_tensors_hold(lora: bool, checkpointing: bool, low: bool) -> None:
+    policy = policy_of(lora, checkpointing, low)
+    rl = RLConfig(prompts_per_step=2, group_size=8, max_new_tokens=48)
+    start = list(range(5, 105))
+    prompts = [[*start, *range(200 + i, 208 + i)] for i in range(2)]
+    expected = sum(memory.estimate(policy, rl, prompts, checkpointing).values())
+    learner = Learner(policy, rl)
+    with PeakBytes() as counted:
+        for step in range(2):  # moments are there from the second one on
+            params = SamplingParams(8, 48, [], seed=step)
+            with policy.computing():
+                sampled = DEFAULT.sampler(policy.model)(policy.model, prompts, params)
+            rows = [TrainRow(prompts[i // 8], s.ids, [1] * len(s.ids), 1.0 - i % 2 * 2) for i, s in enumerate(sampled)]
+            learner.learn(rows, "test", PhaseTimer())
+    print(f"{expected / 1e6:.1f} MB estimated, {counted.peak / 1e6:.1f} measured")
+    assert expected == pytest.approx(counted.peak, rel=0.2)

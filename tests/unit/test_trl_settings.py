@@ -262,10 +262,13 @@ def test_a_value_that_trl_refuses_is_one_line() -> None:
 
 
 def test_other_versions_and_missing_packages_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_installed()
+    assert check_installed() == ""
+    for version in ("1.15.0", "2.0.0"):
+        monkeypatch.setattr(importlib.metadata, "version", lambda name, v=version: v if name == "trl" else "1.0")
+        with pytest.raises(UserError, match=rf"needs trl >=1\.16,<2, found {re.escape(version)}"):
+            check_installed()
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.17.0" if name == "trl" else "1.0")
-    with pytest.raises(UserError, match=r"needs trl 1\.16\.x, found 1\.17\.0"):
-        check_installed()
+    assert check_installed().startswith("trl 1.17.0 is newer than the newest that was compared with the core (1.16)")
 
     def missing(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)

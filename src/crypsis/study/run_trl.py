@@ -19,8 +19,9 @@ from crypsis.study.context import load_context, with_kept_dtype
 from crypsis.study.run import LOCK_WAIT, finish, run_log, stored_evaluation
 from crypsis.types import UserError
 
-SUPPORTED = "1.16."
-"""``rollout_func`` is experimental in TRL: other minor versions are refused."""
+OLDEST, TESTED, BEFORE = (1, 16), (1, 16), (2, 0)
+"""Versions of TRL: the oldest with ``rollout_func`` as it is used here, the newest that the tests of the same step have
+compared (tests/golden/test_against_trl.py), and the first that is refused."""
 T = TypeVar("T")
 
 
@@ -38,7 +39,7 @@ def run_by_trl(
         UserError: TRL is missing, the folder is in use or was made with another config, or the config names an unknown
             plug-in.
     """
-    check_installed()
+    note = check_installed()
     begun = time.monotonic()
     import torch
     from accelerate import PartialState
@@ -66,7 +67,7 @@ def run_by_trl(
         if main:
             on_start()
         evaluate, log = stored_evaluation(context, folder), run_log(folder, log)
-        for line in measured:
+        for line in (*measured, *filter(None, [note])):
             log(line)
         trained = trl_backend.train(context.policy, config, context, folder, evaluate, on_step, log)
         if main:
@@ -81,19 +82,32 @@ def _backend(process: Any) -> dict[str, Any]:
     return {"name": "trl", **versions, "processes": process.num_processes}
 
 
-def check_installed() -> None:
+def check_installed() -> str:
     """Refuses to start without the extra, or with a TRL that this back end was not written for.
+
+    Returns:
+        A line on a TRL that is newer than those tested, or nothing.
 
     Raises:
         UserError: What to install.
     """
+    note = ""
     for package in ("trl", "accelerate", "datasets"):
         try:
             version = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             raise UserError(f"--backend trl: {package} is not installed; pip install 'crypsis[trl]'") from None
-        if package == "trl" and not version.startswith(SUPPORTED):
-            raise UserError(f"--backend trl: needs trl {SUPPORTED}x, found {version}; pip install 'crypsis[trl]'")
+        if package != "trl":
+            continue
+        found = tuple(int(part) for part in version.split(".")[:2])
+        if not OLDEST <= found < BEFORE:
+            raise UserError(f"--backend trl: needs trl >=1.16,<2, found {version}; pip install 'crypsis[trl]'")
+        if found > TESTED:
+            note = (
+                f"trl {version} is newer than the newest that was compared with the core ({TESTED[0]}.{TESTED[1]}); "
+                "pytest tests/golden/test_against_trl.py compares it"
+            )
+    return note
 
 
 def first(work: Callable[[], T]) -> T:
