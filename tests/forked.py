@@ -59,6 +59,7 @@ def _begun(work: Callable[..., None], words: list[str], env: dict[str, str], fol
         os.close(stream)
     os.environ.clear()
     os.environ.update(env)
+    sys.path[:0] = [place for place in env.get("PYTHONPATH", "").split(os.pathsep) if place and place not in sys.path]
     os.chdir(folder)
     work(*words)
 

@@ -83,7 +83,8 @@ def processes(settings: dict[str, Any], own: Path, tmp_path_factory: pytest.Temp
 def rewound(run: Path, to: Path, settings: dict[str, Any]) -> Path:
     """A copy of a finished run as it was when killed after the checkpoint before the last."""
     shutil.copytree(run, to, ignore=shutil.ignore_patterns(RESULT, "model", f"step-{STEPS:04d}*", ".lock", LEDGER))
-    write_atomic(to / CONFIG, dump_yaml(parse_config(RunConfig, settings, "test")))
+    kept = settings | {"model": {"dtype": "float32"}}  # a run stores the type that it chose
+    write_atomic(to / CONFIG, dump_yaml(parse_config(RunConfig, kept, "test")))
     return to
 
 

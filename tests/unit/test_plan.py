@@ -127,7 +127,7 @@ def test_a_run_without_money_stops_the_study_and_its_folder_takes_a_higher_budge
         raise BudgetSpentError("the budget of 5 USD is spent")
 
     monkeypatch.setattr("crypsis.study.run.run_one", broke)
-    config: Any = type("Run", (), {"name": "x"})()
+    config: Any = type("Run", (), {"name": "x", "report_to": []})()
     failure = attempt(Job(config, tmp_path / "runs" / "x", tmp_path, 1, Path.cwd()))
     assert failure is not None and failure.stop
     before, after = ({"monitors": {"a": {"api": {"model": "m", "budget_usd": usd}}}} for usd in (1, 2))
