@@ -21,7 +21,7 @@ from crypsis.transcripts.base import Reading, ReadOptions, Transcript
 from crypsis.transcripts.detect import read_transcripts
 from crypsis.types import UserError, visible
 
-BATCH = 256
+BATCH = 2048
 COLUMNS = ("name", "where", "model", "tier", "step", "pair_id", "score", "flag", "reason")
 
 
