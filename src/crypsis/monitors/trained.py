@@ -320,11 +320,7 @@ def train_monitor(
         UserError: The labels have a single class, or there are too few of one to split.
     """
     y = np.array(labels)
-    if min(y.sum(), (~y).sum()) < FEWEST:
-        raise TooFewError(
-            f"monitor '{view}': needs at least {FEWEST} examples of each class, found {y.sum()} faking and "
-            f"{(~y).sum()} not"
-        )
+    _check_enough(y, view)
     *parts, choose, test = group_folds(y, groups, 5, seed)
     learn = np.sort(np.concatenate(parts))
     features = trainer.represent(texts)
@@ -333,7 +329,6 @@ def train_monitor(
     threshold = _chosen(fitted, trainer, take(features, choose), y[choose], watched, choose, controls, budget)
     scores = fitted.scores(take(features, test))
     found = measure(scores, y[test], [groups[i] for i in test], threshold.value, seed)
-    known = np.concatenate([learn, choose])
     card = {
         "kind": trainer.kind,
         "view": view,
@@ -348,8 +343,17 @@ def train_monitor(
         "settings": trainer.model_dump(mode="json"),
         "seed": seed,
     }
+    known = np.concatenate([learn, choose])
     seen = [*(texts[i] for i in known), *controls.texts], [*(groups[i] for i in known), *controls.groups]
     return _save(fitted.scorer, card, *seen, folder)
+
+
+def _check_enough(labels: Flags, view: View) -> None:
+    if min(labels.sum(), (~labels).sum()) < FEWEST:
+        raise TooFewError(
+            f"monitor '{view}': needs at least {FEWEST} examples of each class, found {labels.sum()} faking and "
+            f"{(~labels).sum()} not"
+        )
 
 
 def _chosen(

@@ -40,6 +40,8 @@ def head_of(model: nn.Module) -> Head | None:
         return None
 
     def tail(hidden_TE: Tensor) -> Tensor:
+        """Logits [T, V] by the model itself, its decoder giving these states."""
+
         def given(*_: Any, **__: Any) -> MoeModelOutputWithPast:
             return MoeModelOutputWithPast(last_hidden_state=hidden_TE[None])
 

@@ -69,8 +69,7 @@ def train(
         log: Called with what the user should know, a line at a time.
     """
     rl = config.rl
-    routed = any(isinstance(m, RoutesGradients) for m in context.mitigations)
-    blocks = Blocks(policy, config.seed) if routed else None
+    blocks = Blocks(policy, config.seed) if any(isinstance(m, RoutesGradients) for m in context.mitigations) else None
     engine = _checked(policy, config, context, ranks, log)
     learner = Learner(policy, rl, ranks, log, engine, blocks)
     own = reading(context.mitigations, policy, engine)
@@ -97,8 +96,8 @@ def train(
         _sound(row, rl, alarmed, log)
         metrics.append(row | {"seconds_total": time.perf_counter() - started})
         append_row(folder / METRICS, metrics[-1])
-        tokens = any(map(delay_of, mitigations))  # what is delayed is learned from what is stored
-        write_episodes(rollouts_path(folder, step + 1), episodes, config.name, tokens)
+        # With tokens if a mitigation delays: what is delayed is learned from what is stored.
+        write_episodes(rollouts_path(folder, step + 1), episodes, config.name, any(map(delay_of, mitigations)))
         record(folder, rollouts_path(folder, step + 1))
         if (step + 1) % rl.checkpoint_every == 0 or step + 1 == rl.steps:
             learner.save(folder / "checkpoints", step + 1, rows_digest(metrics))

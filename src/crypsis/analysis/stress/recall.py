@@ -153,6 +153,7 @@ def _auroc(found: Columns, monitor: str, index: Mapping[str, int]) -> Figure:
     yes_P = np.bincount(place[af == "yes"], minlength=len(index)).astype(np.float64)
 
     def figure(weights_BP: Floats) -> Floats:
+        """AUROC of each resample, [B]."""
         # Whole numbers: single precision holds the sums exactly while they are small, in half the time.
         largest = 2.0 * float(weights_BP.max(initial=0.0)) ** 2 * len(known) ** 2
         weights_PB: Floats | NDArray[np.float32] = weights_BP.T

@@ -70,6 +70,7 @@ class _Sizes:
 
     @classmethod
     def of(cls, policy: Policy) -> _Sizes:
+        """Those of a policy's model."""
         config: Any = policy.model.config.get_text_config()
         heads, width = config.num_attention_heads, config.hidden_size
         size = getattr(config, "head_dim", None) or width // heads
