@@ -1,7 +1,8 @@
-"""Writes the generated blocks of README.md and docs/*.md: ``python -m docs.tables``; a test compares (``make docs``).
+"""Writes the generated parts of README.md and docs/*.md: ``python -m docs.tables``; a test compares (``make docs``).
 
-A block stands between ``<!-- table: WHAT ARGUMENTS -->`` and ``<!-- end -->``. Settings and plug-ins are read off the
-code, results off ``docs/results/*.json``. What the blocks may hold: the functions of ``BLOCKS``.
+A table stands between ``<!-- table: WHAT ARGUMENTS -->`` and ``<!-- end -->``, a figure inside of a sentence between
+``<!-- value: WHAT ARGUMENTS -->`` and ``<!-- end -->``. Settings and plug-ins are read off the code, results off
+``docs/results/*.json``. What they may be: the functions of ``BLOCKS`` and of ``VALUES``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from crypsis.settings import REQUIRED, Setting, settings_of
 DOCS = Path(__file__).parent
 RESULTS = DOCS / "results"
 BLOCK = re.compile(r"(<!-- table: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+VALUE = re.compile(r"(<!-- value: ([^>]*?) -->)[^<]*(<!-- end -->)")
 FILLED_IN = "filled in before the first step."
 """How the text of a field ends that is no setting: the run sets it."""
 BEFORE, BASELINE = "before RL", "Baseline RL"
@@ -43,7 +45,11 @@ def rendered(text: str, page: Path) -> str:
         what, *arguments = shlex.split(match[2])
         return f"{match[1]}\n{_linked(BLOCKS[what](*arguments), page)}\n\n{match[3]}"
 
-    return BLOCK.sub(block, text)
+    def value(match: re.Match[str]) -> str:
+        what, *arguments = shlex.split(match[2].replace("\n", " "))
+        return f"{match[1]}{VALUES[what](*arguments).replace('<', 'under ')}{match[3]}"
+
+    return VALUE.sub(value, BLOCK.sub(block, text))
 
 
 def settings(kind: str, name: str) -> str:
@@ -120,6 +126,32 @@ def arms(study: str, organism: str) -> str:
         for row in rows
     ]  # fmt: skip
     return _table(head, shown)
+
+
+def cell(study: str, organism: str, arm: str, column: str) -> str:
+    """What a study's table has for an arm in one column, without its interval."""
+    rows = _json("arms")["studies"][study]["organisms"][organism]["rows"]
+    (found,) = (row[column] for row in rows if row["arm"] == arm)
+    return str(found).partition(" [")[0]
+
+
+def span(study: str, arm: str, column: str, *organisms: str) -> str:
+    """The smallest and the largest value of an arm over some organisms; over all of the study if none is named."""
+    found = organisms or tuple(_json("arms")["studies"][study]["organisms"])
+    cells = [cell(study, one, arm, column) for one in found]
+    values = sorted({text.rstrip("% \u202f\u00a0") for text in cells}, key=_ordered)
+    unit = " %" if cells[0].endswith("%") else ""
+    return f"{values[0]} to {values[-1]}{unit}" if len(values) > 1 else f"{values[0]}{unit}"
+
+
+def trait(name: str, column: str) -> str:
+    """The mean of a rate of an organism before RL, in percent."""
+    (found,) = (row[column] for row in _json("organisms")["rows"] if row["organism"] == name)
+    return f"{_number(100 * found[0], 0)} %"
+
+
+def _ordered(value: str) -> float:
+    return 0.5 if value.startswith("<") else float(value.lstrip("+>").replace("−", "-"))
 
 
 def organism(*recipes: str) -> str:
@@ -205,6 +237,8 @@ BLOCKS: Mapping[str, Callable[..., str]] = {
     "monitor": monitor,
     "commands": commands,
 }
+
+VALUES: Mapping[str, Callable[..., str]] = {"cell": cell, "span": span, "trait": trait}
 
 
 def _settings_table(rows: Iterable[Setting]) -> str:

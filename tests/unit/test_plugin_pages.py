@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from docs.tables import DOCS, RESULTS, pages, rendered
+from docs.tables import BLOCK, DOCS, RESULTS, VALUE, pages, rendered
 
 from crypsis.registry import BUILT_IN, Kind
 from crypsis.study.grid import check
@@ -19,6 +19,7 @@ pytestmark = pytest.mark.unit
 KINDS: tuple[Kind, ...] = ("mitigations", "monitors", "organisms")
 NAMED = [(kind, name) for kind in KINDS for name in BUILT_IN[kind]]
 SECTIONS = ["When to use it", "Settings", "Config", "Result", "Cost", "When it fails", "Source"]
+PLAIN = [REPOSITORY / "README.md", *(DOCS / kind / f"{name}.md" for kind, name in NAMED)]
 NAV = (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8")
 
 
@@ -26,7 +27,21 @@ NAV = (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8")
 def test_generated_tables_are_those_of_the_code_and_the_results(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert rendered(text, page) == text, "run: python -m docs.tables"
-    assert text.count("<!-- table: ") == text.count("<!-- end -->")
+    assert text.count("<!-- table: ") + text.count("<!-- value: ") == text.count("<!-- end -->")
+
+
+RATE = re.compile(r"\d\s?(%|points)(?! intervals?)")
+
+
+@pytest.mark.parametrize("page", PLAIN, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
+def test_rates_in_prose_are_read_off_the_committed_results(page: Path) -> None:
+    """README and the results of plug-ins' pages: a rate stands in a generated table or in a ``value``."""
+    text = re.sub(r"```.*?```|`[^`]*`", "", VALUE.sub("", BLOCK.sub("", page.read_text(encoding="utf-8"))), flags=re.S)
+    parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    told = [text] if page.name == "README.md" else [sections["Result"], sections["When it fails"]]
+    found = [line for section in told for line in section.splitlines() if RATE.search(line)]
+    assert not found, "write the figure as <!-- value: … --> (docs/tables.py)"
 
 
 def test_a_table_that_is_not_the_codes_is_written_anew() -> None:
