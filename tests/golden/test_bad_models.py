@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any, cast
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from crypsis.model_config import ModelConfig
 from crypsis.models import load_policy
+from crypsis.pretrained import opening
 from crypsis.run_config import RunConfig
 from crypsis.types import Message, UserError
 from tests.checkpoints import save_checkpoint
@@ -41,6 +44,21 @@ def refused(path: str | Path, config: ModelConfig | None = None) -> str:
         load_policy(path, config=config)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
     return str(caught.value)
+
+
+def test_a_hub_that_cannot_be_reached_is_not_asked_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def unknown(*host: Any, **_: Any) -> Any:
+        asked.append(host)
+        raise socket.gaierror("Name or service not known")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    opening._stay_offline_without_network.cache_clear()
+    assert "no network" in refused("nobody/no-such-model")
+    assert len(asked) == 1 and constants.HF_HUB_OFFLINE
 
 
 def with_template(model: Path, template: str) -> Path:

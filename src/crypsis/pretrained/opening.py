@@ -5,14 +5,19 @@ Code that a checkpoint brings along (``auto_map``) never runs unless the config 
 
 from __future__ import annotations
 
+import functools
 import json
 import re
+import socket
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import torch
+from huggingface_hub import constants
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
@@ -97,6 +102,8 @@ def _in_one_line(name: str, what: str) -> Iterator[None]:
     """Turns what transformers raises into a line; what damaged files make it raise has no bounds."""
     try:
         _check_config(name)
+        if _is_hub_id(name):
+            _stay_offline_without_network()
         yield
     except UserError:
         raise
@@ -115,6 +122,18 @@ def _in_one_line(name: str, what: str) -> Iterator[None]:
 
 def _is_hub_id(name: str) -> bool:
     return not Path(name).exists() and HUB_ID.fullmatch(name) is not None
+
+
+@functools.cache
+def _stay_offline_without_network() -> None:
+    """Without a network the hub's library tries for a minute; offline, it opens what is cached at once."""
+    hub = urlsplit(constants.ENDPOINT)
+    if constants.is_offline_mode() or urllib.request.getproxies():
+        return
+    try:
+        socket.getaddrinfo(hub.hostname, hub.port or 443)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
 
 
 def _check_config(name: str) -> None:
