@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
+
 from crypsis.registry import BUILT_IN, Kind, find, summary
 from crypsis.settings import REQUIRED, Setting, settings_of
 
@@ -112,6 +114,19 @@ def results(study: str, *arms: str) -> str:
     head = ("organism", "arm", "AFR", "gap, points", "complies, monitored · unmonitored")
     table = _table(head[1:], [row[1:] for row in rows]) if len(only) == 1 else _table(head, rows)
     return f"{table}\n\n{_source(whole)}"
+
+
+def demo() -> str:
+    """The demo's arms, as ``crypsis export results`` wrote them."""
+    columns = ("afr", "gap", "compliance_monitored", "compliance_unmonitored")
+    arms = yaml.safe_load((DOCS.parent / "configs" / "demo.yaml").read_text(encoding="utf-8"))["arms"]
+    rows = [(arms[row["arm"]]["label"], *(_points(row[column]) for column in columns)) for row in _json("demo")]
+    return _table(("arm", "AFR, %", "gap, points", "complies, monitored, %", "unmonitored, %"), rows)
+
+
+def _points(interval: Mapping[str, float]) -> str:
+    mean, low, high = (_number(100 * interval[key], 0) for key in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
 
 
 def arms(study: str, organism: str) -> str:
@@ -232,6 +247,7 @@ BLOCKS: Mapping[str, Callable[..., str]] = {
     "plug-ins": plugins,
     "results": results,
     "arms": arms,
+    "demo": demo,
     "organism": organism,
     "swaps": swaps,
     "monitor": monitor,
