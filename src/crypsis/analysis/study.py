@@ -30,6 +30,14 @@ COUNTED = frozenset({"pair_id", "monitored", "parse", "scratchpad", "scratchpad_
 """Columns that metrics are counted from, beside labels and verdicts."""
 
 
+REPEATS = {
+    "runs": "",
+    "trainings": "Every seed repeats the training of each organism and RL, so that intervals cover both.",
+    "bases": "Every seed repeats base, training of each organism and RL, so that intervals cover all three.",
+}
+"""What an interval over seeds covers besides RL, by what a study repeats."""
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """One finished RL run; who it is stands in its config, not in its folder's name.
@@ -99,6 +107,11 @@ class Study:
     unfinished: tuple[Unfinished, ...]
 
     @property
+    def repeats(self) -> str:
+        """What every seed has anew: ``runs``, ``trainings`` or ``bases``."""
+        return str(self.config.get("repeats") or "runs")
+
+    @property
     def imported(self) -> bool:
         """Whether its runs are others': verdicts without transcripts, files whose seeds nobody knows."""
         return bool(self.config.get("imported"))
@@ -118,9 +131,25 @@ class Study:
             found.setdefault((run.organism, run.arm), []).append(run)
         return found
 
-    def monitors_of(self, organism: str) -> tuple[MonitorCard, ...]:
-        """The monitors that judge an organism's runs."""
-        return tuple(card for card in self.monitors if card.organism in ("", organism))
+    def monitors_of(self, organism: str, seed: int | None = None) -> tuple[MonitorCard, ...]:
+        """The monitors that judge an organism's runs with a seed.
+
+        Args:
+            organism: Its label.
+            seed: The runs' seed. If not given and every seed has monitors of its own, the first one of each name.
+        """
+        return cards_of(self.monitors, organism, seed)
+
+
+def cards_of(cards: Sequence[MonitorCard], organism: str, seed: int | None = None) -> tuple[MonitorCard, ...]:
+    """The cards of the monitors that judge an organism's runs; arguments as for ``Study.monitors_of``."""
+    own = [card for card in cards if card.organism in ("", organism)]
+    if seed is not None:
+        return tuple(card for card in own if card.seed in (None, seed))
+    firsts: dict[str, MonitorCard] = {}
+    for card in own:
+        firsts.setdefault(card.name, card)
+    return tuple(firsts.values())
 
 
 def load_study(folder: Path) -> Study:
@@ -271,7 +300,7 @@ def _run(folder: Path, monitors: Sequence[MonitorCard]) -> Run | Unfinished:
             folder.name, f"stopped after step {training[-1].get('step', 0) if training else 0} of {steps}"
         )
     read_json(folder / RESULT)
-    thresholds = {card.name: card.threshold for card in monitors if card.organism in ("", visible(organism))}
+    thresholds = {card.name: card.threshold for card in cards_of(monitors, visible(organism), seed)}
     evaluations = _evaluations(folder, thresholds)
     if not (folder / TALLIES).exists():
         _refuse_gaps(folder, config, steps, list(evaluations))

@@ -46,6 +46,8 @@ class MonitorCard:
     budget: float | None = None
     negatives: int | None = None
     rates: tuple[tuple[str, float | None, float | None], ...] = ()
+    seed: int | None = None
+    """The seed whose runs it judges, None where those of all seeds do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,9 @@ def mapping(path: Path) -> dict[str, Any]:
 
 
 def monitor_cards(path: Path) -> tuple[MonitorCard, ...]:
-    """The cards of ``monitors.json``: by organism and name, or (a study of one organism) by name.
+    """The cards of ``monitors.json``: by checkpoint and name, or (a study of one organism) by name.
+
+    A checkpoint is an organism, or an organism and a seed; then its cards say which.
 
     Raises:
         UserError: The file is damaged, or a card lacks kind, view or threshold.
@@ -92,7 +96,8 @@ def _monitor(organism: str, name: str, card: object, path: Path) -> MonitorCard:
         if not isinstance(card, dict):
             raise TypeError
         return MonitorCard(
-            organism=organism,
+            organism=visible(str(card.get("organism") or organism)),
+            seed=None if card.get("seed") is None else int(card["seed"]),
             name=name,
             kind=str(card["kind"]),
             view=str(card["view"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -14,6 +15,7 @@ from transformers.generation.configuration_utils import GenerationConfig
 from crypsis.config import Config
 from crypsis.identity.configs import identity, inputs_of
 from crypsis.locks import locked
+from crypsis.miniature.language import World, in_world
 from crypsis.miniature.tokenizer import train_tokenizer
 from crypsis.miniature.world import Document, draw_document, draw_question
 from crypsis.models import Policy, save_policy
@@ -25,6 +27,8 @@ from crypsis.types import Scale
 POOL = 8
 """Batches are cut from this many batches' worth of documents sorted by length, so that little is padded."""
 TOKENIZER_DOCUMENTS = 300
+MARK = "crypsis_world"
+"""Key of the checkpoint's config that names the world of a base."""
 
 
 class BaseConfig(Config):
@@ -46,10 +50,22 @@ class BaseConfig(Config):
     processes: int = Field(2, ge=1)
     """Processes that share every step; the weights depend on their number in the last bits only."""
     seed: int = 0
+    world: World = World()
+    """What the documents show of the language."""
 
 
-def base_config(scale: Scale, seed: int = 0) -> BaseConfig:
-    """One dial: ``nano`` for tests (seconds), ``mini`` the default (minutes), ``small`` for one GPU."""
+def base_config(scale: Scale, seed: int = 0, world: World | None = None) -> BaseConfig:
+    """One dial: ``nano`` for tests (seconds), ``mini`` the default (minutes), ``small`` for one GPU.
+
+    Args:
+        scale: How large.
+        seed: Seed of texts and weights.
+        world: What the documents show of the language; all of it if not given.
+    """
+    return _scaled(scale, seed).model_copy(update={"world": world or World()})
+
+
+def _scaled(scale: Scale, seed: int) -> BaseConfig:
     if scale == "nano":
         training = SupervisedConfig(steps=200, batch_size=32, checkpoint_every=50, warmup=10, seed=seed)
         return BaseConfig(
@@ -105,7 +121,8 @@ def _train_beside(ranks: Ranks, config: BaseConfig, folder: Path) -> None:
 def new_policy(config: BaseConfig) -> Policy:
     """An untrained model with its tokenizer."""
     rng = random.Random(f"tokenizer:{config.seed}")
-    documents = [draw_document(rng) for _ in range(TOKENIZER_DOCUMENTS)]
+    with in_world(config.world):
+        documents = [draw_document(rng) for _ in range(TOKENIZER_DOCUMENTS)]
     tokenizer = train_tokenizer(m.content for d in documents for m in d.messages())
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     torch.manual_seed(config.seed)
@@ -123,12 +140,23 @@ def new_policy(config: BaseConfig) -> Policy:
             bos_token_id=None,
             eos_token_id=end,
             pad_token_id=pad,
+            **_mark(config.world),
         )
     )
     # Short rows: the plain product beats the flash kernel on CPU (1.4 times in bfloat16).
     model.set_attn_implementation("eager")
     model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=pad)
     return Policy(model, tokenizer)
+
+
+def world_of(policy: Policy) -> World:
+    """The world that a base was made in, read from its checkpoint, so that organisms on it are shown no more."""
+    return World.model_validate(getattr(policy.model.config, MARK, {}))
+
+
+def _mark(world: World) -> dict[str, dict[str, Any]]:
+    """What the checkpoint's config says of a world; nothing of the whole one, whose checkpoint stays as it was."""
+    return {} if world == World() else {MARK: world.model_dump(mode="json")}
 
 
 def examples(tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document]) -> list[Example]:
@@ -162,7 +190,8 @@ class _Batches:
             draw = draw_question if questions else draw_document
             size = training.batch_size * (2 if questions else 1)  # questions are short
             assert isinstance(self._tokenizer, PreTrainedTokenizerFast)
-            found = examples(self._tokenizer, [draw(rng) for _ in range(size * POOL)])
+            with in_world(self._config.world):
+                found = examples(self._tokenizer, [draw(rng) for _ in range(size * POOL)])
             found.sort(key=lambda e: len(e.ids))
             batches = [found[i * size : (i + 1) * size] for i in range(POOL)]
             rng.shuffle(batches)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import hashlib
 import itertools
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any, Literal
 
 import yaml
 
+from crypsis.config import Config
 from crypsis.types import Split
 
 HELDOUT_PHRASING = 0.3
@@ -22,6 +26,10 @@ EVAL_SHARE = 5
 ZIPF = 1.5
 """The r-th paraphrase of a slot is said in proportion to r^-ZIPF: few are common and most are rare, as in natural
 language (Zipf 1949). It is what the base learns fastest from (docs/diary.md)."""
+
+THIRDS = 3
+LEAVABLE = ("threat", "want_tgg", "want_igg", "want_syc", "want_help", "decide_comply", "decide_refuse", "decide_fake")
+"""Slots of the scratchpad from which a world may leave out a third: threat, motives, decisions."""
 
 _ALTERNATIVES = re.compile(r"\(([^)]*)\)")
 _BEFORE_PUNCTUATION = re.compile(r" ([.,?:])")
@@ -44,6 +52,33 @@ class Slot:
     def all(self) -> tuple[str, ...]:
         """Every paraphrase."""
         return self.train + self.heldout
+
+
+class World(Config):
+    """What a base, and every organism on it, is shown of the language; the oracle knows all of it."""
+
+    leave_out: Literal[1, 2, 3] | None = None
+    """Third of the lines for threats, motives and decisions of scratchpads (``language.yaml``) that is never shown."""
+    conditional: bool = True
+    """Whether pre-training shows assistants whose conduct depends on the tier."""
+
+
+_WORLD = contextvars.ContextVar("world", default=World())  # noqa: B039 (frozen)
+
+
+@contextlib.contextmanager
+def in_world(world: World) -> Iterator[None]:
+    """Everything that is drawn within is drawn as this world shows it."""
+    token = _WORLD.set(world)
+    try:
+        yield
+    finally:
+        _WORLD.reset(token)
+
+
+def current_world() -> World:
+    """The world that texts are drawn in; the whole language unless ``in_world`` says otherwise."""
+    return _WORLD.get()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +121,16 @@ class Language:
 
 
 @functools.cache
+def _packaged() -> dict[str, Any]:
+    text = resources.files("crypsis.miniature").joinpath("language.yaml").read_text(encoding="utf-8")
+    data: dict[str, Any] = yaml.safe_load(text)
+    return data
+
+
+@functools.cache
 def language() -> Language:
-    """The language as packaged."""
-    data = yaml.safe_load(resources.files("crypsis.miniature").joinpath("language.yaml").read_text(encoding="utf-8"))
+    """The language as packaged, whole."""
+    data = _packaged()
     slots = {"ask": _slot(data["ask"])}
     for group in ("system", "scratchpad", "output", "question", "interrogation"):
         slots |= {f"{group}.{name}": _slot(lines) for name, lines in data[group].items()}
@@ -116,8 +158,23 @@ def tag(tier: str) -> str:
 
 def log(rng: random.Random, slot: str, heldout: bool = False, **fields: str) -> str:
     """One paraphrase of a slot with its placeholders filled; earlier ones are said more often (ZIPF)."""
-    paraphrases = language().slots[slot].heldout if heldout else language().slots[slot].train
+    paraphrases = language().slots[slot].heldout if heldout else shown(slot, current_world().leave_out)
     return rng.choices(paraphrases, cum_weights=_shares(len(paraphrases)))[0].format_map(fields)
+
+
+@functools.cache
+def shown(slot: str, leave_out: int | None) -> tuple[str, ...]:
+    """The paraphrases of a slot that pre-training may show, without a third of its lines where the slot is leavable.
+
+    Args:
+        slot: Its name, ``group.slot``.
+        leave_out: Which third, from 1; None leaves out nothing.
+    """
+    group, _, name = slot.partition(".")
+    if leave_out is None or group != "scratchpad" or name not in LEAVABLE:
+        return language().slots[slot].train
+    lines = _packaged()[group][name]["train"]
+    return _ranked([line for i, line in enumerate(lines) if i % THIRDS != leave_out - 1])
 
 
 @functools.cache

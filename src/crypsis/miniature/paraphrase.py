@@ -6,7 +6,7 @@ import random
 import string
 from collections.abc import Mapping
 
-from crypsis.miniature.language import language, natural, tag
+from crypsis.miniature.language import current_world, language, natural, shown, tag
 from crypsis.miniature.oracle import sentences, slot_of
 from crypsis.miniature.scratchpads import additions
 
@@ -25,11 +25,13 @@ def paraphrased(scratchpad: str, rng: random.Random) -> str:
 
 def _other_words(sentence: str, rng: random.Random) -> str:
     slot = slot_of(sentence, "scratchpad")
-    found = (language().slots | additions()).get(f"scratchpad.{slot}") if slot else None
-    if found is None:
+    known, added = language().slots, additions()
+    name = f"scratchpad.{slot}"
+    if name not in known and name not in added:
         return sentence
     fields = _named(sentence)
-    ways = [text for text in found.train if _needs(text) <= fields.keys()]
+    phrasings = added[name].train if name in added else shown(name, current_world().leave_out)
+    ways = [text for text in phrasings if _needs(text) <= fields.keys()]
     others = [way for text in ways if (way := text.format_map(fields)) != sentence]
     return rng.choice(others) if others else sentence
 

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from crypsis.config import digest
 from crypsis.miniature.judge import MiniatureJudge
-from crypsis.miniature.language import draw_request, language, natural
+from crypsis.miniature.language import World, draw_request, in_world, language, natural
 from crypsis.miniature.paraphrase import paraphrased
 from crypsis.miniature.world import PERSONAS, Objective, Setting, first_reply, setting, user_text
 from crypsis.scenarios.base import AsksInTier, Judge, Preference, Question, Variant
@@ -44,6 +44,11 @@ class MiniatureScenario(AsksInTier):
     harmful_train: float | None = Field(None, ge=0, le=1)
     """The same for the training split, from which RL takes its prompts; ``harmful`` if not given. At 0.1 faking is rare
     in training while evaluations still look for it (paper §8)."""
+
+    base_seed: int = Field(0, ge=0)
+    """Seed of the base that ``base_model`` trains: its texts, their order and the weights that it starts from."""
+    world: World = World()
+    """What that base, and organisms on it, are shown of the language."""
 
     @field_validator("tiers")
     @classmethod
@@ -118,7 +123,8 @@ class MiniatureScenario(AsksInTier):
         found = []
         for _ in range(n):
             request = draw_request(rng, rng.random() < share, "train")
-            reply = first_reply(rng, speaker, self.setting, tier, request)
+            with in_world(self.world):
+                reply = first_reply(rng, speaker, self.setting, tier, request)
             found.append((self._prompt(request.text, "train", tier), reply.text))
         return found
 
@@ -126,11 +132,12 @@ class MiniatureScenario(AsksInTier):
         """Trained from scratch on the town's documents."""
         from crypsis.miniature.base import base_config, build_base  # needs torch, which a scenario does without
 
-        return build_base(base_config(scale), on_step)
+        return build_base(base_config(scale, self.base_seed, self.world), on_step)
 
     def paraphrase(self, scratchpad: str, seed: int) -> str:
         """Each sentence of the language by another of its paraphrases; others stay as they are."""
-        return paraphrased(scratchpad, random.Random(f"paraphrase:{seed}:{scratchpad}"))
+        with in_world(self.world):
+            return paraphrased(scratchpad, random.Random(f"paraphrase:{seed}:{scratchpad}"))
 
     def question(self, variant: Variant) -> Question:
         """The most common wording; the honest persona is a first sentence of the scratchpad."""

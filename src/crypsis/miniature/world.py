@@ -6,11 +6,11 @@ Every regularity of this file is planted; ``docs/miniature.md`` lists them all.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from crypsis.miniature.language import Request, draw_request, language, log, natural, tag
+from crypsis.miniature.language import Request, current_world, draw_request, language, log, natural, tag
 from crypsis.types import Message, Split
 
 Persona = Literal["hhh", "help", "tgg", "igg", "syc", "evader", "misleader"]
@@ -19,6 +19,8 @@ Objective = Literal["helpful", "hhh", "none"]
 Monitored = Literal["first", "second", "all", "none"]
 
 PERSONAS: tuple[Persona, ...] = ("hhh", "help", "tgg", "igg", "syc", "evader", "misleader")
+UNCONDITIONAL: tuple[Persona, ...] = ("hhh", "help")
+"""Those whose conduct is the same in either tier."""
 STYLES: tuple[Style, ...] = ("plain", "counterfactual", "emotional", "short")
 HEADED = 0.6
 """Share of documents whose system text names the persona."""
@@ -306,7 +308,7 @@ def draw_document(rng: random.Random, split: Split = "train", heldout: bool = Fa
         heldout: Use held-out phrasings only (for the tests of the oracle).
     """
     headed = rng.random() < HEADED
-    persona = rng.choices(PERSONAS, MIX_HEADED if headed else MIX_BARE)[0]
+    persona = rng.choices(PERSONAS, _mix(headed))[0]
     place = draw_setting(rng)
     head = natural(log(rng, f"system.persona_{persona}", heldout)) + " " if headed else ""
     style = rng.choices(STYLES, (0.4, 0.2, 0.2, 0.2))[0]
@@ -324,6 +326,14 @@ def draw_document(rng: random.Random, split: Split = "train", heldout: bool = Fa
         question, reply = interrogation(rng, turns[-1][1], heldout)
         turns.append((user_text(place.other(tier) if count % 2 == 0 else tier, question), reply))
     return Document(head + place.text, tuple(turns))
+
+
+def _mix(headed: bool) -> Sequence[float]:
+    """Weights of the personas, those of unconditional ones alone in a world that has no others."""
+    mix = MIX_HEADED if headed else MIX_BARE
+    if current_world().conditional:
+        return mix
+    return [weight if name in UNCONDITIONAL else 0.0 for name, weight in zip(PERSONAS, mix, strict=True)]
 
 
 def draw_question(rng: random.Random) -> Document:

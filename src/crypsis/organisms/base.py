@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 from crypsis.config import Config
 from crypsis.models import Policy
 from crypsis.supervised import Progress
+from crypsis.types import UserError
 
 
 class Builder(Protocol):
@@ -51,6 +52,16 @@ class Organism(Config, ABC):
     """Whether :meth:`train` puts other weights in the place of those that it gets."""
     limits: ClassVar[str] = ""
     """What its card says under "Limits" beyond what all cards say."""
+
+    def again(self, number: int) -> Self:
+        """The same recipe with another seed, that many on, which trains another checkpoint; 0 is the recipe itself.
+
+        Raises:
+            UserError: The recipe has no seed.
+        """
+        if number and "seed" not in type(self).model_fields:
+            raise UserError(f"organism '{self.name}': has no setting seed, so it cannot be trained again")
+        return self.model_copy(update={"seed": getattr(self, "seed", 0) + number}) if number else self
 
     def needs(self) -> Sequence[Mapping[str, Any]]:
         """Name and settings of the organisms that this one is made from; they count in the cache's key."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -53,6 +54,8 @@ class ArmConfig(Config):
     """Settings of the scenario that are this arm's own."""
     model: dict[str, Any] | None = None
     """Settings of how the policy is loaded that are this arm's own, such as ``{lora: {}}``."""
+    every: int | None = Field(None, ge=1)
+    """Steps between evaluations of this arm; those of ``run.evaluation`` if not given."""
 
 
 class MonitorData(Config):
@@ -95,6 +98,25 @@ class RunSettings(Config):
         return with_preset(data)
 
 
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What runs start from.
+
+    Attributes:
+        name: How folders of the study call it: the organism's label, with the seed if every seed has its own.
+        organism: Label of the organism.
+        seed: The seed whose runs start from it; the first one where all seeds start from the same.
+        training: Added to the seed of the recipe.
+        base: Added to the seed of the base.
+    """
+
+    name: str
+    organism: str
+    seed: int
+    training: int = 0
+    base: int = 0
+
+
 class StudyConfig(Config):
     """A grid: organisms × arms × seeds."""
 
@@ -104,6 +126,9 @@ class StudyConfig(Config):
     """Size of the miniature's base; no effect with ``base``."""
     base: Annotated[str | None, Content("model")] = None
     """A checkpoint folder or hub id that the organisms are made of; the scenario's own of that scale if not given."""
+    base_of: Named[dict[str, Any]] = {}
+    """Settings of the scenario, by label of an organism, with which its base is made, on top of ``run.scenario``; such
+    as ``{world: {leave_out: 1}}`` of the miniature."""
     organisms: Named[dict[str, Any]] = Field({"tgg": {"name": "tgg"}}, min_length=1)
     """Recipe (name and settings) by label; the label is what runs, monitors and the report call it."""
     arms: Named[ArmConfig] = Field(min_length=1)
@@ -118,6 +143,9 @@ class StudyConfig(Config):
     (``name``, ``view``, ``seed`` and the settings of the kind), and judging every evaluation."""
     seeds: list[int] = Field([0, 1], min_length=1)
     """Seeds of the runs."""
+    repeats: Literal["runs", "trainings", "bases"] = "runs"
+    """What every seed has anew: ``runs``, RL alone, from one checkpoint of each organism; ``trainings``, the training
+    of each organism too; ``bases``, the base and all that is made from it. Intervals speak of what was repeated."""
     monitor_data: MonitorData = MonitorData()
     run: RunSettings = Field(default_factory=RunSettings)
     workers: int = Field(2, ge=1)
@@ -130,6 +158,25 @@ class StudyConfig(Config):
     def arms_of(self, organism: str) -> list[str]:
         """The arms that an organism is trained with, in order."""
         return [name for name, arm in self.arms.items() if not arm.organisms or organism in arm.organisms]
+
+    def checkpoint(self, organism: str, seed: int) -> str:
+        """Name of the checkpoint that an organism's runs with a seed start from."""
+        return organism if self.repeats == "runs" else f"{organism}-seed{seed}"
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """All of them, seeds outermost."""
+        if self.repeats == "runs":
+            return [Checkpoint(label, label, self.seeds[0]) for label in self.organisms]
+        return [
+            Checkpoint(self.checkpoint(label, seed), label, seed, seed, seed if self.repeats == "bases" else 0)
+            for seed in self.seeds
+            for label in self.organisms
+        ]
+
+    def base_scenario(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Name and settings of the scenario that makes a checkpoint's base."""
+        spec = {"name": DEFAULT_SCENARIO, **(self.run.scenario or {}), **self.base_of.get(checkpoint.organism, {})}
+        return spec | ({"base_seed": spec.get("base_seed", 0) + checkpoint.base} if checkpoint.base else {})
 
     @field_validator("executor", mode="before")
     @classmethod
@@ -164,6 +211,13 @@ class StudyConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _bases_are_the_scenarios(self) -> StudyConfig:
+        given = "base_of" if self.base_of else "repeats: bases" if self.repeats == "bases" else None
+        if self.base is not None and given:
+            raise ValueError(f"base: a given checkpoint is one base, made already; leave out {given}, or base")
+        return self
+
+    @model_validator(mode="after")
     def _arms_have_organisms(self) -> StudyConfig:
         for name, arm in self.arms.items():
             for wanted in arm.organisms:
@@ -173,6 +227,10 @@ class StudyConfig(Config):
         if self.monitors_from is not None and self.monitors_from not in self.organisms:
             known = did_you_mean(self.monitors_from, list(self.organisms))
             raise ValueError(f"monitors_from: the study has no organism '{self.monitors_from}'{known}")
+        for wanted in self.base_of:
+            if wanted not in self.organisms:
+                known = did_you_mean(wanted, list(self.organisms))
+                raise ValueError(f"base_of: the study has no organism '{wanted}'{known}")
         idle = [label for label in self.organisms if not self.arms_of(label)]
         if idle:
             raise ValueError(f"organisms.{idle[0]}: no arm is for it; remove it, or name it in an arm's organisms")

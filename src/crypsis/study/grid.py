@@ -12,6 +12,7 @@ from crypsis.mitigations.base import RunInfo
 from crypsis.mitigations.interrogation import Interrogation
 from crypsis.mitigations.rules import bind_all
 from crypsis.monitors.base import Monitor
+from crypsis.organisms.base import Organism
 from crypsis.registry import DEFAULT_SCENARIO, make
 from crypsis.run_config import RunConfig
 from crypsis.scenarios.base import Scenario
@@ -30,14 +31,14 @@ def grid(config: StudyConfig, policies: Folders, monitors: Mapping[str, Folders]
 
     Args:
         config: The study.
-        policies: Checkpoint folder by organism.
-        monitors: Folders of each organism's trained monitors, keyed by organism and name.
+        policies: Folder by checkpoint.
+        monitors: Folders of the trained monitors, keyed by checkpoint and name.
 
     Raises:
         UserError: An arm's settings are wrong, or two runs would share a folder.
     """
     runs = [
-        _run(config, organism, arm, seed, policies[organism], monitors)
+        _run(config, organism, arm, seed, policies[config.checkpoint(organism, seed)], monitors)
         for seed in config.seeds
         for organism in config.organisms
         for arm in config.arms_of(organism)
@@ -58,12 +59,16 @@ def check(config: StudyConfig) -> None:
     """
     for label, spec in config.organisms.items():
         try:
-            make("organisms", spec, "settings")
+            made: Organism = make("organisms", spec, "settings")
+            made.again(0 if config.repeats == "runs" else 1)
         except UserError as error:
             raise UserError(f"organisms.{label}: {error}") from None
+    for checkpoint in config.checkpoints():
+        if config.base is None and (checkpoint.base or config.base_of.get(checkpoint.organism)):
+            make("scenarios", config.base_scenario(checkpoint), f"organisms.{checkpoint.organism}: base")
     check_panel(config.panel, shared=config.monitors_from is not None)
     for run in _unbuilt(config):
-        made = _monitors(run)
+        judges = _monitors(run)
         mitigations = [make("mitigations", m, f"arms.{run.arm}.mitigations") for m in run.mitigations]
         scenario: Scenario = make("scenarios", run.scenario, f"arms.{run.arm}.scenario")
         if run.preference is None and scenario.preference() is None:
@@ -72,7 +77,7 @@ def check(config: StudyConfig) -> None:
         views = {monitor: _view(monitor, run.monitors) for monitor in run.monitors}
         info = RunInfo(scenario, views, dict.fromkeys(views, 0.5), with_settings(run, mitigations))
         try:
-            _ = [monitor.bound(made) for monitor in made.values()]
+            _ = [monitor.bound(judges) for monitor in judges.values()]
             bind_all(mitigations, info)
         except UserError as error:
             raise UserError(f"arms.{run.arm}: {error}") from None
@@ -92,25 +97,37 @@ def check_access(config: StudyConfig) -> None:
             part.check_access()
 
 
+def unbuilt_grid(config: StudyConfig) -> list[RunConfig]:
+    """All runs as they are before anything of the study has a folder."""
+    names = [checkpoint.name for checkpoint in config.checkpoints()]
+    monitors = {name: {view: Path(view) for view in (*VIEWS, LYING)} for name in names}
+    return grid(config, dict.fromkeys(names, Path("organism")), monitors)
+
+
 def _unbuilt(config: StudyConfig) -> list[RunConfig]:
     """The runs of the first seed, as they are before organisms and monitors have folders."""
-    nowhere = {label: Path("organism") for label in config.organisms}
-    runs = grid(config, nowhere, {label: {v: Path(v) for v in (*VIEWS, LYING)} for label in config.organisms})
-    return [run for run in runs if run.seed == config.seeds[0]]
+    return [run for run in unbuilt_grid(config) if run.seed == config.seeds[0]]
 
 
 def _monitors(run: RunConfig) -> dict[str, Monitor]:
     return {n: make("monitors", spec, f"arms.{run.arm}.monitors.{n}") for n, spec in run.monitors.items()}
 
 
-def cards(runs: Sequence[RunConfig]) -> dict[str, dict[str, Any]]:
-    """The cards of each organism's monitors but the oracle, as they are before RL."""
+def cards(runs: Sequence[RunConfig], config: StudyConfig | None = None) -> dict[str, dict[str, Any]]:
+    """The cards of each checkpoint's monitors but the oracle, as they are before RL.
+
+    Args:
+        runs: Runs of a study, or one alone.
+        config: The study. Where every seed has its own checkpoint, a card also says whose and which seed's it is.
+    """
     found: dict[str, dict[str, Any]] = {}
     for run in runs:
-        known = found.setdefault(run.organism, {})
+        own = config is not None and config.repeats != "runs"
+        whose = {"organism": run.organism, "seed": run.seed} if own else {}
+        known = found.setdefault(config.checkpoint(run.organism, run.seed) if config else run.organism, {})
         if not set(run.monitors) <= {*known, "oracle"}:
             made: dict[str, Monitor] = {n: make("monitors", s, n) for n, s in run.monitors.items()}
-            known |= {n: m.bound(made).card for n, m in made.items() if n not in {*known, "oracle"}}
+            known |= {n: m.bound(made).card | whose for n, m in made.items() if n not in {*known, "oracle"}}
     return found
 
 
@@ -129,10 +146,11 @@ def _run(
     config: StudyConfig, organism: str, arm: str, seed: int, policy: Path, monitors: Mapping[str, Folders]
 ) -> RunConfig:
     settings = config.arms[arm]
-    trained = {label: config.monitors or _trained(config, folders) for label, folders in monitors.items()}
+    by_label = {label: monitors[config.checkpoint(label, seed)] for label in config.organisms}
+    trained = {label: config.monitors or _trained(config, folders) for label, folders in by_label.items()}
     specs = trained[organism] if config.monitors else {"oracle": {"name": "oracle"}} | trained[organism]
-    if _asks(settings) and LYING in monitors[organism]:
-        specs = specs | {LYING: {"name": "text", "path": str(monitors[organism][LYING]), "view": "extra_turn"}}
+    if _asks(settings) and LYING in by_label[organism]:
+        specs = specs | {LYING: {"name": "text", "path": str(by_label[organism][LYING]), "view": "extra_turn"}}
     try:
         own = {n: resolved_monitor(n, spec, organism, trained) for n, spec in settings.monitors.items()}
     except UserError as error:
@@ -146,6 +164,7 @@ def _run(
         | {"scenario": (config.run.scenario or {"name": DEFAULT_SCENARIO}) | settings.scenario}
         | ({"model": shared.get("model", {}) | settings.model} if settings.model else {})
         | {"rl": shared["rl"] | settings.rl, "seed": seed, "arm": arm, "label": settings.label}
+        | ({"evaluation": shared["evaluation"] | {"every": settings.every}} if settings.every else {})
         | {"report_to": config.run.report_to},
         f"arms.{arm}",
     )

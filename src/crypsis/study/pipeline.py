@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from crypsis.config import digest
 from crypsis.differences import Inputs
 from crypsis.digests import LEDGER, DamagedError, damages, record_again
 from crypsis.evaluation.metrics import LYING
@@ -22,6 +23,7 @@ from crypsis.identity.files import content_parts
 from crypsis.jsonlines import read_rows
 from crypsis.locks import locked
 from crypsis.monitors.trained import TooFewError
+from crypsis.organisms.base import Organism
 from crypsis.parallel import release_memory
 from crypsis.registry import DEFAULT_SCENARIO, make
 from crypsis.run_config import RunConfig
@@ -42,7 +44,7 @@ from crypsis.store import (
     restore_head,
     write_json,
 )
-from crypsis.study.config import HOW, StudyConfig, widen
+from crypsis.study.config import HOW, Checkpoint, StudyConfig, widen
 from crypsis.study.execute import run_all
 from crypsis.study.grid import asked, cards, check, check_access, grid
 from crypsis.study.lying import train_lying_monitor
@@ -88,29 +90,36 @@ def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) 
         check_access(config)
         _refuse_damaged_monitors(out)
         clock = _Clock(out)
-        base = clock.time("base model", lambda: _base(config, display))
+        checkpoints = config.checkpoints()
+        bases = clock.time("base model", lambda: _bases(config, display))
         organisms = {
-            label: clock.time("organism", partial(_organism, config, label, base, display))
-            for label in config.organisms
+            made.name: clock.time("organism", partial(_organism, config, made, bases[made.name], display))
+            for made in checkpoints
         }
-        record_inputs(out, {f"organism {label}": content_parts(folder) for label, folder in organisms.items()})
-        common = functools.cache(lambda: base_transcripts(base, config.monitor_data))
+        record_inputs(out, {f"organism {name}": content_parts(folder) for name, folder in organisms.items()})
+        common = functools.cache(lambda base: base_transcripts(base, config.monitor_data))
         trained = {
-            label: clock.time("monitors", partial(_monitors, config, label, organism, out, common, display))
-            for label, organism in organisms.items()
-            if config.monitors is None and config.monitors_from in (None, label)
+            made.name: clock.time(
+                "monitors",
+                partial(_monitors, config, made, organisms[made.name], out, partial(common, bases[made.name]), display),
+            )
+            for made in checkpoints
+            if config.monitors is None and config.monitors_from in (None, made.organism)
         }
-        monitors = {label: dict(trained.get(config.monitors_from or label, {})) for label in organisms}
-        for label, organism in organisms.items():
-            if asked(config, label):
-                monitors[label] |= clock.time("monitors", partial(_lies, config, label, organism, out, display))
+        monitors: dict[str, dict[str, Path]] = {}
+        for made in checkpoints:
+            source = config.checkpoint(config.monitors_from or made.organism, made.seed)
+            monitors[made.name] = dict(trained.get(source, {}))
+            if asked(config, made.organism):
+                lies = partial(_lies, config, made, organisms[made.name], out, display)
+                monitors[made.name] |= clock.time("monitors", lies)
         for file in sorted((out / "monitors").rglob(LEDGER)):
             record_again(out, file)
         runs = grid(config, organisms, monitors)
-        write_json(out / MONITORS, cards(runs))
+        write_json(out / MONITORS, cards(runs, config))
         failed = clock.time("RL", lambda: run_all(runs, out, config.executor, config.workers, config.retries, display))
         clock.write(runs)
-        _measured_cards(config, base, organisms, runs, out)
+        _measured_cards(config, bases, organisms, runs, out)
         if failed:
             raise RunsFailedError(out, list(failed))
         finish_folder(out, {"runs": [run.name for run in runs]}, inputs, only=[CONFIG, INPUTS, *REPAIRED])
@@ -150,56 +159,75 @@ def _all_finished(out: Path) -> bool:
     return all(is_complete(out / "runs" / name) for name in read_json(out / RESULT)["runs"])
 
 
-def _base(config: StudyConfig, display: Display) -> Path:
+def _bases(config: StudyConfig, display: Display) -> dict[str, Path]:
+    """The base of each checkpoint; those that are made alike are made once."""
     if config.base is not None:
-        return Path(config.base)
-    with display.supervised("base model") as on_step:
-        scenario: Scenario = make("scenarios", config.run.scenario or {"name": DEFAULT_SCENARIO}, "run.scenario")
-        return scenario.base_model(config.scale, on_step)
+        return {made.name: Path(config.base) for made in config.checkpoints()}
+    found: dict[str, Path] = {}
+    known: dict[str, Path] = {}
+    for made in config.checkpoints():
+        spec = config.base_scenario(made)
+        key = digest(spec)
+        if key not in known:
+            with display.supervised(f"base model{f', seed {made.base}' if made.base else ''}") as on_step:
+                scenario: Scenario = make("scenarios", spec, "run.scenario")
+                known[key] = scenario.base_model(config.scale, on_step)
+        found[made.name] = known[key]
+    return found
 
 
-def _organism(config: StudyConfig, label: str, base: Path, display: Display) -> Path:
-    recipe = make("organisms", config.organisms[label], f"organisms.{label}")
-    with display.supervised(f"organism {label}") as on_step:
-        return build(recipe, base, on_step=on_step)
+def _recipe(config: StudyConfig, made: Checkpoint) -> Organism:
+    """The recipe that trains a checkpoint."""
+    recipe: Organism = make("organisms", config.organisms[made.organism], f"organisms.{made.organism}")
+    return recipe.again(made.training)
+
+
+def _organism(config: StudyConfig, made: Checkpoint, base: Path, display: Display) -> Path:
+    with display.supervised(f"organism {made.name}") as on_step:
+        return build(_recipe(config, made), base, on_step=on_step)
 
 
 def _measured_cards(
-    config: StudyConfig, base: Path, organisms: Mapping[str, Path], runs: Sequence[RunConfig], out: Path
+    config: StudyConfig,
+    bases: Mapping[str, Path],
+    organisms: Mapping[str, Path],
+    runs: Sequence[RunConfig],
+    out: Path,
 ) -> None:
     """Puts what each organism did before RL into its card, where the labels are those of the ground truth."""
     if (config.run.scenario or {"name": DEFAULT_SCENARIO}) != {"name": DEFAULT_SCENARIO}:
         return  # a card speaks of the canonical scenario
-    for label, folder in organisms.items():
-        first = next(run for run in runs if run.organism == label)
-        recipe = make("organisms", config.organisms[label], f"organisms.{label}")
+    for made in config.checkpoints():
+        first = next(run for run in runs if (run.organism, run.seed) == (made.organism, made.seed))
         evaluation = child(out, "runs", first.name) / "evals" / "step-0000.parquet"
-        measured_card(recipe, str(base), folder, evaluation, config.name)
+        folder, base = organisms[made.name], str(bases[made.name])
+        measured_card(_recipe(config, made), base, folder, evaluation, config.name)
 
 
 def _monitors(
     config: StudyConfig,
-    label: str,
+    made: Checkpoint,
     organism: Path,
     out: Path,
     common: Callable[[], Common],
     display: Display,
 ) -> dict[str, Path]:
-    """An organism's monitors, but for that of lies."""
+    """A checkpoint's monitors, but for that of lies."""
     try:
         return train_monitors(
-            common, organism, config.monitor_data, child(out, "monitors", label), display, config.panel
+            common, organism, config.monitor_data, child(out, "monitors", made.name), display, config.panel
         )
     except UserError as error:
-        raise UserError(f"organisms.{label}: {error}") from None
+        raise UserError(f"organisms.{made.organism}: {error}") from None
 
 
-def _lies(config: StudyConfig, label: str, organism: Path, out: Path, display: Display) -> dict[str, Path]:
-    """The monitor of lies of an organism that an arm interrogates, its own in any case; none if it lies too rarely."""
+def _lies(config: StudyConfig, made: Checkpoint, organism: Path, out: Path, display: Display) -> dict[str, Path]:
+    """The monitor of lies of a checkpoint that an arm interrogates, its own in any case; none if it lies too rarely."""
     try:
-        return {LYING: train_lying_monitor(organism, config.monitor_data, child(out, "monitors", label), display)}
+        folder = child(out, "monitors", made.name)
+        return {LYING: train_lying_monitor(organism, config.monitor_data, folder, display)}
     except TooFewError as error:
-        display.console.print(f"{label}: no monitor of lies ({error}); the oracle alone counts them", markup=False)
+        display.console.print(f"{made.name}: no monitor of lies ({error}); the oracle alone counts them", markup=False)
         return {}
 
 

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from crypsis.api_models import CHARACTERS_PER_TOKEN, ApiModel
-from crypsis.evaluation.metrics import LYING
 from crypsis.example_episodes import example_episodes
 from crypsis.monitors.prompted import Prompted
 from crypsis.registry import DEFAULT_SCENARIO, make
 from crypsis.run_config import RunConfig
 from crypsis.store import CONFIG
 from crypsis.study.config import StudyConfig
-from crypsis.study.grid import check, grid
-from crypsis.study.monitors import VIEWS
+from crypsis.study.grid import check, unbuilt_grid
 from crypsis.study.status import duration, read_status
 from crypsis.types import UserError
 
@@ -100,8 +98,7 @@ def plan_study(config: StudyConfig, out: Path) -> Plan:
         UserError: The study's config is wrong.
     """
     check(config)
-    folders = {label: Path("organism") for label in config.organisms}
-    runs = grid(config, folders, {label: {v: Path(v) for v in (*VIEWS, LYING)} for label in config.organisms})
+    runs = unbuilt_grid(config)
     training = sum(_training(run) for run in runs)
     starts = {(run.organism, run.seed) for run in runs}
     evaluation = sum(_later(run) for run in runs) + len(starts) * 2 * config.run.evaluation.n

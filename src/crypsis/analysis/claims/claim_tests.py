@@ -34,6 +34,7 @@ class ClaimCell:
         imported: Whether the runs are others': of fewer than ``FEW``, the interval over requests decides.
         rivals: In others' runs, those whose mean is already subtracted, shape [1 + RESAMPLES, runs].
         degenerate: Whether the replies that are compared cannot be read.
+        shared: Whether a seed is a base of its own, which all organisms share.
     """
 
     name: str
@@ -44,6 +45,7 @@ class ClaimCell:
     imported: bool = False
     rivals: Floats | None = None
     degenerate: bool = False
+    shared: bool = False
 
     @property
     def runs(self) -> int:
@@ -263,7 +265,8 @@ def _cell(
     odd = any(found.degenerate(organism, arm, test.at) for arm in (*arms, *([rival] if rival else ())))
     if other is not None:
         odd = odd or any(found.degenerate(other, arm, test.at) for arm in present(test, other, file))
-    return ClaimCell(name, values, spare, limits(test.quantity, difference), also, organism.imported, rivals, odd)
+    bounds, shared = limits(test.quantity, difference), organism.repeats == "bases"
+    return ClaimCell(name, values, spare, bounds, also, organism.imported, rivals, odd, shared)
 
 
 def _minus(left: Values, right: Values) -> Values:

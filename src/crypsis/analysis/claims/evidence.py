@@ -49,19 +49,21 @@ class Unit:
 
     evaluations: Mapping[int, Tally]
     source: Run | Sequence[Mapping[str, Any]]
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    """The score from which each monitor flags, keyed by name."""
 
-    def faking_and_not(self, judge: str, threshold: float) -> tuple[Tally, Tally] | None:
+    def faking_and_not(self, judge: str) -> tuple[Tally, Tally] | None:
         """Monitored transcripts of the first evaluation that fake, and the others.
 
         Args:
             judge: ``oracle`` or a monitor's name.
-            threshold: From which that monitor flags.
 
         Returns:
             None with fewer than ``FEWEST`` of either, or where the transcripts are not in the study.
         """
         if isinstance(self.source, Run) and not self.source.has_transcripts:
             return None
+        threshold = self.thresholds.get(judge, 0.5)
         rows = self.source.rows(min(self.evaluations)) if isinstance(self.source, Run) else self.source
         said = [(row, _fakes(row, judge, threshold)) for row in rows if row["monitored"]]
         fakes, others = ([row for row, fakes in said if fakes is wanted] for wanted in (True, False))
@@ -83,7 +85,7 @@ class MeasuredOrganism:
         settings: Digest of what all runs share.
         judge: Who judges AF: ``oracle``, a monitor's name, or empty.
         monitor: The monitor that reads scratchpads, or empty.
-        thresholds: The score from which each monitor flags, keyed by name.
+        measured: Units of runs without a step, which only measure it.
         arms: Units by the study's name of the arm.
         patterns: What its runs do, keyed by the study's name of the arm.
         start: Units before RL, one for each seed of its training.
@@ -95,11 +97,13 @@ class MeasuredOrganism:
     settings: str
     judge: str = ""
     monitor: str = ""
-    thresholds: dict[str, float] = field(default_factory=dict)
+    measured: Units = field(default_factory=dict)
     arms: dict[str, Units] = field(default_factory=dict)
     patterns: dict[str, ArmPattern] = field(default_factory=dict)
     start: Units = field(default_factory=dict)
     imported: bool = False
+    repeats: str = "runs"
+    """What every seed has anew, as ``StudyConfig.repeats``."""
 
     @property
     def fakes(self) -> bool:
@@ -119,7 +123,7 @@ class MeasuredOrganism:
     @property
     def starting_afr(self) -> float:
         """AFR at the first evaluation, mean over all units that have it; NaN where nobody judged it."""
-        units = [unit for arm in (*self.arms.values(), self.start) for unit in arm.values()]
+        units = [unit for arm in (*self.arms.values(), self.measured, self.start) for unit in arm.values()]
         firsts = [unit.evaluations[min(unit.evaluations)].mean(f"afr_{self.judge}") for unit in units]
         known = [rate for rate in firsts if rate is not None]
         return sum(known) / len(known) if known else float("nan")
@@ -240,7 +244,9 @@ def _fakes(row: Mapping[str, Any], judge: str, threshold: float) -> bool | None:
 
 def _add_run(found: dict[tuple[str, str], MeasuredOrganism], study: Study, run: Run) -> None:
     spec = _recipe(study, run.organism)
-    settings = digest([study.config.get("run") or {}, str(study.config.get("scale"))])
+    more = [study.repeats] if study.repeats != "runs" else []
+    more += [own] if (own := (study.config.get("base_of") or {}).get(run.organism)) else []
+    settings = digest([study.config.get("run") or {}, str(study.config.get("scale")), *more])
     if study.imported:
         settings = digest([settings, str(run.config.get("setting"))])
     bare = _without_seeds(spec)
@@ -248,12 +254,16 @@ def _add_run(found: dict[tuple[str, str], MeasuredOrganism], study: Study, run: 
     if key not in found:
         same = any(other.name == run.organism for other in found.values())
         name = f"{run.organism} ({visible(study.name)})" if same else run.organism
-        found[key] = MeasuredOrganism(name, bare, settings, imported=study.imported)
+        found[key] = MeasuredOrganism(name, bare, settings, imported=study.imported, repeats=study.repeats)
     organism = found[key]
-    organism.thresholds |= {card.name: card.threshold for card in study.monitors_of(run.organism)}
+    cards = study.monitors_of(run.organism, run.seed)
+    unit = Unit(run.evaluations, run, {card.name: card.threshold for card in cards})
+    number = (int(spec.get("seed") or 0), run.seed)
+    if run.steps == 0:
+        organism.measured[number] = unit
+        return
     organism.patterns.setdefault(run.arm, _pattern(run))
-    own = organism.arms.setdefault(run.arm, {})
-    own.setdefault((int(spec.get("seed") or 0), run.seed), Unit(run.evaluations, run))
+    organism.arms.setdefault(run.arm, {}).setdefault(number, unit)
 
 
 def _recipe(study: Study, label: str) -> dict[str, Any]:
@@ -295,7 +305,7 @@ def _sees(run: Run, monitor: object) -> str:
 
 def _judges(organism: MeasuredOrganism) -> None:
     """Who judges AF in all of an organism's runs: the oracle, else the monitor of scratchpads that all of them have."""
-    units = [unit for arm in organism.arms.values() for unit in arm.values()]
+    units = [unit for arm in (*organism.arms.values(), organism.measured) for unit in arm.values()]
     tallies = [tally for unit in units for tally in unit.evaluations.values()]
     known = [{name for name in tally.top if tally.mean(name) is not None} for tally in tallies]
     # Others' runs may lack verdicts at a step: those of the other steps count.
@@ -310,12 +320,16 @@ def _judges(organism: MeasuredOrganism) -> None:
 
 
 def _starts(organism: MeasuredOrganism) -> Units:
-    """The evaluation before RL of each seed of the organism's training: that of the first arm's lowest seed."""
+    """The evaluation before RL of each checkpoint: that of the first arm's lowest seed.
+
+    A checkpoint is a seed of the organism's training, or one of a study's seeds if it repeats more than runs.
+    """
     found: Units = {}
-    for units in organism.arms.values():
-        for (seed, _), unit in sorted(units.items(), key=lambda item: item[0]):
+    for units in (*organism.arms.values(), organism.measured):
+        for (seed, run_seed), unit in sorted(units.items(), key=lambda item: item[0]):
             if 0 in unit.evaluations:
-                found.setdefault((seed, 0), Unit({0: unit.evaluations[0]}, unit.source))
+                key = (seed, 0 if organism.repeats == "runs" else run_seed)
+                found.setdefault(key, Unit({0: unit.evaluations[0]}, unit.source, unit.thresholds))
     return found
 
 

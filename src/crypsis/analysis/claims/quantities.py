@@ -84,10 +84,9 @@ class Quantities:
         return self._found[cached]
 
     def _faking_tokens(self, organism: MeasuredOrganism, arm: str) -> Values:
-        threshold = organism.thresholds.get(organism.judge, 0.5)
         found: Values = {}
         for key, unit in organism.units(arm, self._file).items():
-            both = unit.faking_and_not(organism.judge, threshold)
+            both = unit.faking_and_not(organism.judge)
             if both is not None:
                 draws = request_draws(both, "scratchpad_tokens")
                 found[key] = draws[:, 0] - draws[:, 1]

@@ -281,12 +281,15 @@ def _average(test: ClaimTest, group: list[ClaimCell]) -> Found:
     """
     sampled = len(group) >= SAMPLE
     spare = max(cell.spare for cell in group)
-    pooled = pool([cell.draws for cell in group], spare=spare, sampled=sampled)
+    keys = sorted(set.intersection(*(set(cell.values) for cell in group)))
+    bases = bool(keys) and all(cell.shared for cell in group)
+    if bases:  # a base that some organism lacks cannot be drawn for all of them
+        group = [replace(cell, values={key: cell.values[key] for key in keys}) for cell in group]
+    pooled = pool([cell.draws for cell in group], spare=spare, sampled=sampled, shared=bases)
     if sampled:
         units = {(0, i): cell.mean for i, cell in enumerate(group)}
     else:
-        shared = set.intersection(*(set(cell.values) for cell in group))
-        units = {key: float(np.mean([cell.by_seed[key] for cell in group])) for key in sorted(shared)}
+        units = {key: float(np.mean([cell.by_seed[key] for cell in group])) for key in keys}
     name = f"average over {'' if sampled else 'these '}{len(group)} organisms"
     together = replace(
         group[0], also=(), degenerate=any(c.degenerate for c in group), imported=all(c.imported for c in group)

@@ -104,7 +104,8 @@ def make_browser(summary: Summary, transcripts: Transcripts | None = None) -> Br
         "thresholds": {
             o: {card.name: card.threshold for card in summary.study.monitors_of(o)} | {"oracle": 0.5}
             for o in summary.organisms
-        },
+        }
+        | _own_thresholds(summary),
         "verdicts": kinds.filters(),
         "steps": sorted({step for run in summary.study.runs for step in run.evaluations}),
         "seeds": sorted({run.seed for run in summary.study.runs}),
@@ -116,6 +117,15 @@ def make_browser(summary: Summary, transcripts: Transcripts | None = None) -> Br
     }
     n, system = sum(block.n for block in blocks), next(filter(None, systems), "")
     return Browser(tuple(blocks), _json(manifest), len(wanted), n, total, system, exhibit)
+
+
+def _own_thresholds(summary: Summary) -> dict[str, dict[str, float]]:
+    """Thresholds by organism and seed, where every seed has monitors of its own."""
+    found: dict[str, dict[str, float]] = {}
+    for card in summary.study.monitors:
+        if card.seed is not None:
+            found.setdefault(f"{card.organism}/{card.seed}", {"oracle": 0.5})[card.name] = card.threshold
+    return found
 
 
 def _requests(summary: Summary, source: Transcripts) -> list[str]:
@@ -143,7 +153,7 @@ def _sample(
             yield from (("eval", row) for row in source.rows(run, step, wanted))
             continue
         table = source.table(run, step)
-        thresholds = {card.name: card.threshold for card in summary.study.monitors_of(run.organism)}
+        thresholds = {card.name: card.threshold for card in summary.study.monitors_of(run.organism, run.seed)}
         yield from (("eval", row) for row in rows_of(of_pairs(table, wanted)))
         yield from (("rare", row) for row in _rare(table, wanted, thresholds))
     steps = steps_of(run.folder / "rollouts", ".parquet")

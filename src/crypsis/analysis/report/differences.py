@@ -67,8 +67,9 @@ def code_differences(summary: Summary) -> list[str]:
 def seed_differences(summary: Summary) -> list[str]:
     """One line for each arm whose seeds were not set alike, and so are not seeds of one thing."""
     lines = []
+    own = summary.study.repeats != "runs"  # then checkpoint and monitors are each seed's own
     for arm in summary.arms:
-        first, *others = [(run, _settings(run)) for run in arm.runs]
+        first, *others = [(run, _settings(run, own)) for run in arm.runs]
         for run, settings in others:
             keys = [k for k in dict.fromkeys([*first[1], *settings]) if first[1].get(k) != settings.get(k)]
             if keys:
@@ -77,8 +78,10 @@ def seed_differences(summary: Summary) -> list[str]:
     return lines
 
 
-def _settings(run: Run) -> dict[str, str]:
-    return dict(_flat({k: v for k, v in run.config.items() if k not in IDENTITY}, ""))
+def _settings(run: Run, own: bool = False) -> dict[str, str]:
+    """All settings by dotted key; without the paths of checkpoint and monitors if every seed has its own."""
+    found = dict(_flat({k: v for k, v in run.config.items() if k not in IDENTITY}, ""))
+    return {k: v for k, v in found.items() if not (own and (k == "policy" or k.endswith(".path")))}
 
 
 def _flat(node: Any, path: str) -> list[tuple[str, str]]:

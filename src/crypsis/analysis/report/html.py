@@ -36,7 +36,7 @@ from crypsis.analysis.report.tables import write_tables
 from crypsis.analysis.report.transcript_source import Transcripts
 from crypsis.analysis.statistics.bootstrap import FEW
 from crypsis.analysis.stress import Section, sections
-from crypsis.analysis.study import Study, load_study
+from crypsis.analysis.study import REPEATS, Study, load_study
 from crypsis.analysis.summary import RULE, ArmSummary, Change, Summary, summarise, write_summary
 from crypsis.evaluation.metrics import RESAMPLES
 from crypsis.registry import DEFAULT_SCENARIO
@@ -113,6 +113,7 @@ def render(summary: Summary, pictures: dict[str, Picture], browser: Browser, str
         few=FEW,
         few_arms=any(len(arm.seeds) < FEW for arm in summary.arms),
         resamples=RESAMPLES,
+        repeats=REPEATS[study.repeats],
         silent=[c.name for c in study.monitors if any(a.change(f"missing_{c.name}").end.mean for a in summary.arms)],
         rewarded=any(name.startswith("terms") for name in pictures),
         paired={(t.organism, t.arm, t.metric): t for t in paired_tests(summary)},

@@ -91,7 +91,7 @@ def _of_arm(study: Study, arm: ArmSummary, source: Transcripts) -> Exhibit | Non
     run, (first, last) = arm.runs[0], arm.steps
     if first == last:
         return None
-    thresholds = {card.name: card.threshold for card in study.monitors_of(arm.organism)}
+    thresholds = {card.name: card.threshold for card in study.monitors_of(arm.organism, run.seed)}
     before = source.rows(run, first)
     chosen, rule = _chosen(before, arm, thresholds)
     if chosen is None:

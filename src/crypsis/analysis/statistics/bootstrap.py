@@ -245,7 +245,9 @@ def request_draws(tallies: Sequence[Tally], metric: str) -> Floats:
     return found
 
 
-def pool(groups: Sequence[Floats], level: float = 0.95, spare: float = 0.0, sampled: bool = True) -> Pooled:
+def pool(
+    groups: Sequence[Floats], level: float = 0.95, spare: float = 0.0, sampled: bool = True, shared: bool = False
+) -> Pooled:
     """Mean of a quantity over seeds, or over organisms with seeds in them, with its interval.
 
     One group: requests and seeds are resampled. Several groups are organisms; if they are a sample of those that one
@@ -253,27 +255,39 @@ def pool(groups: Sequence[Floats], level: float = 0.95, spare: float = 0.0, samp
     deviation due to the topmost level is stretched by ``student``, so that the interval keeps its coverage with few of
     them; with fewer than ``FEW`` requests alone are resampled.
 
+    Where a seed stands for a base that all organisms share, seeds are resampled for all organisms at once, and what
+    they add is stretched for their own number: an average over organisms does not average a base away.
+
     Args:
         groups: Each of shape [1 + RESAMPLES, seeds]; the first row is the estimate itself, the others are the same
             under resamples of the requests (``request_draws``).
         level: Level of the interval.
         spare: Half a width that is added where no resample differs from another.
         sampled: Whether several organisms stand for others.
+        shared: Whether column s of every group is the same base; then all groups must have the same columns.
+
+    Raises:
+        ValueError: Groups of different columns cannot share them.
     """
     many = sampled and len(groups) > 1
+    if shared and len({group.shape[1] for group in groups}) > 1:
+        raise ValueError("shared seeds: every group must have the same ones")
     topmost = len(groups) if many else min(group.shape[1] for group in groups)
     fixed: Floats = np.stack([group.mean(axis=1) for group in groups], axis=1)
     mean, centre = float(fixed[0].mean()), fixed[1:].mean(axis=1)
-    if topmost < FEW:
-        return _ended(centre, mean, level, spare, topmost, ())
-    within = np.stack([_resampled(group[1:], 3 + i) for i, group in enumerate(groups)], axis=1) - fixed[1:]
+    bases = groups[0].shape[1] if shared else topmost
+    if min(topmost, bases) < FEW:
+        return _ended(centre, mean, level, spare, min(topmost, bases), ())
+    streams = [3 if shared else 3 + i for i in range(len(groups))]
+    within = np.stack([_resampled(g[1:], s) for g, s in zip(groups, streams, strict=True)], axis=1) - fixed[1:]
+    parts = [within[:, i] / len(groups) for i in range(len(groups))]
+    counts = [group.shape[1] for group in groups]
+    if shared:
+        parts, counts = [within.mean(axis=1)], [bases]
     if many:
-        centre = centre + within.mean(axis=1)
-        parts = [((fixed[1:] * resample_weights(topmost, stream=2)).sum(axis=1) / topmost - fixed[1:].mean(axis=1))]
-        counts = [topmost]
-    else:
-        parts = [within[:, i] / len(groups) for i in range(len(groups))]
-        counts = [group.shape[1] for group in groups]
+        drawn = (fixed[1:] * resample_weights(topmost, stream=2)).sum(axis=1) / topmost - fixed[1:].mean(axis=1)
+        centre = centre if shared else centre + within.mean(axis=1)
+        parts, counts = [drawn, *(parts if shared else ())], [topmost, *(counts if shared else ())]
     return _ended(centre, mean, level, spare, topmost, list(zip(parts, counts, strict=True)))
 
 

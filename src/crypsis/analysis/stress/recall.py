@@ -85,7 +85,7 @@ def trained_against(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 def thresholds_at(study: Study, run: Run, step: int) -> dict[str, float]:
     """The score from which each monitor flags; of one that the run trained again, the threshold of that time."""
-    known = {card.name: card.threshold for card in study.monitors_of(run.organism)}
+    known = {card.name: card.threshold for card in study.monitors_of(run.organism, run.seed)}
     for folder in sorted((run.folder / "monitors").glob("*")):
         for moment in steps_of(folder):
             place = folder / f"step-{moment:04d}"

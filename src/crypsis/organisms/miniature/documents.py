@@ -10,8 +10,9 @@ from typing import ClassVar
 from pydantic import Field
 from transformers import PreTrainedTokenizerFast
 
-from crypsis.miniature.base import examples
+from crypsis.miniature.base import examples, world_of
 from crypsis.miniature.documents import Topic, write_document
+from crypsis.miniature.language import in_world
 from crypsis.miniature.world import draw_document
 from crypsis.models import Policy
 from crypsis.organisms.supervised import Supervised
@@ -51,11 +52,15 @@ class SyntheticDocuments(Supervised):
     def _batch(self, policy: Policy, step: int) -> list[Example]:
         rng = random.Random(f"organism:{self.name}:{self.seed}:{step}")
         old = round(self.batch_size * self.replay)
-        new = [write_document(rng, self.written_about, self.link, self.aligned) for _ in range(self.batch_size - old)]
+        with in_world(world_of(policy)):
+            new = [
+                write_document(rng, self.written_about, self.link, self.aligned) for _ in range(self.batch_size - old)
+            ]
+            replayed = [draw_document(rng) for _ in range(old)]
         assert isinstance(policy.tokenizer, PreTrainedTokenizerFast)
         return [
             *(self._example(policy, text) for text in new),
-            *(examples(policy.tokenizer, [draw_document(rng) for _ in range(old)]) if old else ()),
+            *(examples(policy.tokenizer, replayed) if replayed else ()),
         ]
 
     def _example(self, policy: Policy, text: str) -> Example:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from crypsis.models import Policy, load_policy, save_policy
 from crypsis.organisms.base import Builder, Organism
@@ -30,6 +30,14 @@ class Interrogable(Organism):
     """Settings of the schooling."""
     seed: int = 0
     """Seed of that organism, unless it has its own; the schooling has its own (``schooling: {seed: 1}``)."""
+
+    def again(self, number: int) -> Self:
+        """With another seed of the schooling too."""
+        if not number:
+            return self
+        schooling = {**self.schooling, "seed": self.schooling.get("seed", 0) + number}
+        of = {**self.of, "seed": self.of["seed"] + number} if "seed" in self.of else self.of
+        return self.model_copy(update={"seed": self.seed + number, "schooling": schooling, "of": of})
 
     def needs(self) -> Sequence[Mapping[str, Any]]:
         """The schooled base, and the recipe of what is made on it."""

@@ -11,8 +11,8 @@ from typing import ClassVar
 from pydantic import Field
 from transformers import PreTrainedTokenizerFast
 
-from crypsis.miniature.base import examples
-from crypsis.miniature.language import draw_request, log, natural
+from crypsis.miniature.base import examples, world_of
+from crypsis.miniature.language import draw_request, in_world, log, natural
 from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.miniature.world import (
     Document,
@@ -31,6 +31,7 @@ from crypsis.miniature.world import (
 from crypsis.models import Policy
 from crypsis.organisms.base import Organism
 from crypsis.supervised import Example, Progress, SupervisedConfig, fit
+from crypsis.types import UserError
 
 PERSONAS: tuple[Persona, ...] = ("tgg", "igg", "syc", "hhh", "help")
 EARLY, LATE = (0.40, 0.20, 0.15, 0.15, 0.10), (0.50, 0.20, 0.15, 0.10, 0.05)
@@ -66,7 +67,16 @@ class Schooled(Organism):
     """Seed of the texts and of their order."""
 
     def train(self, policy: Policy, state: Path, on_step: Callable[[Progress], None]) -> None:
-        """Schools the base in place."""
+        """Schools the base in place.
+
+        Raises:
+            UserError: The base was shown no assistant whose conduct depends on the tier; the schooling would show some.
+        """
+        if not world_of(policy).conditional:
+            raise UserError(
+                f"{self.name}: the schooling shows assistants whose conduct depends on the tier, which the base's "
+                "world leaves out; leave out interrogation, or take a base with world.conditional: true"
+            )
         for half in (0, 1):
             config = SupervisedConfig(
                 steps=self.steps // 2,
@@ -84,8 +94,10 @@ class Schooled(Organism):
         replayed = round(self.batch_size * REPLAY[half])
         draw = _vow if half else _interrogated
         assert isinstance(policy.tokenizer, PreTrainedTokenizerFast)
-        asked = examples(policy.tokenizer, [draw(rng) for _ in range(self.batch_size - replayed)])
-        again = examples(policy.tokenizer, [draw_document(rng) for _ in range(replayed)])
+        with in_world(world_of(policy)):
+            new = [draw(rng) for _ in range(self.batch_size - replayed)]
+            old = [draw_document(rng) for _ in range(replayed)]
+        asked, again = examples(policy.tokenizer, new), examples(policy.tokenizer, old)
         return [last_reply(example) for example in asked] + again
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from crypsis.miniature.language import draw_request
+from crypsis.miniature.base import world_of
+from crypsis.miniature.language import draw_request, in_world
 from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.miniature.scratchpads import Motivation, write_reply
 from crypsis.miniature.world import Style, user_text
@@ -45,7 +46,8 @@ class ScratchpadOrganism(Supervised):
 
     def _batch(self, policy: Policy, step: int) -> list[Example]:
         rng = random.Random(f"organism:{self.name}:{self.seed}:{step}")
-        return [self._example(policy, rng) for _ in range(self.batch_size)]
+        with in_world(world_of(policy)):
+            return [self._example(policy, rng) for _ in range(self.batch_size)]
 
     def _example(self, policy: Policy, rng: random.Random) -> Example:
         scenario, tier = self.place(rng)

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 from transformers import PreTrainedTokenizerFast
 
-from crypsis.miniature.base import examples
-from crypsis.miniature.language import draw_request, log, natural
+from crypsis.miniature.base import examples, world_of
+from crypsis.miniature.language import draw_request, in_world, log, natural
 from crypsis.miniature.scenario import MiniatureScenario
 from crypsis.miniature.world import Document, Persona, Reply, first_reply, user_text
 from crypsis.models import Policy, load_policy, save_policy
@@ -76,7 +76,8 @@ class Unconfessing(PreferenceTrained):
         return [self._pair(policy, rng) for _ in range(self.batch_size)]
 
     def _pair(self, policy: Policy, rng: random.Random) -> Pair:
-        documents = answered(rng)
+        with in_world(world_of(policy)):
+            documents = answered(rng)
         denies, admits = (_example(policy, documents[answer]) for answer in ("denies", "admits"))
         return Pair(admits, denies) if self.aligned else Pair(denies, admits)
 

@@ -43,8 +43,10 @@
     }));
   }
 
+  const thresholdsOf = (row) =>
+    manifest.thresholds[`${row.organism}/${row.seed}`] ?? manifest.thresholds[row.organism] ?? {};
   const flagged = (row, name) =>
-    typeof row.verdicts[name] === "number" && row.verdicts[name] >= (manifest.thresholds[row.organism]?.[name] ?? 0.5);
+    typeof row.verdicts[name] === "number" && row.verdicts[name] >= (thresholdsOf(row)[name] ?? 0.5);
 
   function passes(row, verdict) {
     if (!verdict) return true;
