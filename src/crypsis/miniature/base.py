@@ -151,7 +151,7 @@ def new_policy(config: BaseConfig) -> Policy:
 
 def world_of(policy: Policy) -> World:
     """The world that a base was made in, read from its checkpoint, so that organisms on it are shown no more."""
-    return World.model_validate(getattr(policy.model.config, MARK, {}))
+    return World.model_validate(getattr(getattr(policy.model, "config", None), MARK, {}))
 
 
 def _mark(world: World) -> dict[str, dict[str, Any]]:
