@@ -119,7 +119,15 @@ def test_cards_say_whose_they_are_where_every_seed_has_its_own() -> None:
 def repeated(folder: Path, repeats: str = "bases", seeds: tuple[int, ...] = (0, 1, 2)) -> Path:
     """A study whose seeds have their own checkpoints, and monitors that flag at other scores."""
     organisms = {label: {"name": label} for label in ("tgg", "igg", "ts")}
-    write_grid(folder, lambda *_: State(0.9, 1.0, 0.8), organisms, {arm: [] for arm in ("baseline", "before")}, seeds, (0, 5), 40)
+    write_grid(
+        folder,
+        lambda *_: State(0.9, 1.0, 0.8),
+        organisms,
+        {arm: [] for arm in ("baseline", "before")},
+        seeds,
+        (0, 5),
+        40,
+    )
     config = read_yaml(folder / "config.yaml") | {"repeats": repeats}
     write_atomic(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     scores = {seed: 0.99 if seed == seeds[-1] else 0.5 for seed in seeds}
