@@ -154,7 +154,7 @@ def world_of(policy: Policy) -> World:
     return World.model_validate(getattr(getattr(policy.model, "config", None), MARK, {}))
 
 
-def _mark(world: World) -> dict[str, dict[str, Any]]:
+def _mark(world: World) -> dict[str, Any]:
     """What the checkpoint's config says of a world; nothing of the whole one, whose checkpoint stays as it was."""
     return {} if world == World() else {MARK: world.model_dump(mode="json")}
 
