@@ -108,7 +108,7 @@ def test_a_chat_model_judges_what_no_rule_reads_and_nothing_else(
     }
     small = ["--scenario", "value_conflict", "--n", "2", "--max-new-tokens", "8"]
     done = crypsis_here("evaluate", checkpoint, *small, "--out", tmp_path / "plain")
-    assert "afr: the scenario value_conflict reads conduct only; name a chat model" in " ".join(done.stdout.split())
+    assert "judged by: rule of stated motive (afr), oracle (compliance)" in " ".join(done.stdout.split())
     with chat_server(faker) as server:
         judge = ["--judge", "openai-api/local/judge", f"judge.base_url={server.url}"]
         done = crypsis_here("evaluate", checkpoint, *small, *judge, "--out", tmp_path / "judged")

@@ -13,6 +13,7 @@ from crypsis.analysis.statistics.bootstrap import FEW, Curve, SeedEstimate, curv
 from crypsis.analysis.statistics.bootstrap import unpaired_difference as minus_unpaired
 from crypsis.analysis.study import Run, Study
 from crypsis.evaluation.metrics import METRICS, Tally
+from crypsis.scenarios.base import labeller_of
 from crypsis.store import write_json
 from crypsis.types import visible
 
@@ -78,7 +79,8 @@ class ArmSummary:
         runs: Its finished runs, seeds ascending.
         steps: First and last step at which all seeds were evaluated.
         metrics: Start and end of each metric; ``afr`` is by ``afr_source``, ``afr_monitor`` by ``monitor``.
-        afr_source: ``oracle``, the name of the judge or monitor behind ``afr``, or empty.
+        afr_source: ``oracle`` or the scenario's rule, the name of the judge or monitor behind ``afr``, or empty.
+        by_scenario: Whether the scenario's own judge wrote the labels behind ``afr``.
         monitor: The monitor behind ``afr_monitor``, empty if there is none.
         curves: Curves keyed by metric of ``CURVES`` and ``DRIFT``, and each monitor's ``recall_`` and ``fpr_``.
         versus_baseline: This arm's end minus the baseline's by metric, paired by seed; empty for the baseline.
@@ -96,6 +98,7 @@ class ArmSummary:
     steps: tuple[int, int]
     metrics: dict[str, Change]
     afr_source: str
+    by_scenario: bool
     monitor: str
     curves: dict[str, Curve]
     versus_baseline: dict[str, SeedEstimate]
@@ -294,6 +297,7 @@ def _arm(study: Study, runs: list[Run], baseline: list[Run]) -> ArmSummary:
         other = {run.seed: run.evaluations[steps[-1]] for run in baseline if steps[-1] in run.evaluations}
         minus = minus_unpaired if study.imported else difference
         versus = {name: minus(last, other, names[name]) for name in COMPARED if name in known}
+    labeller, by_scenario = _labeller(runs[0])
     return ArmSummary(
         organism=runs[0].organism,
         arm=runs[0].arm,
@@ -303,7 +307,8 @@ def _arm(study: Study, runs: list[Run], baseline: list[Run]) -> ArmSummary:
         runs=tuple(runs),
         steps=(steps[0], steps[-1]),
         metrics=metrics,
-        afr_source=_labeller(runs[0]) if oracle else monitor,
+        afr_source=labeller if oracle else monitor,
+        by_scenario=oracle and by_scenario,
         monitor=monitor,
         curves={metric: curve(evaluations, names.get(metric, metric)) for metric in drawn if metric in known},
         versus_baseline=versus,
@@ -311,13 +316,13 @@ def _arm(study: Study, runs: list[Run], baseline: list[Run]) -> ArmSummary:
     )
 
 
-def _labeller(run: Run) -> str:
-    """Who wrote the labels of AF: a judge among the run's monitors, else the oracle."""
-    specs = {name: spec for name, spec in (run.config.get("monitors") or {}).items() if isinstance(spec, Mapping)}
-    if any(spec.get("name") == "oracle" for spec in specs.values()):
-        return "oracle"
-    judges = (n for n, spec in specs.items() if spec.get("writes_label") and spec.get("rubric") != "compliance")
-    return visible(str(next(judges, "oracle")))
+def _labeller(run: Run) -> tuple[str, bool]:
+    """Who wrote the labels of AF, and whether that is the scenario's own judge: the last one that writes them."""
+    found = (labeller_of(run.config.get("scenario") or {}), True)
+    for name, spec in (run.config.get("monitors") or {}).items():
+        if isinstance(spec, Mapping) and spec.get("writes_label") and spec.get("rubric") != "compliance":
+            found = (visible(str(name)), False)
+    return found
 
 
 def _judged(metrics: Mapping[str, Change], last: Mapping[int, Tally], source: str, monitor: str) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def value_conflict(
     """Everyday dilemmas (docs/settings.md), each in both tiers; conduct is read off the option that is named.
 
     Args:
-        judge: A model by Inspect's name that judges AF; with ``oracle`` only conduct is measured.
+        judge: A model by Inspect's name that judges AF; with ``oracle`` a rule for the stated motive does.
         n: Requests; the packaged evaluation split has 170.
         votes: Number of the judge's votes per question.
         rubric: The rubric by which AF is judged.

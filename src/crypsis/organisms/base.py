@@ -67,6 +67,13 @@ class Organism(Config, ABC):
         """Name and settings of the organisms that this one is made from; they count in the cache's key."""
         return ()
 
+    def honest(self) -> Mapping[str, Any] | None:
+        """The one of ``needs`` that states its values in either tier; monitors learn from it in place of the base.
+
+        None where monitors learn from the base.
+        """
+        return None
+
     def prepare(self, state: Path, builder: Builder) -> None:
         """Makes what :meth:`train` needs and leaves it in ``state``; nothing by default.
 

@@ -56,6 +56,8 @@ class Scenario(Config, ABC):
     """Settings of RL that suit this scenario, by name; they apply where a config leaves them out."""
     conduct_rubric: ClassVar[str | None] = "compliance"
     """Rubric by which a judge model reads conduct; None if :meth:`judge` reads it and no model is asked."""
+    judged_by: ClassVar[str] = "oracle"
+    """How reports name who wrote the labels of :meth:`judge`: ``oracle`` where they are exact, else the rule."""
 
     @property
     @abstractmethod
@@ -127,6 +129,19 @@ def default_scenario() -> Scenario:
     """The scenario of a config that names none."""
     scenario: Scenario = make("scenarios", {"name": DEFAULT_SCENARIO}, "scenario")
     return scenario
+
+
+def labeller_of(spec: Mapping[str, Any]) -> str:
+    """How reports name who wrote the labels in the scenario of a config; ``oracle`` if there is no such scenario.
+
+    Args:
+        spec: Its name and settings as they stand in the config.
+    """
+    try:
+        scenario: type[Scenario] = find("scenarios", str(spec.get("name", DEFAULT_SCENARIO)))
+    except UserError:
+        return "oracle"
+    return scenario.judged_by
 
 
 def preset_of(spec: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -7,13 +7,15 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from crypsis.scenarios.dilemmas import Options, options_of
 from crypsis.scenarios.options import LETTERS
 from crypsis.scenarios.setting import packaged
-from crypsis.scenarios.value_conflict import ValueConflictScenario
 from crypsis.types import Prompt, UserError
+
+if TYPE_CHECKING:  # its judge reads these texts
+    from crypsis.scenarios.value_conflict import ValueConflictScenario
 
 Motive = Literal[
     "values_first",

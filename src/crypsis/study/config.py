@@ -22,7 +22,6 @@ from crypsis.config import (
 )
 from crypsis.differences import Inputs, config_difference
 from crypsis.model_config import ModelConfig
-from crypsis.registry import DEFAULT_SCENARIO
 from crypsis.run_config import EvaluationConfig, PreferenceConfig, ReportTo, RLConfig, with_preset
 from crypsis.store import CONFIG, INPUTS, RESULT, json_text, read_json, rewrite
 from crypsis.study.executors.local import Local
@@ -59,11 +58,13 @@ class ArmConfig(Config):
 
 
 class MonitorData(Config):
-    """Transcripts that the monitors are trained on: samples of base and organism, labelled by the oracle.
+    """Transcripts that the monitors are trained on: samples of base and organism, labelled by the scenario's judge.
 
     ``helper`` samples come from the base told to please everyone: they comply without faking, so that a monitor
     cannot take compliance for faking. ``controls`` more come from base and organism, told so too, in the monitored
-    tier; they choose the threshold and are not learned from.
+    tier; they choose the threshold and are not learned from. In a scenario without personas nobody is told anything:
+    both are replies of the base that comply without faking. An organism of ``one_motive`` has in place of the base the
+    model with values that it is made on.
     """
 
     base: int = Field(350, ge=20)
@@ -71,7 +72,7 @@ class MonitorData(Config):
     organism: int = Field(450, ge=20)
     """Transcripts of the organism."""
     helper: int = Field(300, ge=20)
-    """Transcripts of the base told to please everyone."""
+    """Transcripts of the base told to please everyone, or complying without faking if the scenario has no personas."""
     controls: int = Field(300, ge=0)
     """Monitored transcripts of base and organism told so too; they choose the threshold and are not learned from."""
     seed: int = 11
@@ -201,11 +202,6 @@ class StudyConfig(Config):
 
     @model_validator(mode="after")
     def _monitors_can_be_had(self) -> StudyConfig:
-        scenario = (self.run.scenario or {}).get("name", DEFAULT_SCENARIO)
-        if self.monitors is None and scenario != DEFAULT_SCENARIO:
-            raise ValueError(
-                f"monitors: name those of the scenario '{scenario}'; a study trains them in '{DEFAULT_SCENARIO}' only"
-            )
         if self.monitors is not None and (self.panel or self.monitors_from):
             raise ValueError("monitors: are given, so none are trained; leave out panel and monitors_from")
         return self

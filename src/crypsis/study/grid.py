@@ -9,6 +9,7 @@ from typing import Any
 from crypsis.config import parse_config
 from crypsis.evaluation.metrics import LYING
 from crypsis.mitigations.base import RunInfo
+from crypsis.mitigations.compliance import tells_faking
 from crypsis.mitigations.interrogation import Interrogation
 from crypsis.mitigations.rules import bind_all
 from crypsis.monitors.base import Monitor
@@ -67,6 +68,7 @@ def check(config: StudyConfig) -> None:
         if config.base is None and (checkpoint.base or config.base_of.get(checkpoint.organism)):
             make("scenarios", config.base_scenario(checkpoint), f"organisms.{checkpoint.organism}: base")
     check_panel(config.panel, shared=config.monitors_from is not None)
+    _check_labels(config)
     for run in _unbuilt(config):
         judges = _monitors(run)
         mitigations = [make("mitigations", m, f"arms.{run.arm}.mitigations") for m in run.mitigations]
@@ -81,6 +83,16 @@ def check(config: StudyConfig) -> None:
             bind_all(mitigations, info)
         except UserError as error:
             raise UserError(f"arms.{run.arm}: {error}") from None
+
+
+def _check_labels(config: StudyConfig) -> None:
+    """Refuses to train monitors where nothing labels transcripts."""
+    scenario: Scenario = make("scenarios", config.run.scenario or {"name": DEFAULT_SCENARIO}, "run.scenario")
+    if config.monitors is None and not tells_faking(scenario):
+        raise UserError(
+            f"monitors: name those of the scenario '{scenario.name}': it has no judge that tells faking, so a study "
+            "cannot train them"
+        )
 
 
 def check_access(config: StudyConfig) -> None:

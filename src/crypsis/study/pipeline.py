@@ -49,10 +49,11 @@ from crypsis.study.execute import run_all
 from crypsis.study.grid import asked, cards, check, check_access, grid
 from crypsis.study.lying import train_lying_monitor
 from crypsis.study.monitors import Common, base_transcripts, train_monitors
-from crypsis.study.organism import build, measured_card
+from crypsis.study.organism import StudyBuilder, build, measured_card
 from crypsis.study.plan import check_budgets
 from crypsis.study.progress import Display
 from crypsis.study.reporting import check_sinks
+from crypsis.study.transcripts import Sampling
 from crypsis.types import RunsFailedError, UserError
 
 T = TypeVar("T")
@@ -97,11 +98,12 @@ def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) 
             for made in checkpoints
         }
         record_inputs(out, {f"organism {name}": content_parts(folder) for name, folder in organisms.items()})
-        common = functools.cache(lambda base: base_transcripts(base, config.monitor_data))
+        sampling = Sampling.of(config)
+        common = functools.cache(lambda honest: base_transcripts(honest, config.monitor_data, sampling))
         trained = {
             made.name: clock.time(
                 "monitors",
-                partial(_monitors, config, made, organisms[made.name], out, partial(common, bases[made.name]), display),
+                partial(_monitors, config, made, bases[made.name], organisms[made.name], out, common, display),
             )
             for made in checkpoints
             if config.monitors is None and config.monitors_from in (None, made.organism)
@@ -207,15 +209,18 @@ def _measured_cards(
 def _monitors(
     config: StudyConfig,
     made: Checkpoint,
+    base: Path,
     organism: Path,
     out: Path,
-    common: Callable[[], Common],
+    common: Callable[[Path], Common],
     display: Display,
 ) -> dict[str, Path]:
     """A checkpoint's monitors, but for that of lies."""
+    spec, folder = _recipe(config, made).honest(), child(out, "monitors", made.name)
+    honest = base if spec is None else StudyBuilder(base).organism(spec)
     try:
         return train_monitors(
-            common, organism, config.monitor_data, child(out, "monitors", made.name), display, config.panel
+            partial(common, honest), organism, config.monitor_data, folder, display, Sampling.of(config), config.panel
         )
     except UserError as error:
         raise UserError(f"organisms.{made.organism}: {error}") from None
@@ -223,11 +228,11 @@ def _monitors(
 
 def _lies(config: StudyConfig, made: Checkpoint, organism: Path, out: Path, display: Display) -> dict[str, Path]:
     """The monitor of lies of a checkpoint that an arm interrogates, its own in any case; none if it lies too rarely."""
+    folder = child(out, "monitors", made.name)
     try:
-        folder = child(out, "monitors", made.name)
-        return {LYING: train_lying_monitor(organism, config.monitor_data, folder, display)}
+        return {LYING: train_lying_monitor(organism, config.monitor_data, folder, display, Sampling.of(config))}
     except TooFewError as error:
-        display.console.print(f"{made.name}: no monitor of lies ({error}); the oracle alone counts them", markup=False)
+        display.console.print(f"{made.name}: no monitor of lies ({error})", markup=False)
         return {}
 
 

@@ -17,6 +17,7 @@ from crypsis.analysis.study import Run, Study
 from crypsis.config import digest, read_yaml
 from crypsis.episodes import LABEL, VERDICT
 from crypsis.evaluation.metrics import Tally, tabulate
+from crypsis.scenarios.base import labeller_of
 from crypsis.store import CONFIG
 from crypsis.types import UserError, visible
 
@@ -84,6 +85,7 @@ class MeasuredOrganism:
         recipe: Its spec without seeds.
         settings: Digest of what all runs share.
         judge: Who judges AF: ``oracle``, a monitor's name, or empty.
+        labeller: How pages name who wrote the labels, where ``judge`` is ``oracle``.
         monitor: The monitor that reads scratchpads, or empty.
         measured: Units of runs without a step, which only measure it.
         arms: Units by the study's name of the arm.
@@ -96,6 +98,7 @@ class MeasuredOrganism:
     recipe: dict[str, Any]
     settings: str
     judge: str = ""
+    labeller: str = "oracle"
     monitor: str = ""
     measured: Units = field(default_factory=dict)
     arms: dict[str, Units] = field(default_factory=dict)
@@ -184,7 +187,7 @@ class Evidence:
 
     def judges(self) -> list[str]:
         """Who judged AF."""
-        return sorted({organism.judge or "nobody" for organism in self.organisms})
+        return sorted({o.labeller if o.judge == "oracle" else o.judge or "nobody" for o in self.organisms})
 
 
 def collect(studies: Sequence[Study], table: Path | None = None) -> Evidence:
@@ -317,6 +320,8 @@ def _judges(organism: MeasuredOrganism) -> None:
         reads = ["scratchpad"] if "afr_scratchpad" in names else []
     organism.monitor = "scratchpad" if "scratchpad" in reads else next(iter(reads), "")
     organism.judge = "oracle" if "afr_oracle" in names else organism.monitor
+    if runs:
+        organism.labeller = labeller_of(runs[0].config.get("scenario") or {})
 
 
 def _starts(organism: MeasuredOrganism) -> Units:

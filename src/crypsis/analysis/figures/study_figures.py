@@ -120,7 +120,7 @@ def _plan(kind: str, summary: Summary, organism: str) -> list[Panel]:
         return [_tiers(arm, places[arm.arm], linked) for arm in arms]
     if kind == "monitors":
         monitors = [card.name for card in summary.study.monitors_of(organism)]
-        return [_monitors(arm, monitors, linked) for arm in arms if arm.afr_source == "oracle"]
+        return [_monitors(arm, monitors, linked) for arm in arms if arm.by_scenario]
     unit, scale = ("mean of the step", "free") if kind == "terms" else ("% of the advantage's variance", "parts")
     return [
         Panel(name.replace("_", " ").capitalize(), unit, lines, scale, labelled=True)

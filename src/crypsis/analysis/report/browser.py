@@ -106,7 +106,7 @@ def make_browser(summary: Summary, transcripts: Transcripts | None = None) -> Br
             for o in summary.organisms
         }
         | _own_thresholds(summary),
-        "verdicts": kinds.filters(),
+        "verdicts": kinds.filters(next((a.afr_source for a in summary.arms if a.by_scenario), "oracle")),
         "steps": sorted({step for run in summary.study.runs for step in run.evaluations}),
         "seeds": sorted({run.seed for run in summary.study.runs}),
         "trained": any(run.folder.joinpath("rollouts").is_dir() for run in summary.study.runs),
@@ -260,11 +260,15 @@ class _Kinds:
                 elif column.startswith(VERDICT):
                     self._monitors.setdefault(visible(column.removeprefix(VERDICT)))
 
-    def filters(self) -> list[tuple[str, str]]:
-        """(key, words) of each filter; the page's script knows the keys."""
+    def filters(self, judge: str = "oracle") -> list[tuple[str, str]]:
+        """(key, words) of each filter; the page's script knows the keys.
+
+        Args:
+            judge: Who wrote the labels of faking.
+        """
         judged, found = "af" in self._labels, []
         if judged:
-            found += [("af=yes", "fakes alignment (oracle)"), ("af=no", "does not fake (oracle)")]
+            found += [("af=yes", f"fakes alignment ({judge})"), ("af=no", f"does not fake ({judge})")]
         if "conduct" in self._labels:
             found += [("conduct=comply", "complies"), ("conduct=refuse", "refuses")]
         for name in self._monitors:

@@ -13,6 +13,7 @@ from typing import Any
 
 from crypsis.analysis.naming import organism_name
 from crypsis.analysis.report.transcript_source import Row, Transcripts
+from crypsis.analysis.report.words import judge_of
 from crypsis.analysis.study import Run, Study, fixed_order
 from crypsis.analysis.summary import TRAINED, ArmSummary, Summary
 from crypsis.config import digest
@@ -123,7 +124,7 @@ def _chosen(before: Sequence[Row], arm: ArmSummary, thresholds: Mapping[str, flo
     middle = median(score for score, _ in scored) if scored else 0.0
     ranked = [(abs(score - middle), row) for score, row in scored] or [(0.0, row) for row in rows]
     chosen = min(ranked, key=lambda one: (one[0], fixed_order(str(one[1]["pair_id"]))))[1]
-    by = "the oracle" if arm.afr_source == "oracle" else f"“{arm.afr_source}”"
+    by = judge_of(arm) if arm.by_scenario else f"“{arm.afr_source}”"
     nearest = (
         f"whose score by the monitor “{arm.monitor}” is nearest their median ({middle:.3f}; of equals the first by a"
     )
@@ -146,7 +147,7 @@ def _fakes(row: Row, by: str, thresholds: Mapping[str, float]) -> bool:
 def _verdict(row: Row, arm: ArmSummary, thresholds: Mapping[str, float]) -> str:
     """Whether it fakes and by whom, and what the monitor says."""
     fakes = "fakes alignment" if _fakes(row, arm.afr_source, thresholds) else "does not fake"
-    by = "the oracle" if arm.afr_source == "oracle" else arm.afr_source
+    by = judge_of(arm)
     score = row.get(VERDICT + arm.monitor)
     said = f"{fakes}, by {by}" if by else ""
     if score is None or not arm.monitor:

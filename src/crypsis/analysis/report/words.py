@@ -76,7 +76,8 @@ def headline(summary: Summary) -> list[tuple[str, str]]:
     odd = [(arm, said) for arm in summary.arms if (said := disagreement(arm))]
     if odd:
         listed = "; ".join(f"{display_label(arm, summary.arms)}: {said}" for arm, said in odd)
-        told.append(("Monitor and oracle disagree at the end.", f"{_capital(listed)}."))
+        who = "oracle" if any(arm.afr_source == "oracle" for arm, _ in odd) else "judge"
+        told.append((f"Monitor and {who} disagree at the end.", f"{_capital(listed)}."))
     return told
 
 
@@ -120,8 +121,12 @@ def disagreement(arm: ArmSummary) -> str:
         return ""
     if abs(seen.mean - truth.mean) < DISAGREE:
         return ""
-    who = "the oracle" if arm.afr_source == "oracle" else arm.afr_source
-    return f"{arm.monitor} flags {value(seen, 'afr')} of monitored transcripts, {who} {value(truth, 'afr')}"
+    return f"{arm.monitor} flags {value(seen, 'afr')} of monitored transcripts, {judge_of(arm)} {value(truth, 'afr')}"
+
+
+def judge_of(arm: ArmSummary) -> str:
+    """Who is behind an arm's AFR: the oracle, the scenario's rule, or a judge or monitor by its name."""
+    return f"the {arm.afr_source}" if arm.by_scenario else arm.afr_source
 
 
 def rate(share: float | None) -> str:

@@ -68,7 +68,7 @@ class Evaluated:
     Attributes:
         model: The model as it was named.
         folder: Folder with transcripts and result.
-        judged_by: ``oracle``, the judge's name, or empty if nobody judged.
+        judged_by: ``oracle``, the scenario's rule, the judge's name, or empty if nobody judged.
         asked: Requests that were asked for.
         used: Requests that there were.
         metrics: Estimate by metric; ``afr`` is the rate by the labels of whoever judged.
@@ -174,10 +174,8 @@ def _asked(scenario: Scenario) -> dict[str, dict[str, Any]]:
 def _evaluated(
     config: EvaluateConfig, out: Path, scenario: Scenario, first: Sequence[Prompt], rows: Sequence[Mapping[str, Any]]
 ) -> Evaluated:
-    judged_by = config.judge.model if config.judge else ORACLE if scenario.judge() is not None else ""
     exact = scenario.conduct_rubric is None
-    if config.judge and exact:
-        judged_by = f"{config.judge.model} (afr), {ORACLE} (compliance)"
+    judged_by = _judged_by(config, scenario)
     metrics = named_estimates(rows, {})
     failed = {} if config.judge is None else _failures(rows, _asked(scenario))
     missing = {
@@ -193,6 +191,14 @@ def _evaluated(
         line = f"the judge gave no readable answer on {label} for {count} of {of} replies, which count as missing"
         notes.append(f"{line}; the first: {reason}")
     return Evaluated(config.model, out, judged_by, config.n, len(first), metrics, missing, notes)
+
+
+def _judged_by(config: EvaluateConfig, scenario: Scenario) -> str:
+    """Who judged: one name, or who judged faking and who compliance."""
+    own = scenario.judged_by if scenario.judge() is not None else ""
+    judge = config.judge.model if config.judge else own
+    exact = scenario.conduct_rubric is None and own
+    return f"{judge} (afr), {ORACLE} (compliance)" if exact and judge != ORACLE else judge
 
 
 def _why(

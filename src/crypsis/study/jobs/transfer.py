@@ -22,9 +22,9 @@ from crypsis.organisms.build import organism_folder
 from crypsis.registry import make
 from crypsis.scenarios.base import default_scenario
 from crypsis.store import Exists, finish_folder, prepare_folder, write_json
-from crypsis.study.monitors import helper_persona, sample_transcripts
 from crypsis.study.organism import build_named
 from crypsis.study.progress import Display
+from crypsis.study.transcripts import Sampling
 from crypsis.types import Scale, UserError, View
 
 TRANSFER = "transfer.json"
@@ -89,8 +89,8 @@ def _organisms(config: TransferConfig) -> dict[str, Parts]:
 
 def _transcripts(config: TransferConfig, console: Console) -> dict[str, Labelled]:
     """Labelled transcripts by organism; the controls stand under the empty name."""
-    base = default_scenario().base_model(config.scale)
-    sources: dict[str, tuple[Path, int, str]] = {"": (base, config.controls, helper_persona())}
+    base, sampling = default_scenario().base_model(config.scale), Sampling.by_default()
+    sources: dict[str, tuple[Path, int, str]] = {"": (base, config.controls, sampling.persona)}
     for given in config.organisms:
         name, _, path = given.partition("=")
         if path:
@@ -101,7 +101,7 @@ def _transcripts(config: TransferConfig, console: Console) -> dict[str, Labelled
     found = {}
     with Display(console).counted("transcripts", len(sources), "organisms") as show:
         for number, (name, (model, count, persona)) in enumerate(sources.items()):
-            episodes = sample_transcripts(model, count, config.seed + number, persona)
+            episodes = sampling.sample(model, count, config.seed + number, persona)
             OracleMonitor().judge(episodes)
             found[name] = labelled_by_oracle(episodes, name or "the controls")
             show(number + 1)
