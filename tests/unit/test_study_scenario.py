@@ -90,9 +90,7 @@ def test_a_model_that_never_helps_is_refused_before_a_monitor_takes_compliance_f
         SAMPLING.helpers(Path("refuser"), 40, 0)
 
 
-def test_a_scenario_that_tells_no_lies_has_no_monitor_of_lies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_scenario_that_tells_no_lies_has_no_monitor_of_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crypsis.study.lying.rollout", _replies)
     monkeypatch.setattr("crypsis.study.lying.ask_extra_turns", _answer)
     with pytest.raises(UserError, match="nothing in the scenario 'value_conflict' tells lies"):

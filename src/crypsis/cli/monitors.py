@@ -7,11 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from crypsis.cli import gold
 from crypsis.cli.console import make_console, print_json
 from crypsis.cli.options import ExistsOption, JsonOption, MaybeOut, Out, Settings, choice, exists_mode
 from crypsis.cli.transcripts import show_lines
 
 app = typer.Typer(help="Train and measure monitors.", no_args_is_help=True)
+app.add_typer(gold.app, name="gold")
 
 Data = Annotated[Path, typer.Option("--data", help="Labelled transcripts of any layout, or a folder of them.")]
 Kind = Annotated[str, typer.Option("--kind", help="A kind of `crypsis list monitors`, or a trained monitor's folder.")]
