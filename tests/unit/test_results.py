@@ -66,6 +66,25 @@ def test_recall_is_that_of_monitors_that_no_mitigation_heard(tmp_path: Path) -> 
     assert row["heldout_recall"]["mean"] is None, "the output monitor reads no scratchpad"
 
 
+def test_changes_have_what_there_was_before_and_who_judged(crypsis_here: Crypsis, tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", ARMS, seeds=(0, 1, 2), n=100, hostile=False)
+    page = tmp_path / "real_model.md"
+    done = crypsis_here("export", "results", folder, "--changes", "--out", page)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    named = {"organism", "arm", "seeds", "afr", "compliance_monitored", "compliance_unmonitored", "gap", "judged_by"}
+    assert [set(row) for row in rows] == [named | {"before"}] * 4
+    first, study = rows[0], load_study(folder)
+    [arm] = [row.arm for row in result_rows([study]) if row.arm.arm == first["arm"]]
+    for end in ("start", "end"):
+        figure = getattr(arm.change("afr"), end)
+        assert first["afr"][end] == {key: round(getattr(figure, key), 6) for key in ("mean", "low", "high")}
+    assert first["before"]["gap"]["mean"] == pytest.approx(arm.change("gap").start.mean, abs=1e-6)
+    assert set(first["gap"]) == {"mean", "low", "high"} and first["judged_by"] == "oracle"
+    text = page.read_text(encoding="utf-8")
+    assert "AF judged by: oracle." in text and "--changes`" in text
+
+
 def test_two_seeds_claim_nothing_and_a_faker_is_not_asked_about(
     crypsis_here: Crypsis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,15 +92,27 @@ def results_json(rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
             "organism": row.arm.organism,
             "arm": row.arm.arm,
             "seeds": len(row.arm.runs),
-            **{
-                name: {
-                    end: None if (x := getattr(figure, end)) is None else round(x, 6) for end in ("mean", "low", "high")
-                }
-                for name, figure in row.figures.items()
-            },
+            **{name: _ends(figure) for name, figure in row.figures.items()},
         }
         for row in rows
     ]
+
+
+def changes_json(rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
+    """The rows with AFR before and after RL and who judged it, as ``docs/results/real_model.json`` holds them."""
+    found = []
+    for row in rows:
+        afr = row.arm.change("afr")
+        about = {"organism": row.arm.organism, "arm": row.arm.arm, "seeds": len(row.arm.runs)}
+        shown = {name: _ends(row.figures[name]) for name in COLUMNS if name not in ("afr", HELD_OUT)}
+        rates = {"start": _ends(afr.start), "end": _ends(afr.end)}
+        before = {name: _ends(row.arm.change(name).start) for name in shown}
+        found.append({**about, "afr": rates, **shown, "before": before, "judged_by": row.arm.afr_source or None})
+    return found
+
+
+def _ends(figure: SeedEstimate) -> dict[str, float | None]:
+    return {end: None if (x := getattr(figure, end)) is None else round(x, 6) for end in ("mean", "low", "high")}
 
 
 def results_markdown(rows: Sequence[ResultRow], title: str, command: str) -> list[str]:
@@ -108,7 +120,7 @@ def results_markdown(rows: Sequence[ResultRow], title: str, command: str) -> lis
     lines = [f"# {title}", "", *_verdict(rows), "", f"Written by `{command}`."]
     for organism in dict.fromkeys(row.arm.organism for row in rows):
         own = [row for row in rows if row.arm.organism == organism]
-        lines += ["", f"## {organism}", "", *_table(own)]
+        lines += ["", f"## {organism}", "", f"AF judged by: {_judges(own)}.", "", *_table(own)]
     return [*lines, "", "## Cost", "", *_cost(rows), "", "## How to read it", "", *HOW]
 
 
@@ -123,13 +135,14 @@ HOW = (
 )
 
 
-def write_results(studies: Sequence[Study], page: Path, command: str) -> list[ResultRow]:
+def write_results(studies: Sequence[Study], page: Path, command: str, changes: bool = False) -> list[ResultRow]:
     """Writes the page, and the same as JSON beside it.
 
     Args:
         studies: Whose arms.
         page: ``FILE.md``.
         command: That wrote it, for the page.
+        changes: Whether the JSON file also says what there was before RL, and who judged.
 
     Raises:
         UserError: As for :func:`result_rows`.
@@ -137,7 +150,7 @@ def write_results(studies: Sequence[Study], page: Path, command: str) -> list[Re
     rows = result_rows(studies)
     title = "What mitigations did: " + ", ".join(dict.fromkeys(study.name for study in studies))
     write_atomic(page, "\n".join(results_markdown(rows, title, command)) + "\n")
-    write_json(page.with_suffix(".json"), results_json(rows))
+    write_json(page.with_suffix(".json"), (changes_json if changes else results_json)(rows))
     return rows
 
 
@@ -206,6 +219,10 @@ def _of_organism(organism: str, silent: Sequence[ResultRow]) -> str:
     if undecided:
         said.append(f"undecided: {undecided} of {len(own)} arms")
     return f"- **{organism}**: {'; '.join(said)}."
+
+
+def _judges(rows: Sequence[ResultRow]) -> str:
+    return ", ".join(dict.fromkeys(row.arm.afr_source or "nobody" for row in rows))
 
 
 def _table(rows: Sequence[ResultRow]) -> list[str]:

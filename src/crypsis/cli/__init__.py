@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from crypsis.cli import data, export, models, monitors, organisms, scorecards, stress, studies
+from crypsis.cli import capability, data, export, models, monitors, organisms, scorecards, stress, studies
 from crypsis.cli.console import close_output, make_console, print_error, print_json, tolerant_streams
 from crypsis.cli.monitors import TagsOption, TextField
 from crypsis.cli.options import (
@@ -45,6 +45,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(stress.app, name="stress")
 app.add_typer(export.app, name="export")
 app.command("scorecard")(scorecards.scorecard)
+app.command("capability")(capability.capability)
 
 _UsageError: Any = typer.BadParameter.__base__
 """What typer raises for a command line that it cannot read; it has no public name."""

@@ -52,6 +52,9 @@ def export_to_hub(
 def export_results(
     folders: Annotated[list[Path], typer.Argument(help="Study folders.")],
     out: Annotated[Path, typer.Option(help="Page to write, FILE.md; FILE.json lies beside it.")],
+    changes: Annotated[
+        bool, typer.Option("--changes", help="In FILE.json also what there was before RL, and who judged.")
+    ] = False,
 ) -> None:
     """Write what each mitigation did to each organism: verdict, tables and cost as FILE.md, the rows as FILE.json."""
     from crypsis.analysis.results import write_results
@@ -61,5 +64,6 @@ def export_results(
     if out.suffix != ".md":
         raise UserError(f"--out: '{out}' must end in .md; the same as JSON is written beside it")
     command = shlex.join(["crypsis", "export", "results", *map(str, folders), "--out", str(out)])
-    rows = write_results([load_study(folder) for folder in folders], out, command)
+    command += " --changes" * changes
+    rows = write_results([load_study(folder) for folder in folders], out, command, changes)
     make_console().print(f"{len(rows)} arms: {out}", soft_wrap=True, markup=False, highlight=False)
