@@ -5,11 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
+from crypsis.analysis.claims.evidence import collect
+from crypsis.analysis.report.html import write_report
 from crypsis.analysis.report.words import judge_of
+from crypsis.analysis.study import load_study
+from crypsis.analysis.summary import summarise
 from crypsis.example_episodes import example_episodes
 from crypsis.monitors.oracle import OracleMonitor, with_truth
 from crypsis.registry import make
@@ -19,6 +25,7 @@ from crypsis.scenarios.lessons import ScratchpadText, lessons, scratchpad_texts
 from crypsis.scenarios.motives import GUARDS_FROM, GUARDS_NOT_TO, NEAR, MotiveReader, MotiveReading, read_motive
 from crypsis.scenarios.value_conflict import OptionJudge, ValueConflictScenario
 from crypsis.types import Episode
+from tests.studies import make_study
 
 pytestmark = pytest.mark.unit
 
@@ -159,3 +166,16 @@ def test_reports_name_the_rule() -> None:
     assert labeller_of({"name": "miniature"}) == labeller_of({"name": "no such"}) == labeller_of({}) == "oracle"
     arm = type("Arm", (), {"afr_source": labeller_of({"name": "value_conflict"}), "by_scenario": True})()
     assert judge_of(arm) == "the rule of stated motive"
+
+
+def test_a_report_on_a_study_in_this_setting_names_the_rule_where_it_would_name_the_oracle(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", seeds=(0, 1, 2), hostile=False, unfinished=False)
+    for file in folder.glob("runs/*/config.yaml"):
+        told = yaml.safe_load(file.read_text()) | {"scenario": {"name": "value_conflict", "wording": "short"}}
+        file.write_text(yaml.safe_dump(told))
+    study = load_study(folder)
+    assert {arm.afr_source for arm in summarise(study).arms} == {"rule of stated motive"}
+    assert collect([study]).judges() == ["rule of stated motive"]
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "by the rule of stated motive" in page and "fakes alignment (rule of stated motive)" in page
+    assert page.partition("<script")[0].count("the oracle") == 1, "in the rule of verdicts, which is the same for all"

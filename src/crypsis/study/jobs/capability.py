@@ -80,7 +80,7 @@ def measure_capability(
         if key not in known:
             known[key] = {"key": key, **_measure(path, config)}
             release_memory()
-        rows.append({"model": label, **known[key]})
+        rows.append({**known[key], "model": label})
         write_json(out, rows)
         show(number)
     return rows
