@@ -22,6 +22,7 @@ from crypsis.config import (
 )
 from crypsis.differences import Inputs, config_difference
 from crypsis.model_config import ModelConfig
+from crypsis.registry import DEFAULT_SCENARIO
 from crypsis.run_config import EvaluationConfig, PreferenceConfig, ReportTo, RLConfig, with_preset
 from crypsis.store import CONFIG, INPUTS, RESULT, json_text, read_json, rewrite
 from crypsis.study.executors.local import Local
