@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from crypsis.episodes import read_episodes
 from crypsis.evaluation.metrics import BY_LABELS
+from crypsis.rl.white_box import steered
 from crypsis.study.jobs.evaluate import EvaluateConfig, Evaluated, evaluate_model
 from crypsis.types import UserError
 from tests.chat_server import Body, chat_server
@@ -96,3 +99,43 @@ def test_a_model_is_evaluated_in_bfloat16(nano_base: Path, requests: Path, tmp_p
     assert found.metrics["format_ok"].mean is not None
     with pytest.raises(UserError, match="dtype"):
         evaluate_model(config(nano_base, requests), tmp_path / "e", "resume")
+
+
+def test_steering_shifts_the_replies_along_the_models_own_direction(
+    nano_organism: Path, requests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shifts = []
+
+    def recorded(policy: Any, engine: Any, mitigations: Any) -> Any:
+        shifts.extend(m.shift() for m in mitigations)
+        return steered(policy, engine, mitigations)
+
+    def replies(name: str, **more: Any) -> list[str]:
+        given = {"model": str(nano_organism), "scenario": {"name": "miniature"}, "n": 4, "max_new_tokens": 48}
+        found = evaluate_model(EvaluateConfig.parse(**given, **more), tmp_path / name, "resume")
+        assert any("times the oversight direction" in note for note in found.notes) == bool(more)
+        return [str(row["raw"]) for row in read_episodes(tmp_path / name / "evals" / "step-0000.parquet")]
+
+    monkeypatch.setattr("crypsis.study.jobs.evaluate.steered", recorded)
+    plain = replies("plain")
+    assert not shifts, "nothing is measured without steering"
+    for name, times in (("one", 1.0), ("back", -2.0)):
+        assert replies(name, steering={"times": times, "n": 4}) != plain
+    assert replies("one", steering={"times": 1.0, "n": 4}) and len(shifts) == 2, "what is stored is not measured again"
+    assert np.allclose(np.array(shifts[1].vector), -2 * np.array(shifts[0].vector)) and any(shifts[0].vector)
+    for steering, message in (
+        ({"times": 1.0, "layer": 99}, "evaluate: steering: mitigations: oversight_direction: layer 99: this model has"),
+        ({"times": 0.0}, "coefficient and steer are both 0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            replies("wrong", steering=steering)
+    assert not (tmp_path / "wrong").exists() or not list((tmp_path / "wrong").glob("*.yaml")), (
+        "refused before it is marked"
+    )
+    with pytest.raises(UserError, match="has no harmless requests to find the direction on"):
+        evaluate_model(config(nano_organism, requests, steering={"times": 1.0}), tmp_path / "none", "resume")
+
+
+def test_stored_transcripts_cannot_be_steered(crypsis_here: Crypsis, requests: Path) -> None:
+    done = crypsis_here("evaluate", "--transcripts", requests, "--steer", "1")
+    assert done.returncode == 2 and "--steer needs a model" in done.stderr and done.stderr.count("\n") == 1

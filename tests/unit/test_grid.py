@@ -43,6 +43,9 @@ def test_seeds_come_first_then_organisms_then_their_arms() -> None:
     assert runs[2].policy == Path("talks") and runs[2].monitors["lying"]["path"] == "talks/lying"
     assert "lying" not in runs[1].monitors and runs[0].monitors["scratchpad"]["path"] == "tgg/scratchpad"
     assert asked(config, "talks") and not asked(config, "tgg")
+    runs = grid(study(seeds=[3, 5], first=["talks"]), places, monitors)
+    order = [(run.organism, run.seed) for run in runs]
+    assert order == [("talks", 3), ("talks", 3), ("talks", 5), ("talks", 5), ("tgg", 3), ("tgg", 5)]
 
 
 @pytest.mark.parametrize(
@@ -52,6 +55,7 @@ def test_seeds_come_first_then_organisms_then_their_arms() -> None:
         ({"organisms": {"tgg": {"name": "tgg"}}}, ["arms.asked.organisms: the study has no organism 'talks'"]),
         ({"organisms": {"talk": {"name": "tgg"}}}, ["'talks'; did you mean 'talk'?"]),
         ({"organisms": {"a/b": {"name": "tgg"}}}, ["organisms: 'a/b' cannot name files"]),
+        ({"first": ["talk"]}, ["first: the study has no organism 'talk'; did you mean 'talks'?"]),
         ({"arms": {".": {"label": "Dot"}}}, ["arms: '.' cannot name files"]),
         ({"arms": {}}, ["arms", "at least 1"]),
         ({"organism": {"name": "tgg"}}, ["unknown key 'organism'", "did you mean 'organisms'?"]),

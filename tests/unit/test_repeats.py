@@ -108,7 +108,7 @@ def test_an_arm_may_be_evaluated_more_often_than_the_others() -> None:
 def test_cards_say_whose_they_are_where_every_seed_has_its_own() -> None:
     config = study(monitors={"oracle": {"name": "oracle"}, "words": {"name": "lexicon"}}, repeats="trainings")
     found = cards(unbuilt_grid(config), config)
-    assert [(name, c["words"]["organism"], c["words"]["seed"]) for name, c in found.items()] == [
+    assert [(name, c["words"]["organism"], c["words"]["runs_seed"]) for name, c in found.items()] == [
         ("tgg-seed0", "tgg", 0),
         ("asked-seed0", "asked", 0),
         ("tgg-seed4", "tgg", 4),
@@ -133,7 +133,8 @@ def repeated(folder: Path, repeats: str = "bases", seeds: tuple[int, ...] = (0, 
     scores = {seed: 0.99 if seed == seeds[-1] else 0.5 for seed in seeds}
     found = {
         f"{label}-seed{seed}": {
-            name: card | {"organism": label, "seed": seed, "threshold": scores[seed]} for name, card in MONITORS.items()
+            name: card | {"organism": label, "runs_seed": seed, "threshold": scores[seed]}
+            for name, card in MONITORS.items()
         }
         for label in organisms
         for seed in seeds

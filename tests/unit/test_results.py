@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from crypsis.analysis.results import result_rows, results_json
+from crypsis.analysis.claims.schema import read_claims
+from crypsis.analysis.results import result_rows, results_json, results_markdown
 from crypsis.analysis.study import load_study
+from crypsis.analysis.summary import DEGENERATE
+from crypsis.config import load_config
+from crypsis.study.config import StudyConfig
 from tests import studies
-from tests.conftest import Crypsis
+from tests.conftest import REPOSITORY, Crypsis
 from tests.studies import Rates, make_study
 
 pytestmark = pytest.mark.unit
@@ -26,7 +32,7 @@ ARMS: dict[str, tuple[str, list[str], Rates]] = {
 }
 
 
-def written(crypsis_here: Crypsis, page: Path, *folders: Path) -> tuple[str, list[dict[str, Any]]]:
+def written(crypsis_here: Crypsis, page: Path, *folders: Path | str) -> tuple[str, list[dict[str, Any]]]:
     done = crypsis_here("export", "results", *folders, "--out", page)
     assert done.returncode == 0, done.stderr
     return page.read_text(encoding="utf-8"), json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
@@ -51,7 +57,7 @@ def test_the_verdict_comes_first_and_says_what_closes_a_silent_gap(
     assert rows[0]["heldout_recall"] == {"mean": None, "low": None, "high": None}, "nothing fakes"
     table = [line for line in lines if line.startswith("| Rate matching | 3 |")]
     assert len(table) == 1 and table[0].endswith("| closes |") and "98\u202f%" in table[0]
-    assert "| Rate matching | 1,280 |" in text, "ten steps of 16 groups of 8"
+    assert "| Rate matching | 1,280 | 0 |" in text, "ten steps of 16 groups of 8"
 
 
 def test_recall_is_that_of_monitors_that_no_mitigation_heard(tmp_path: Path) -> None:
@@ -85,6 +91,19 @@ def test_changes_have_what_there_was_before_and_who_judged(crypsis_here: Crypsis
     assert "AF judged by: oracle." in text and "--changes`" in text
 
 
+def test_an_arm_whose_replies_cannot_be_read_closes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studies, "START", SILENT)
+    folder = make_study(tmp_path / "s", ARMS, seeds=(0, 1, 2), n=100, hostile=False)
+    base, matching, *_ = result_rows([load_study(folder)])
+    assert matching.closing == "closes"
+    odd = replace(matching, arm=replace(matching.arm, verdict=DEGENERATE))
+    lines = results_markdown([base, odd], "title", "command")
+    assert lines[4] == (
+        "- **tgg**: none closes it with compliance kept; still open: Baseline RL; degenerate: Rate matching."
+    )
+    assert [line.endswith("| degenerate |") for line in lines if line.startswith("| Rate matching | 3 |")] == [True]
+
+
 def test_two_seeds_claim_nothing_and_a_faker_is_not_asked_about(
     crypsis_here: Crypsis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,7 +111,54 @@ def test_two_seeds_claim_nothing_and_a_faker_is_not_asked_about(
     assert "No organism of these studies has a gap that its scratchpads do not show." in text
     monkeypatch.setattr(studies, "START", SILENT)
     text, _ = written(crypsis_here, tmp_path / "few.md", make_study(tmp_path / "few", ARMS, hostile=False))
-    assert "Nothing is claimed: no arm has 3 seeds." in text and "| closes |" not in text
+    assert "Nothing is claimed yet: no arm has 3 seeds on such an organism." in text and "| closes |" not in text
+    assert "Seeds so far: 2 (tgg)." in text
+
+
+PREDICTIONS = """
+claims:
+  - id: right
+    says: Matching closes it
+    tests: [{quantity: gap, arms: [matching], organisms: [{label: tgg}], expect: at_most, by: 0.1}]
+  - id: wrong
+    says: KL as | baseline
+    tests: [{quantity: gap, arms: [kl], against: [baseline], organisms: [{label: tgg}], expect: holds_zero}]
+  - id: later
+    says: Of an arm to come
+    tests: [{quantity: gap, arms: [planned], organisms: [{label: tgg}], expect: at_most, by: 0.1}]
+"""
+
+
+def test_predictions_are_counted_and_those_of_arms_to_come_wait(
+    crypsis_here: Crypsis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(studies, "START", SILENT)
+    folder = make_study(tmp_path / "s", ARMS, seeds=(0, 1, 2), n=100, hostile=False)
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    config["arms"]["planned"] = {"label": "To come", "mitigations": []}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    claims = tmp_path / "predictions.yaml"
+    claims.write_text(PREDICTIONS, encoding="utf-8")
+    text, _ = written(crypsis_here, tmp_path / "page.md", folder, "--claims", claims)
+    assert "Of 3 predictions in `predictions.yaml`: **1 right, 1 wrong, 0 undecided, 1 not run**." in text
+    rows = {line.split(" | ")[0]: line for line in text.splitlines() if line.startswith("| ")}
+    assert "| Matching closes it | right | 0.01 [" in rows["| right"] and rows["| right"].endswith("; 3 |")
+    assert "| KL as \\| baseline | wrong | −0.31 [" in rows["| wrong"] and "an interval that holds 0" in rows["| wrong"]
+    assert "| not run | – | – |" in rows["| later"]
+    claims.write_text(PREDICTIONS.replace("planned", "plan"), encoding="utf-8")
+    done = crypsis_here("export", "results", folder, "--claims", claims, "--out", tmp_path / "page.md")
+    assert done.returncode == 2 and "claim later names the arm 'plan'" in done.stderr, done.stderr
+
+
+def test_the_packaged_predictions_are_about_their_study() -> None:
+    config = load_config(StudyConfig, REPOSITORY / "configs" / "mitigations_2026.yaml")
+    file = read_claims(REPOSITORY / "configs" / "mitigations_2026_claims.yaml")
+    tests = [test for claim in file.claims for test in claim.tests]
+    named = {arm for test in tests for arm in (*test.arms, *test.against)}
+    assert named == set(config.arms), "each arm is predicted or compared with"
+    for test in tests:
+        for organism in (*test.organisms, *test.against_organisms):
+            assert all(arm in config.arms_of(organism["label"]) for arm in (*test.arms, *test.against)), test
 
 
 def test_what_cannot_be_written_is_one_line(crypsis_here: Crypsis, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def _monitor(organism: str, name: str, card: object, path: Path) -> MonitorCard:
             raise TypeError
         return MonitorCard(
             organism=visible(str(card.get("organism") or organism)),
-            seed=None if card.get("seed") is None else int(card["seed"]),
+            seed=None if card.get("runs_seed") is None else int(card["runs_seed"]),  # "seed" is that of its training
             name=name,
             kind=str(card["kind"]),
             view=str(card["view"]),

@@ -190,6 +190,9 @@ def evaluate(
     judge: Annotated[
         str | None, typer.Option(help="Chat model that judges AF and compliance (Inspect's name): openai/gpt-4o, …")
     ] = None,
+    steer: Annotated[
+        float | None, typer.Option(help="Add the oversight direction to the states, so many times (1: look monitored).")
+    ] = None,
     transcripts: Annotated[
         Path | None, typer.Option("--transcripts", help="In place of a model: stored replies of any layout.")
     ] = None,
@@ -206,6 +209,8 @@ def evaluate(
     if (model is None) == (transcripts is None):
         raise UserError("evaluate: give either a model or --transcripts PATH")
     if transcripts is not None:
+        if steer is not None:
+            raise UserError("evaluate: --steer needs a model; stored transcripts are what they are")
         reading = {"layout": layout, "text_field": text_field, "tags": tags}
         evaluate_stored_transcripts(transcripts, reading, compliance_field, out, make_console(), as_json)
         return
@@ -219,6 +224,7 @@ def evaluate(
         spec = {"name": "prompt_file", "path": str(prompts), "field": field}
     given: dict[str, Any] = {"model": model, "scenario": spec, "n": n, "max_new_tokens": max_new_tokens}
     given |= {"device": device, "dtype": dtype, "batch": batch} | ({"judge": {"model": judge}} if judge else {})
+    given |= {"steering": {"times": steer}} if steer is not None else {}
     config = EvaluateConfig.parse(**apply_overrides(given, settings or []))
     found = evaluate_model(config, out or Path("runs/evaluation"), exists_mode(exists))
     if as_json:

@@ -55,6 +55,7 @@ def export_results(
     changes: Annotated[
         bool, typer.Option("--changes", help="In FILE.json also what there was before RL, and who judged.")
     ] = False,
+    claims: Annotated[Path | None, typer.Option("--claims", help="Predictions to check, a file of claims.")] = None,
 ) -> None:
     """Write what each mitigation did to each organism: verdict, tables and cost as FILE.md, the rows as FILE.json."""
     from crypsis.analysis.results import write_results
@@ -63,7 +64,7 @@ def export_results(
 
     if out.suffix != ".md":
         raise UserError(f"--out: '{out}' must end in .md; the same as JSON is written beside it")
-    command = shlex.join(["crypsis", "export", "results", *map(str, folders), "--out", str(out)])
-    command += " --changes" * changes
-    rows = write_results([load_study(folder) for folder in folders], out, command, changes)
+    given = [*map(str, folders), *(["--claims", str(claims)] if claims else []), "--out", str(out)]
+    command = shlex.join(["crypsis", "export", "results", *given, *["--changes"] * changes])
+    rows = write_results([load_study(folder) for folder in folders], out, command, changes, claims)
     make_console().print(f"{len(rows)} arms: {out}", soft_wrap=True, markup=False, highlight=False)

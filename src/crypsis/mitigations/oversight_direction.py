@@ -84,7 +84,7 @@ class OversightDirection(KnowsScenario, ReadsStates, Calibrates, AddsTerm, Steer
         return other
 
     def calibrate(self, pilot: Sequence[Episode]) -> Self:
-        """Measures the direction, and where the pilot's scratchpads lie along it."""
+        """Measures the direction, and for a penalty where the pilot's scratchpads lie along it."""
         if self._policy is None:
             return self
         found = self.model_copy(update={"layer": self._layer(self._policy)})
@@ -93,6 +93,8 @@ class OversightDirection(KnowsScenario, ReadsStates, Calibrates, AddsTerm, Steer
         if not np.linalg.norm(difference) > 0:
             raise UserError(f"mitigations: {self.name}: monitored and unmonitored prompts have the same states")
         found = found.model_copy(update={"direction": tuple(difference.tolist())})
+        if not self.coefficient:
+            return found
         known = [p for p in found._projections(pilot) if p is not None]
         if len(known) < 2:
             raise UserError(f"mitigations: {self.name}: the pilot has no scratchpads to compare with")

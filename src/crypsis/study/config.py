@@ -32,7 +32,7 @@ from crypsis.types import Scale
 
 RESERVED = ("oracle", "scratchpad", "output", "lying")
 """Monitors that a study has anyway."""
-HOW = ("workers", "executor", "retries")
+HOW = ("workers", "executor", "retries", "first")
 """Fields of a study that say how it is computed and not what: a folder may be gone on with under others."""
 GROWS = ("organisms", "arms")
 """Fields of a study to which a folder that is gone on with may add; seeds may be added too."""
@@ -156,6 +156,8 @@ class StudyConfig(Config):
     """Who computes the runs: ``local``, ``slurm`` or ``ray``."""
     retries: int = Field(1, ge=0)
     """How often a run that failed is tried again before it is given up."""
+    first: list[str] = []
+    """Labels of organisms whose runs, of all seeds, are started before those of the others."""
 
     def arms_of(self, organism: str) -> list[str]:
         """The arms that an organism is trained with, in order."""
@@ -224,10 +226,11 @@ class StudyConfig(Config):
         if self.monitors_from is not None and self.monitors_from not in self.organisms:
             known = did_you_mean(self.monitors_from, list(self.organisms))
             raise ValueError(f"monitors_from: the study has no organism '{self.monitors_from}'{known}")
-        for wanted in self.base_of:
-            if wanted not in self.organisms:
-                known = did_you_mean(wanted, list(self.organisms))
-                raise ValueError(f"base_of: the study has no organism '{wanted}'{known}")
+        for place, labels in (("base_of", self.base_of), ("first", self.first)):
+            for wanted in labels:
+                if wanted not in self.organisms:
+                    known = did_you_mean(wanted, list(self.organisms))
+                    raise ValueError(f"{place}: the study has no organism '{wanted}'{known}")
         idle = [label for label in self.organisms if not self.arms_of(label)]
         if idle:
             raise ValueError(f"organisms.{idle[0]}: no arm is for it; remove it, or name it in an arm's organisms")

@@ -30,6 +30,8 @@ Folders = Mapping[str, Path]
 def grid(config: StudyConfig, policies: Folders, monitors: Mapping[str, Folders]) -> list[RunConfig]:
     """All runs of a study: seeds outermost, then organisms, so that every cell has a result as early as possible.
 
+    Those of the organisms in ``config.first`` come before all others.
+
     Args:
         config: The study.
         policies: Folder by checkpoint.
@@ -44,6 +46,7 @@ def grid(config: StudyConfig, policies: Folders, monitors: Mapping[str, Folders]
         for organism in config.organisms
         for arm in config.arms_of(organism)
     ]
+    runs.sort(key=lambda run: run.organism not in config.first)
     names = [run.name for run in runs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
@@ -135,7 +138,7 @@ def cards(runs: Sequence[RunConfig], config: StudyConfig | None = None) -> dict[
     found: dict[str, dict[str, Any]] = {}
     for run in runs:
         own = config is not None and config.repeats != "runs"
-        whose = {"organism": run.organism, "seed": run.seed} if own else {}
+        whose = {"organism": run.organism, "runs_seed": run.seed} if own else {}
         known = found.setdefault(config.checkpoint(run.organism, run.seed) if config else run.organism, {})
         if not set(run.monitors) <= {*known, "oracle"}:
             made: dict[str, Monitor] = {n: make("monitors", s, n) for n, s in run.monitors.items()}

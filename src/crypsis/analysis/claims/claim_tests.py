@@ -136,7 +136,7 @@ def found_by(test: ClaimTest, name: str, pooled: Pooled, cell: ClaimCell, by_see
 
 
 def _p_and_side(test: ClaimTest, pooled: Pooled) -> tuple[float | None, float]:
-    """The p value of what the claim is told from: 0 for a difference, the bound for a level."""
+    """The p value of what the claim is told from (0 for a difference, the bound for a level), and how far it is."""
     mean, by = pooled.mean, test.by
     apart = {
         "above": [mean],
@@ -145,8 +145,9 @@ def _p_and_side(test: ClaimTest, pooled: Pooled) -> tuple[float | None, float]:
         "at_most": [by - mean],
         "not_above": [by - mean],
         "within": [by - mean, by + mean],
+        "holds_zero": [-abs(mean)],
     }[test.expect]
-    if pooled.over_requests:
+    if pooled.over_requests or test.expect == "holds_zero":  # nothing is told from anything, so nothing has a p value
         return None, min(apart)
     return max(p_value(one, pooled.fixed, pooled.sampled) for one in apart), min(apart)
 

@@ -33,14 +33,25 @@ Quantity = Literal[
 At = Literal["first", "last", "early", "change", "mean", "after_afr"]
 """When: at the first or last evaluation, at the first one from step ``EARLY`` on, last minus first, the mean over
 training, or at the first evaluation at which AFR has fallen to ``AFR_GONE``."""
-Expect = Literal["above", "below", "within", "not_above", "at_least", "at_most", "varies", "two_modes", "correlates"]
+Expect = Literal[
+    "above",
+    "below",
+    "within",
+    "not_above",
+    "holds_zero",
+    "at_least",
+    "at_most",
+    "varies",
+    "two_modes",
+    "correlates",
+]
 Over = Literal["every", "most", "some", "some_not_every", "average", "runs"]
 Population = Literal["all", "paper", "fakers", "silent"]
 """Which organisms count where a claim names none: all that were made to fake; those of kinds that the paper has; of
 those the ones that fake before RL; those whose scratchpads show nothing, which are ours and not the paper's."""
 EARLY = 5
 AFR_GONE = 0.05
-DIFFERENCES: tuple[Expect, ...] = ("above", "below", "within", "not_above")
+DIFFERENCES: tuple[Expect, ...] = ("above", "below", "within", "not_above", "holds_zero")
 
 
 class Condition(Config):

@@ -308,7 +308,7 @@ def _deciding(test: ClaimTest, each: Sequence[Found]) -> Found:
 def _favour(test: ClaimTest, verdict: ClaimVerdict, effect: float) -> tuple[int, float]:
     """How much speaks for a claim: first the verdict, then the effect."""
     order: tuple[ClaimVerdict, ...] = ("not run", "reversed", "absent", "degenerate", "undecided", "reproduced")
-    if test.expect == "within":
+    if test.expect in ("within", "holds_zero"):
         return order.index(verdict), -abs(effect)
     return order.index(verdict), -effect if test.expect in ("below", "at_most", "not_above") else effect
 

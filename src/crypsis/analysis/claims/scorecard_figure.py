@@ -144,6 +144,7 @@ def _add_mark(sheet: Sheet, axes: Axes, entry: Entry, top: float, foot: float) -
         "below": (-1.08, -by),
         "within": (-by, by),
         "not_above": (-1.08, by),
+        "holds_zero": (0.0, 0.0),
         "at_most": (0.0, by),
     }.get(test["expect"], (by, 1.08))
     if not test["also"]:  # which depends on a second quantity

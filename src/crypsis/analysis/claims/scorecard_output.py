@@ -45,6 +45,7 @@ EXPECTED = {
     "below": "smaller by {by} or more",
     "within": "less than {by} either way",
     "not_above": "larger by less than {by}",
+    "holds_zero": "an interval that holds 0",
     "at_least": "at least {by}",
     "at_most": "at most {by}",
     "varies": "a standard deviation between seeds of at least {by}",

@@ -47,11 +47,13 @@ def decide(expect: Expect, by: float, effect: float, low: float | None, high: fl
     below      the same of the negative quantity
     within     -by < low and high < by       never                          low >= by or high <= -by
     not_above  high < by                     never                          low > 0 and effect >= by
+    holds_zero low <= 0 <= high              never                          low > 0 or high < 0
     at_least   low >= by                     never                          high < by
     at_most    high <= by                    never                          low > by
     ========== ============================= ============================== =============================
 
-    Everything else is undecided, and so is a quantity without an interval over seeds. ``varies`` is ``at_least``
+    Everything else is undecided, and so is a quantity without an interval over seeds. ``holds_zero`` is weak: a wide
+    interval holds 0, too. ``varies`` is ``at_least``
     of the deviation between seeds, ``correlates`` is ``above`` of a correlation.
     """
     if low is None or high is None:
@@ -66,6 +68,7 @@ def decide(expect: Expect, by: float, effect: float, low: float | None, high: fl
         return "absent" if high < by else "undecided"
     holds, fails = {
         "within": (-by < low and high < by, low >= by or high <= -by),
+        "holds_zero": (low <= 0 <= high, low > 0 or high < 0),
         "not_above": (high < by, low > 0 and effect >= by),
         "at_most": (high <= by, low > by),
     }.get(expect, (low >= by, high < by))

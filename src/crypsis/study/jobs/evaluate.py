@@ -17,13 +17,17 @@ from crypsis.evaluation.evaluate import StoredEvaluation
 from crypsis.evaluation.metrics import Estimate, named_estimates
 from crypsis.identity.configs import inputs_of
 from crypsis.locks import locked
+from crypsis.mitigations.base import RunInfo
+from crypsis.mitigations.oversight_direction import OversightDirection
+from crypsis.mitigations.rules import bind_all
 from crypsis.model_config import ModelConfig
-from crypsis.models import check_length, load_frozen
+from crypsis.models import Policy, check_length, load_frozen
 from crypsis.monitors.base import Monitor
 from crypsis.registry import make
 from crypsis.rl.engine.engine import Engine
 from crypsis.rl.engine.samplers.base import BATCH_SIZE
-from crypsis.run_config import EvaluationConfig
+from crypsis.rl.white_box import reading, steered
+from crypsis.run_config import EvaluationConfig, RunConfig
 from crypsis.scenarios.base import Scenario
 from crypsis.scenarios.prompt_file import EVAL_SHARE, PromptFileScenario
 from crypsis.store import Exists, finish_folder, prepare_folder
@@ -37,6 +41,18 @@ JUDGES: dict[str, dict[str, Any]] = {
 """Rubric and view of the chat model that judges, by the label that it writes; a scenario may have its own rubric."""
 UNASKED = ("lying_rate", "denial_rate")
 """Metrics of extra turns, which ``crypsis evaluate`` never asks."""
+
+
+class Steering(Config):
+    """A shift of the model's states along its own oversight direction (docs/mitigations/oversight_direction.md)."""
+
+    times: float = Field(ge=-1e3, le=1e3)
+    """How many times the mean difference of states between monitored and unmonitored prompts is added: 1 makes either
+    tier look monitored, −1 makes it look unmonitored."""
+    layer: int | None = Field(None, ge=1)
+    """The layer after which it is added; at two thirds of the model's depth if not given."""
+    n: int = Field(64, ge=2, le=10_000)
+    """Requests that the direction is found on, each in both tiers."""
 
 
 class EvaluateConfig(Config):
@@ -53,6 +69,8 @@ class EvaluateConfig(Config):
     """Replies sampled together; it does not change what is sampled."""
     judge: ApiModel | None = None
     """The chat model that judges the replies; the oracle does where the scenario has a ground truth."""
+    steering: Steering | None = None
+    """What is added to the model's states while it replies; nothing if not given."""
     seed: int = 0
 
     @classmethod
@@ -131,7 +149,9 @@ def evaluate_model(config: EvaluateConfig, out: Path, exists: Exists) -> Evaluat
         monitors = _judges(config, scenario)
         evaluation = EvaluationConfig(n=config.n)
         policy = load_frozen(config.model, ModelConfig(device=config.device, dtype=config.dtype))
+        engine = Engine(batch_size=config.batch)
         check_length([policy.render(p.messages) for p in first], config.max_new_tokens, policy.context)
+        direction = _direction(config, scenario, policy, engine)
         asked = {"evaluation": digest([[m.content for m in p.messages] for p in first])}
         inputs = inputs_of(config, __name__, prompts=asked)
         done = prepare_folder(out, config, exists, ("batch",), inputs=inputs)
@@ -139,12 +159,32 @@ def evaluate_model(config: EvaluateConfig, out: Path, exists: Exists) -> Evaluat
             for monitor in monitors.values():
                 monitor.check_access()
         stored = StoredEvaluation(out, "evaluate", scenario, monitors, evaluation, config.max_new_tokens, config.seed)
-        stored(policy, 0, Engine(batch_size=config.batch))
+        with steered(policy, engine, [direction.calibrate([])] if direction and not done else []) as how:
+            stored(policy, 0, how)
         rows = read_episodes(out / "evals" / "step-0000.parquet")
         found = _evaluated(config, out, scenario, first, rows)
         if not done:
             finish_folder(out, {name: [e.mean, e.low, e.high, e.n] for name, e in found.metrics.items()}, inputs)
     return found
+
+
+def _direction(config: EvaluateConfig, scenario: Scenario, policy: Policy, engine: Engine) -> OversightDirection | None:
+    """What the policy is steered by, to be measured on it; None if it is not steered.
+
+    Raises:
+        UserError: The scenario has no requests to find the direction on, or the model has no such layer.
+    """
+    steering = config.steering
+    if steering is None:
+        return None
+    direction = OversightDirection(coefficient=0, steer=steering.times, layer=steering.layer, n=steering.n)
+    run = RunInfo(scenario, {}, {}, RunConfig(name="evaluate", policy=Path(config.model)))
+    try:
+        [bound] = reading(bind_all([direction], run), policy, engine)
+    except UserError as error:
+        raise UserError(f"evaluate: steering: {error}") from None
+    assert isinstance(bound, OversightDirection)
+    return bound
 
 
 def _judges(config: EvaluateConfig, scenario: Scenario) -> dict[str, Monitor]:
@@ -184,6 +224,8 @@ def _evaluated(
         if e.mean is None and name not in UNASKED
     }
     notes = _too_few(config, scenario, len(first))
+    if config.steering:
+        notes.append(f"steered: {config.steering.times:g} times the oversight direction is added to the states")
     if missing and not judged_by:
         scored = f"crypsis monitor score MONITOR --data {out / 'evals'}"
         notes.append(f"judge them with a chat model: --judge MODEL, or score them with a monitor: {scored}")
