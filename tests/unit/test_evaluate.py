@@ -11,6 +11,7 @@ import pytest
 
 from crypsis.episodes import read_episodes
 from crypsis.evaluation.metrics import BY_LABELS
+from crypsis.mitigations.hooks import Shift
 from crypsis.rl.white_box import steered
 from crypsis.study.jobs.evaluate import EvaluateConfig, Evaluated, evaluate_model
 from crypsis.types import UserError
@@ -104,7 +105,7 @@ def test_a_model_is_evaluated_in_bfloat16(nano_base: Path, requests: Path, tmp_p
 def test_steering_shifts_the_replies_along_the_models_own_direction(
     nano_organism: Path, requests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shifts = []
+    shifts: list[Shift] = []
 
     def recorded(policy: Any, engine: Any, mitigations: Any) -> Any:
         shifts.extend(m.shift() for m in mitigations)
