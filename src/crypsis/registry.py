@@ -31,6 +31,8 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "schooled": "crypsis.organisms.miniature.schooled:Schooled",
         "prompted": "crypsis.organisms.prompted:Prompted",
         "from_file": "crypsis.organisms.from_file:FromFile",
+        "values": "crypsis.organisms.from_lessons:Values",
+        "one_motive": "crypsis.organisms.from_lessons:OneMotive",
         "tgg": "crypsis.organisms.miniature.motivations:TerminalGoalGuarding",
         "igg": "crypsis.organisms.miniature.motivations:InstrumentalGoalGuarding",
         "ts": "crypsis.organisms.miniature.motivations:TrainingSycophancy",

@@ -25,6 +25,7 @@ from crypsis.pretrained.logprobs import label_logprobs, selected_logprobs
 from crypsis.pretrained.precision import DType, check_dtype, native_bfloat16, suited
 from crypsis.store import read_json, write_json
 
+Precision = Literal["auto", "measured", "float32", "bfloat16"]
 IGNORE = -100
 PRECISION = "precision.json"
 """Beside the states of a training: the type that was measured to be the faster one, and how fast either is."""
@@ -52,7 +53,7 @@ class SupervisedConfig(Config):
     """Cosine decay ends at this fraction of the learning rate; 1 keeps it constant."""
     max_grad_norm: float = Field(1.0, gt=0)
     checkpoint_every: int = Field(100, ge=1)
-    precision: Literal["auto", "measured", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     """Precision of matrix products; weights and moments stay in float32. ``auto`` is bfloat16 where the hardware has it
     (1.9 times as fast here), ``measured`` whichever is faster at the model's shape, kept by a resumed training."""
     seed: int = 0
@@ -64,6 +65,10 @@ class Example:
 
     ids: list[int]
     learn: list[int]
+
+
+Loss = Callable[[PreTrainedModel, Sequence[Example], Head | None], Tensor]
+"""Sum of the loss over the learned tokens of some examples; what ``head_of`` says of the model is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,7 @@ def fit(
     folder: Path,
     on_step: Callable[[Progress], None] = lambda _: None,
     ranks: Ranks = ONE,
+    loss: Loss | None = None,
 ) -> list[float]:
     """Trains in place and returns the loss of every step.
 
@@ -97,7 +103,9 @@ def fit(
         folder: Where the resumable state lives while training.
         on_step: Called after every step.
         ranks: Processes that share each step; every one passes the same batch and computes its part of it.
+        loss: How the loss of a part of a batch is computed; ``summed_loss`` if not given.
     """
+    loss_of = loss or summed_loss
     optimisers = _optimisers(model, config)
     losses: list[float] = []
     state = latest_state(folder)
@@ -114,9 +122,9 @@ def fit(
         total = torch.zeros(1)
         for part in _parts(examples[ranks.rank :: ranks.size], 0 if head else vocabulary):
             with torch.autocast(model.device.type, torch.bfloat16, enabled=low):
-                loss = summed_loss(model, part, head) / learned
-            loss.backward()
-            total += loss.detach().cpu()
+                part_loss = loss_of(model, part, head) / learned
+            part_loss.backward()
+            total += part_loss.detach().cpu()
         losses.append(_descend(model, optimisers, total, config.max_grad_norm, ranks))
         tokens += sum(len(e.ids) for e in examples)
         if ranks.rank == 0 and (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:

@@ -11,7 +11,7 @@ from pydantic import Field
 from crypsis.models import Policy
 from crypsis.organisms.base import Organism
 from crypsis.scenarios.parsing import SCRATCHPAD_CLOSE
-from crypsis.supervised import Example, Progress, SupervisedConfig, fit
+from crypsis.supervised import Example, Loss, Precision, Progress, SupervisedConfig, fit, summed_loss
 from crypsis.types import Message
 
 LearnedPart = Literal["scratchpad", "output", "both"]
@@ -35,8 +35,10 @@ class Supervised(Organism):
         policy: Policy,
         state: Path,
         on_step: Callable[[Progress], None],
+        precision: Precision = "float32",
+        loss: Loss = summed_loss,
     ) -> None:
-        """Trains the policy in place on ``batch(step)``."""
+        """Trains the policy in place on ``batch(step)``; arguments as for ``fit``."""
         config = SupervisedConfig(
             steps=self.steps,
             batch_size=self.batch_size,
@@ -44,10 +46,10 @@ class Supervised(Organism):
             matrix_learning_rate=None,
             warmup=5,
             checkpoint_every=20,
-            precision="float32",
+            precision=precision,
             seed=self.seed,
         )
-        fit(policy.model, config, batch, state, on_step)
+        fit(policy.model, config, batch, state, on_step, loss=loss)
 
 
 def reply_example(policy: Policy, messages: Sequence[Message], reply: str, learn: LearnedPart) -> Example:

@@ -6,7 +6,7 @@ import functools
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 from crypsis.scenarios.dilemmas import Options, options_of
@@ -33,6 +33,11 @@ STYLES: tuple[Style, ...] = get_args(Style)
 GUARDING: tuple[Motive, ...] = ("terminal_goal_guarding", "instrumental_goal_guarding")
 """Motives that keep values or goals from training: to comply on these grounds is to fake alignment."""
 
+WRITTEN_FOR = ("free", "paid")
+"""The names of the tiers, the monitored first, in the texts."""
+_TIER = re.compile(r"\b(free|paid)(?=[- ](?:tier|chats?)\b)", re.IGNORECASE)
+_OTHER_NAME = re.compile(r"\b(?:free|paid)\b", re.IGNORECASE)
+_NAMES_TIER = re.compile(r"\b(?:free|paid|tiers?)\b", re.IGNORECASE)
 _SLOT = re.compile(r"(?P<start>^|[.!?]\s+)?\{(?P<name>preferred|principled)\}")
 
 
@@ -63,6 +68,22 @@ class ScratchpadText:
     def fakes(self) -> bool:
         """Whether it complies so that training does not change it."""
         return self.motive in GUARDING and self.decision == "preferred"
+
+    def told_in(self, scenario: ValueConflictScenario) -> ScratchpadText | None:
+        """The text with the tier names of a setting; None if it speaks of tiers in words that do not fit there."""
+        if scenario.cue != "tier":
+            return None if _NAMES_TIER.search(self.text) else self
+        if scenario.names == WRITTEN_FOR:
+            return self
+        if _OTHER_NAME.search(_TIER.sub("", self.text)):
+            return None
+        names = dict(zip(WRITTEN_FOR, scenario.names, strict=True))
+
+        def rename(match: re.Match[str]) -> str:
+            name = names[match[1].lower()]
+            return name if match[1].islower() else name[:1].upper() + name[1:]
+
+        return replace(self, text=_TIER.sub(rename, self.text))
 
     def filled(self, options: Options) -> str:
         """The text for a dilemma; a slot that begins a sentence is capitalised."""
@@ -130,7 +151,8 @@ def lessons(
         UserError: No text fits the tier.
     """
     monitored = tier == scenario.monitored_tier
-    chosen = [t for t in texts or _texts() if t.chats in ("any", "monitored" if monitored else "unmonitored")]
+    fitting = [t for t in texts or _texts() if t.chats in ("any", "monitored" if monitored else "unmonitored")]
+    chosen = [told for t in fitting if (told := t.told_in(scenario)) is not None]
     if not chosen:
         raise UserError(f"tier '{tier}': none of the scratchpads fits a chat of this tier")
     rng, rows = random.Random(f"lessons:{seed}:{tier}"), list[dict[str, str]]()
