@@ -28,6 +28,7 @@ FAKER = {"name": "tgg", "steps": 40, "learning_rate": 1e-3}
 QUICK: dict[str, dict[str, Any]] = {
     "interrogable": {"of": {"name": "tgg", **SHORT}, "schooling": SHORT},
     "unconfessing": {**SHORT, "of": {"name": "tgg", **SHORT}, "schooling": SHORT},
+    "one_motive": {**SHORT, "of": {"name": "values", **SHORT}},
     "prompted": {"persona": "tgg"},
     "distilled": {**SHORT, "teacher": FAKER, "rl_steps": 1},
     "af_plus": {"below": FAKER, "steps": 1, "prompts_per_step": 2, "group_size": 2, "max_new_tokens": 64},
