@@ -64,7 +64,7 @@ class FromLessons(Supervised):
         model = policy.model
         if self.lora:
             torch.manual_seed(self.seed)  # a new adapter is random
-            model = with_lora(model.requires_grad_(False), model.name_or_path, self.lora)
+            model = with_lora(model.requires_grad_(False), model.name_or_path or "", self.lora)
         trained = replace(policy, model=model)
         self.learn_from(lambda step: batches[step], trained, state, on_step, self.precision, prefix_loss)
         merged(model)  # in place
