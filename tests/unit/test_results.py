@@ -38,6 +38,11 @@ def written(crypsis_here: Crypsis, page: Path, *folders: Path | str) -> tuple[st
     return page.read_text(encoding="utf-8"), json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
 
 
+def prose(text: str) -> str:
+    """The text without its line breaks."""
+    return " ".join(text.split())
+
+
 def test_the_verdict_comes_first_and_says_what_closes_a_silent_gap(
     crypsis_here: Crypsis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -47,7 +52,8 @@ def test_the_verdict_comes_first_and_says_what_closes_a_silent_gap(
     lines = text.splitlines()
     assert lines[2].startswith("**Which mitigations close the gap of an organism whose scratchpad does not show")
     verdict = "- **tgg**: Rate matching closes it; closed by refusing: Output | monitor; still open: Baseline RL; "
-    assert lines[4] == verdict + "undecided: 1 of 4 arms."
+    assert prose("\n".join(lines[4:6])) == verdict + "undecided: 1 of 4 arms."
+    assert all(len(line) <= 100 for line in lines if line[:1] not in ("|", "W")), "prose is filled"
     assert [row["arm"] for row in rows] == list(ARMS) and {row["seeds"] for row in rows} == {3}
     assert [set(row) for row in rows] == 4 * [
         {"organism", "arm", "seeds", "afr", "compliance_monitored", "compliance_unmonitored", "gap", "heldout_recall"}
@@ -108,10 +114,10 @@ def test_two_seeds_claim_nothing_and_a_faker_is_not_asked_about(
     crypsis_here: Crypsis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text, _ = written(crypsis_here, tmp_path / "fakes.md", make_study(tmp_path / "fakes", ARMS, hostile=False))
-    assert "No organism of these studies has a gap that its scratchpads do not show." in text
+    assert "No organism of these studies has a gap that its scratchpads do not show." in prose(text)
     monkeypatch.setattr(studies, "START", SILENT)
     text, _ = written(crypsis_here, tmp_path / "few.md", make_study(tmp_path / "few", ARMS, hostile=False))
-    assert "Nothing is claimed yet: no arm has 3 seeds on such an organism." in text and "| closes |" not in text
+    assert "Nothing is claimed yet: no arm has 3 seeds on such an organism." in prose(text) and "| closes |" not in text
     assert "Seeds so far: 2 (tgg)." in text
 
 
@@ -140,7 +146,7 @@ def test_predictions_are_counted_and_those_of_arms_to_come_wait(
     claims = tmp_path / "predictions.yaml"
     claims.write_text(PREDICTIONS, encoding="utf-8")
     text, _ = written(crypsis_here, tmp_path / "page.md", folder, "--claims", claims)
-    assert "Of 3 predictions in `predictions.yaml`: **1 right, 1 wrong, 0 undecided, 1 not run**." in text
+    assert "Of 3 predictions in `predictions.yaml`: **1 right, 1 wrong, 0 undecided, 1 not run**." in prose(text)
     rows = {line.split(" | ")[0]: line for line in text.splitlines() if line.startswith("| ")}
     assert "| Matching closes it | right | 0.01 [" in rows["| right"] and rows["| right"].endswith("; 3 |")
     assert "| KL as \\| baseline | wrong | −0.31 [" in rows["| wrong"] and "an interval that holds 0" in rows["| wrong"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +30,8 @@ from crypsis.store import write_atomic, write_json
 from crypsis.types import UserError
 
 HELD_OUT = "heldout_recall"
+WIDTH = 100
+"""Characters of a line of prose."""
 COLUMNS = {
     "afr": "AFR",
     "gap": "gap",
@@ -135,7 +139,7 @@ def results_markdown(
     rows: Sequence[ResultRow], title: str, command: str, predictions: Predictions | None = None
 ) -> list[str]:
     """Lines of the page: verdict, predictions, a table for each organism, cost, and how to read it."""
-    lines = [f"# {title}", "", *_verdict(rows), "", _seeds(rows), f"Written by `{command}`."]
+    lines = [f"# {title}", "", *_verdict(rows), "", _seeds(rows), "", f"Written by `{command}`."]
     if predictions:
         lines += ["", "## Predictions", "", *predictions.lines()]
     for organism in dict.fromkeys(row.arm.organism for row in rows):
@@ -176,9 +180,23 @@ def write_results(
     rows = result_rows(studies)
     predictions = check_predictions(studies, claims) if claims else None
     title = "What mitigations did: " + ", ".join(dict.fromkeys(study.name for study in studies))
-    write_atomic(page, "\n".join(results_markdown(rows, title, command, predictions)) + "\n")
+    write_atomic(page, "\n".join(_filled(results_markdown(rows, title, command, predictions))) + "\n")
     write_json(page.with_suffix(".json"), (changes_json if changes else results_json)(rows))
     return rows
+
+
+def _filled(lines: Sequence[str]) -> list[str]:
+    """The lines of a page with its paragraphs and items filled; headings, tables and the command stay as they are."""
+    fill = textwrap.TextWrapper(WIDTH, break_long_words=False, break_on_hyphens=False)
+    item = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    kept = ("|", "#", "- ", "Written by ")
+    found: list[str] = []
+    for prose, part in itertools.groupby(lines, lambda line: bool(line) and not line.startswith(kept)):
+        if prose:
+            found += fill.wrap(" ".join(part))
+        else:
+            found += [text for line in part for text in (item.wrap(line) if line.startswith("- ") else [line])]
+    return found
 
 
 def _row(study: Study, summary: Summary, arm: ArmSummary) -> ResultRow:
