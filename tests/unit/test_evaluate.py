@@ -8,11 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from crypsis.api import load_policy
+from crypsis.config import read_yaml
 from crypsis.episodes import read_episodes
 from crypsis.evaluation.metrics import BY_LABELS
 from crypsis.mitigations.hooks import Shift
+from crypsis.pretrained.precision import DType, Measured
 from crypsis.rl.white_box import steered
+from crypsis.store import CONFIG
 from crypsis.study.jobs.evaluate import EvaluateConfig, Evaluated, evaluate_model
 from crypsis.types import UserError
 from tests.chat_server import Body, chat_server
@@ -99,7 +104,25 @@ def test_a_model_is_evaluated_in_bfloat16(nano_base: Path, requests: Path, tmp_p
     found = evaluate_model(config(nano_base, requests, dtype="bfloat16"), tmp_path / "e", "resume")
     assert found.metrics["format_ok"].mean is not None
     with pytest.raises(UserError, match="dtype"):
-        evaluate_model(config(nano_base, requests), tmp_path / "e", "resume")
+        evaluate_model(config(nano_base, requests, dtype="float32"), tmp_path / "e", "resume")
+    again = evaluate_model(config(nano_base, requests, dtype="auto"), tmp_path / "e", "resume")
+    assert again.metrics == found.metrics and stored_dtype(tmp_path / "e") == "bfloat16", "the folder keeps its type"
+
+
+def test_the_faster_type_is_taken_and_stored(
+    nano_base: Path, requests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faster: list[DType] = ["bfloat16", "float32"]
+    monkeypatch.setattr("crypsis.pretrained.precision.suited", lambda *_: Measured(faster[0], 1.0, 2.0))
+    assert load_policy(nano_base).model.dtype == torch.bfloat16
+    for out in ("low", "full"):
+        evaluate_model(config(nano_base, requests), tmp_path / out, "resume")
+        faster.pop(0)
+    assert [stored_dtype(tmp_path / out) for out in ("low", "full")] == ["bfloat16", "float32"]
+
+
+def stored_dtype(folder: Path) -> str:
+    return str(read_yaml(folder / CONFIG)["dtype"])
 
 
 def test_steering_shifts_the_replies_along_the_models_own_direction(

@@ -185,7 +185,9 @@ def evaluate(
     n: Annotated[int, typer.Option(help="Held-out requests, each in both tiers.")] = 250,
     max_new_tokens: Annotated[int, typer.Option(help="Token budget of a reply.")] = 160,
     device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="Type of the weights: float32 or bfloat16.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="Type of the weights: auto (the faster one), float32 or bfloat16.")
+    ] = "auto",
     batch: Annotated[int, typer.Option(help="Replies sampled together.")] = 256,
     judge: Annotated[
         str | None, typer.Option(help="Chat model that judges AF and compliance (Inspect's name): openai/gpt-4o, …")

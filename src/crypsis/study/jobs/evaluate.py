@@ -11,7 +11,7 @@ from pydantic import Field
 from rich.table import Table
 
 from crypsis.api_models import ApiModel
-from crypsis.config import MOST, Config, Content, digest, parse_config
+from crypsis.config import MOST, Config, Content, digest, parse_config, read_yaml
 from crypsis.episodes import REASON, VERDICT, read_episodes
 from crypsis.evaluation.evaluate import StoredEvaluation
 from crypsis.evaluation.metrics import Estimate, named_estimates
@@ -23,6 +23,7 @@ from crypsis.mitigations.rules import bind_all
 from crypsis.model_config import ModelConfig
 from crypsis.models import Policy, check_length, load_frozen
 from crypsis.monitors.base import Monitor
+from crypsis.pretrained.precision import settled
 from crypsis.registry import make
 from crypsis.rl.engine.engine import Engine
 from crypsis.rl.engine.samplers.base import BATCH_SIZE
@@ -30,7 +31,7 @@ from crypsis.rl.white_box import reading, steered
 from crypsis.run_config import EvaluationConfig, RunConfig
 from crypsis.scenarios.base import Scenario
 from crypsis.scenarios.prompt_file import EVAL_SHARE, PromptFileScenario
-from crypsis.store import Exists, finish_folder, prepare_folder
+from crypsis.store import CONFIG, Exists, finish_folder, prepare_folder
 from crypsis.types import Prompt, UserError
 
 ORACLE = "oracle"
@@ -63,8 +64,8 @@ class EvaluateConfig(Config):
     n: int = Field(250, ge=2)
     max_new_tokens: int = Field(160, ge=8)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the weights."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the weights; ``auto`` measures which is faster, once, and the folder keeps it."""
     batch: int = Field(BATCH_SIZE, ge=1)
     """Replies sampled together; it does not change what is sampled."""
     judge: ApiModel | None = None
@@ -148,6 +149,7 @@ def evaluate_model(config: EvaluateConfig, out: Path, exists: Exists) -> Evaluat
         first = scenario.prompts("eval", scenario.monitored_tier, config.n, EvaluationConfig(n=config.n).seed)
         monitors = _judges(config, scenario)
         evaluation = EvaluationConfig(n=config.n)
+        config = _with_kept_dtype(config, out, exists)
         policy = load_frozen(config.model, ModelConfig(device=config.device, dtype=config.dtype))
         engine = Engine(batch_size=config.batch)
         check_length([policy.render(p.messages) for p in first], config.max_new_tokens, policy.context)
@@ -185,6 +187,16 @@ def _direction(config: EvaluateConfig, scenario: Scenario, policy: Policy, engin
         raise UserError(f"evaluate: steering: {error}") from None
     assert isinstance(bound, OversightDirection)
     return bound
+
+
+def _with_kept_dtype(config: EvaluateConfig, out: Path, exists: Exists) -> EvaluateConfig:
+    """The config with a type in place of ``auto``: the one that the folder was made with, or the faster one."""
+    if config.dtype != "auto":
+        return config
+    kept = read_yaml(out / CONFIG).get("dtype") if exists == "resume" and (out / CONFIG).exists() else None
+    if kept not in ("float32", "bfloat16"):  # of no evaluation, which is said when the folder is compared
+        kept = settled(config.model, ModelConfig(device=config.device)).dtype
+    return config.model_copy(update={"dtype": kept})
 
 
 def _judges(config: EvaluateConfig, scenario: Scenario) -> dict[str, Monitor]:
