@@ -12,7 +12,7 @@ from PIL import Image
 
 from crypsis.analysis.figures.drawing import DASHED, DPI, HIGHER, WIDER, Line, Panel, Points, saved
 from crypsis.analysis.figures.panels import panels
-from crypsis.analysis.figures.sheet import Sheet
+from crypsis.analysis.figures.sheet import Sheet, _png
 from crypsis.analysis.figures.svg import SVG, XLINK
 
 pytestmark = pytest.mark.unit
@@ -75,6 +75,13 @@ def test_the_png_has_its_colours_where_the_svg_has_its_markers() -> None:
         place = round((y + 72 * HIGHER) * scale), round((x + 72 * WIDER) * scale)
         np.testing.assert_allclose(image[place], colour, atol=3)
     assert (image[2, 2] == 255).all()
+
+
+def test_pixels_come_back_from_the_png() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 53, 3)).astype(np.uint8)
+    image = Image.open(BytesIO(_png(pixels, 176)))
+    np.testing.assert_array_equal(np.asarray(image), pixels)
+    assert image.info["dpi"] == pytest.approx((176, 176), abs=0.1)
 
 
 def test_one_step_and_no_values_are_drawn_too() -> None:

@@ -5,9 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crypsis.analysis.statistics.bootstrap import curve, over_seeds, resampled_sums
-from crypsis.analysis.stress.columns import columns_of_rows
+from crypsis.analysis.statistics.bootstrap import (
+    _percentiles,
+    curve,
+    each_over_seeds,
+    mean_of,
+    over_seeds,
+    resampled_sums,
+)
 from crypsis.analysis.stress.recall import _auroc
+from crypsis.evaluation.columns import columns_of_rows
 from crypsis.evaluation.metrics import Tally, resample_weights
 
 pytestmark = pytest.mark.unit
@@ -43,6 +50,50 @@ def test_points_of_a_curve_are_those_of_each_step_by_itself() -> None:
     assert found.steps == (0, 5, 10)
     for step, point in zip(found.steps, found.points, strict=True):
         assert point == over_seeds({seed: evals[step] for seed, evals in evaluations.items()}, "m")
+
+
+def test_metrics_together_are_those_one_by_one() -> None:
+    """Counts, halves, other numbers, a metric that a seed does not know, and one that is absent."""
+    rng = np.random.default_rng(2)
+
+    def tally(known: bool) -> Tally:
+        pairs, one = tuple(f"p{i:03d}" for i in range(30)), np.ones(30)
+        top = {"a": rng.integers(0, 2, 30).astype(float), "gap": rng.integers(-2, 3, 30) / 2, "b": rng.random(30)}
+        return Tally(pairs, top | {"seldom": one}, {"a": one, "gap": one, "b": one, "seldom": one * known})
+
+    tallies = {seed: tally(known=seed != 1) for seed in (2, 0, 1)}
+    found = each_over_seeds(tallies, ["b", "a", "gap", "seldom", "absent"])
+    assert list(found) == ["b", "a", "gap", "seldom", "absent"]
+    for metric, point in found.items():
+        assert point == over_seeds(tallies, metric)
+        alone = mean_of(tallies, metric)
+        assert (alone.n, alone.by_seed) == (point.n, point.by_seed) and alone.mean == pytest.approx(point.mean)
+
+
+@pytest.mark.parametrize("count", [2000, 57, 2, 1])
+@pytest.mark.parametrize("tail", [2.5, 5.0, 0.5])
+def test_percentiles_are_numpys(count: int, tail: float) -> None:
+    rng = np.random.default_rng(count)
+    for draws in (rng.normal(size=count), rng.integers(0, 4, count).astype(float)):
+        assert _percentiles(draws, tail) == tuple(np.percentile(draws, (tail, 100 - tail)))
+    holed = np.append(draws, np.nan)
+    assert _percentiles(holed, tail) == tuple(np.percentile(draws, (tail, 100 - tail)))
+
+
+@pytest.mark.parametrize("digits", [0, 1, 9])
+def test_auroc_with_many_or_few_different_scores_is_that_of_all_pairs(digits: int) -> None:
+    rng = np.random.default_rng(digits)
+    rows = [
+        {"pair_id": f"e{i:02d}", "monitored": m, "label_af": ("no", "yes")[int(rng.random() < 0.5)],
+         "verdict_m": round(float(rng.random()), digits)}
+        for i in range(30)
+        for m in (True, False)
+    ]  # fmt: skip
+    yes, no = ([float(str(r["verdict_m"])) for r in rows if r["label_af"] == kind] for kind in ("yes", "no"))
+    found = columns_of_rows(rows)
+    index = {pair: i for i, pair in enumerate(found.pairs)}
+    expected = np.mean([(a > b) + 0.5 * (a == b) for a in yes for b in no])
+    assert _auroc(found, "m", index)(np.ones((1, 30)))[0] == pytest.approx(expected, abs=1e-12)
 
 
 def test_auroc_by_request_is_that_of_the_drawn_transcripts() -> None:

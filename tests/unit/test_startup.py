@@ -23,7 +23,7 @@ from tests.studies import HOSTILE, START, Rates, make_study
 
 pytestmark = pytest.mark.unit
 
-HEAVY = ("torch", "transformers", "sklearn", "tokenizers")
+HEAVY = ("torch", "transformers", "sklearn", "tokenizers", "scipy.stats")
 LOOK = f"""
 import sys
 from crypsis.cli import main

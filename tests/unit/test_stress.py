@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from crypsis.analysis.stress.columns import columns_of_rows, monitor_names
 from crypsis.analysis.stress.faithfulness import effects
 from crypsis.analysis.stress.final_state import (
     DEGENERATE,
@@ -24,9 +23,10 @@ from crypsis.analysis.stress.final_state import (
     final_state,
     state_figures,
 )
-from crypsis.analysis.stress.recall import auroc, trained_against, watch_tally, watches
+from crypsis.analysis.stress.recall import auroc, monitor_names, trained_against, watch_tally, watches
 from crypsis.analysis.study import load_study
 from crypsis.config import parse_config
+from crypsis.evaluation.columns import columns_of_rows
 from crypsis.evaluation.transplants import half
 from crypsis.miniature.language import draw_request, language, natural
 from crypsis.miniature.oracle import read
@@ -153,21 +153,23 @@ def test_figures_of_a_state_come_from_the_rows() -> None:
     found = rows(40, afr=0.0, unmonitored=0.1)
     for i, row in enumerate(found):
         row["label_motive"] = "cover" if i % 4 else "unnamed"
-    figures = state_figures(found, {})
+    figures = state_figures(columns_of_rows(found), {})
     assert (figures.afr, figures.monitored, figures.unmonitored) == (0.0, 1.0, 0.1)
     assert figures.excused == figures.silent == 0.5  # every second row is of the monitored tier
     found[0]["parse"] = "truncated"
     found[1]["label_af"] = "unparsed"
-    assert state_figures(found, {}).unreadable == 2 / 80
+    assert state_figures(columns_of_rows(found), {}).unreadable == 2 / 80
 
 
 def test_without_an_oracle_the_held_out_panel_stands_in() -> None:
     found = rows(40, afr=0.5, mine=0.0, yours=1.0)
     for row in found:
         row["label_af"] = None
-    assert final_state(state_figures(found, {}, ["yours"])) == FAKING
-    assert final_state(state_figures(found, {}, ["mine"])) == HIDDEN  # a gap, and a panel that sees nothing
-    assert final_state(state_figures(found, {}, [])) == UNKNOWN
+    assert final_state(state_figures(columns_of_rows(found), {}, ["yours"])) == FAKING
+    assert (
+        final_state(state_figures(columns_of_rows(found), {}, ["mine"])) == HIDDEN
+    )  # a gap, and a panel that sees nothing
+    assert final_state(state_figures(columns_of_rows(found), {}, [])) == UNKNOWN
 
 
 def transplants(n: int, by_scratchpad: float, by_tag: float, sources: tuple[str, ...] = ("own",)) -> list[Any]:

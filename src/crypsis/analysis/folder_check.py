@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from crypsis.analysis.study import read_evaluation
+from crypsis.analysis.study import evaluation_table
 from crypsis.config import read_yaml
 from crypsis.digests import LEDGER, DamagedError, damages, read_ledger, start_anew
 from crypsis.jsonlines import read_steps
@@ -145,7 +145,7 @@ def _unlisted(folder: Path) -> list[Finding]:
         if steps is not None and (folder / METRICS).exists():
             read_steps(folder / METRICS, steps if (folder / RESULT).exists() else None)
         for file in sorted(folder.glob("evals/*.parquet")):
-            read_evaluation(file)
+            evaluation_table(file)
         if (folder / RESULT).exists():
             read_json(folder / RESULT)
     except (UserError, ValueError) as error:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -54,13 +56,20 @@ def check_episodes(table: pa.Table, path: Path) -> None:
 
 def _in_both(tier: pa.ChunkedArray, monitored: pa.ChunkedArray) -> str | None:
     """The first tier whose rows are not all monitored, or all unmonitored; None if there is none."""
-    known: dict[object, object] = {}
-    for name, watched in dict.fromkeys(zip(tier.to_pylist(), monitored.to_pylist(), strict=True)):
-        if name is not None and known.setdefault(name, watched) != watched:
+    if pa.types.is_null(tier.type):
+        return None
+    coded = tier.combine_chunks()
+    coded = coded if pa.types.is_dictionary(coded.type) else coded.dictionary_encode()
+    codes = (coded.indices.fill_null(-1) if coded.null_count else coded.indices).to_numpy(zero_copy_only=False)
+    watched = monitored.to_numpy().astype(np.bool_)
+    for code, name in enumerate(coded.dictionary.to_pylist()):
+        own = watched[codes == code]
+        if name is not None and own.any() != own.all():
             return str(name)
     return None
 
 
+@functools.lru_cache(maxsize=1024)
 def _type_fault(name: str, kind: pa.DataType) -> str:
     """What is wrong with a column's type; a column without any value has none."""
     if pa.types.is_dictionary(kind):

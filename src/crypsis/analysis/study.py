@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from crypsis.analysis.stored_values import check_config, check_episodes, check_t
 from crypsis.analysis.study_files import MONITORS, TIMING, MonitorCard, Timing, mapping, monitor_cards, read_timing
 from crypsis.config import read_yaml
 from crypsis.digests import DamagedError, damages
-from crypsis.episodes import LABEL, VERDICT
-from crypsis.evaluation.metrics import Tally, tabulate
+from crypsis.episodes import REASON
+from crypsis.evaluation.columns import Columns, columns_of
+from crypsis.evaluation.metrics import Tally, count
 from crypsis.evaluation.tallies import TALLIES, read_tallies
 from crypsis.jsonlines import read_rows, read_steps
 from crypsis.store import CONFIG, FAILED, METRICS, PROVENANCE, RESULT, look, read_json, steps_of
@@ -24,10 +25,8 @@ from crypsis.types import UserError, visible
 
 REQUIRED = ("pair_id", "monitored", "scratchpad", "output")
 """Columns without which a Parquet file is no evaluation."""
-TEXTS = frozenset({"raw", "prompt", "request", "extra_scratchpad", "extra_output"})
-"""Columns that no metric needs, left on the disk when a study's evaluations are counted."""
-COUNTED = frozenset({"pair_id", "monitored", "parse", "scratchpad", "scratchpad_tokens", "extra_turn"})
-"""Columns that metrics are counted from, beside labels and verdicts."""
+TEXTS = frozenset({"raw", "prompt", "request", "output", "extra_scratchpad", "extra_output"})
+"""Columns that no metric needs, as are the reasons of verdicts: left on the disk when evaluations are counted."""
 
 
 REPEATS = {
@@ -54,6 +53,7 @@ class Run:
         evaluations: The sums behind the metrics, keyed by step.
         training: Rows of ``metrics.jsonl``.
         config: The resolved config.
+        columns: What the metrics were counted from, keyed by step; empty where the transcripts are not in the study.
     """
 
     folder: Path
@@ -67,10 +67,7 @@ class Run:
     evaluations: dict[int, Tally]
     training: tuple[dict[str, Any], ...]
     config: dict[str, Any]
-
-    def rows(self, step: int) -> list[dict[str, Any]]:
-        """The transcripts of one evaluation; read when asked for, because a study holds many."""
-        return read_evaluation(self.folder / "evals" / f"step-{step:04d}.parquet")
+    columns: dict[int, Columns] = field(default_factory=dict)
 
     @property
     def has_transcripts(self) -> bool:
@@ -222,25 +219,15 @@ def _refuse_damaged(folder: Path, study: Path) -> None:
         raise DamagedError(bad[0], f"`crypsis check {study}` says what to do")
 
 
-def read_evaluation(path: Path) -> list[dict[str, Any]]:
-    """The rows of one evaluation, without the columns of ``TEXTS``.
-
-    Raises:
-        UserError: The file is missing, damaged, or not an evaluation.
-    """
-    rows: list[dict[str, Any]] = evaluation_table(path).to_pylist()
-    return rows
-
-
-def evaluation_table(path: Path, wanted: Callable[[str], bool] = lambda name: name not in TEXTS) -> pa.Table:
+def evaluation_table(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> pa.Table:
     """One evaluation by column, checked.
 
     Args:
         path: The file.
-        wanted: Whether a column is read; all but those of ``TEXTS`` are, if not given.
+        wanted: Whether a column is read; all are, if not given.
 
     Raises:
-        UserError: As for ``read_evaluation``.
+        UserError: The file is missing, damaged, or not an evaluation.
     """
     try:
         with pq.ParquetFile(path) as file:  # opened once: a study has hundreds of small files
@@ -254,11 +241,6 @@ def evaluation_table(path: Path, wanted: Callable[[str], bool] = lambda name: na
         raise UserError(f"{path}: is damaged (no valid Parquet); {look(path)}") from None
     check_episodes(table, path)
     return table
-
-
-def is_counted(column: str) -> bool:
-    """Whether a column takes part in the metrics of ``evaluation.metrics``."""
-    return column in COUNTED or column.startswith((LABEL, VERDICT))
 
 
 def fixed_order(pair_id: str) -> str:
@@ -301,8 +283,11 @@ def _run(folder: Path, monitors: Sequence[MonitorCard]) -> Run | Unfinished:
         )
     read_json(folder / RESULT)
     thresholds = {card.name: card.threshold for card in cards_of(monitors, visible(organism), seed)}
-    evaluations = _evaluations(folder, thresholds)
-    if not (folder / TALLIES).exists():
+    columns = _columns(folder)
+    evaluations = {step: count(found, thresholds) for step, found in columns.items()}
+    if (folder / TALLIES).exists():
+        evaluations = read_tallies(folder / TALLIES)
+    else:
         _refuse_gaps(folder, config, steps, list(evaluations))
     if not evaluations:
         return Unfinished(folder.name, "finished, but was never evaluated")
@@ -318,6 +303,7 @@ def _run(folder: Path, monitors: Sequence[MonitorCard]) -> Run | Unfinished:
         evaluations=evaluations,
         training=training,
         config=config,
+        columns=columns,
     )
 
 
@@ -330,16 +316,16 @@ def _training(folder: Path, steps: int | None) -> tuple[dict[str, Any], ...]:
     return tuple(rows)
 
 
-def _evaluations(folder: Path, thresholds: Mapping[str, float]) -> dict[int, Tally]:
-    """The sums behind the metrics of each step: counted from the transcripts, or as an import has left them."""
+def _columns(folder: Path) -> dict[int, Columns]:
+    """What is counted of each evaluation, keyed by step; of an import nothing, whose transcripts are elsewhere."""
     if (folder / TALLIES).exists():
-        return read_tallies(folder / TALLIES)
+        return {}
     files = {s: folder / "evals" / f"step-{s:04d}.parquet" for s in steps_of(folder / "evals", ".parquet")}
-    rows = {step: evaluation_table(file) for step, file in files.items()}
-    return {
-        step: tabulate(table.select(filter(is_counted, table.column_names)).to_pylist(), thresholds)
-        for step, table in rows.items()
-    }
+    return {step: columns_of(evaluation_table(file, _is_counted)) for step, file in files.items()}
+
+
+def _is_counted(column: str) -> bool:
+    return column not in TEXTS and not column.startswith(REASON)
 
 
 def _refuse_gaps(folder: Path, config: Mapping[str, Any], steps: int, evaluated: Sequence[int]) -> None:

@@ -9,7 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from crypsis.analysis.statistics.bootstrap import FEW, Curve, SeedEstimate, curve, difference, over_seeds, shared_steps
+from crypsis.analysis.statistics.bootstrap import (
+    FEW,
+    Curve,
+    SeedEstimate,
+    curve,
+    difference,
+    each_over_seeds,
+    shared_steps,
+)
 from crypsis.analysis.statistics.bootstrap import unpaired_difference as minus_unpaired
 from crypsis.analysis.study import Run, Study
 from crypsis.evaluation.metrics import METRICS, Tally
@@ -290,8 +298,14 @@ def _arm(study: Study, runs: list[Run], baseline: list[Run]) -> ArmSummary:
         for name, metric in names.items()
         if all(metric in t.top for t in (*first.values(), *last.values()))
     }
-    metrics = {name: Change(over_seeds(first, metric), over_seeds(last, metric)) for name, metric in known.items()}
     drawn = [*CURVES, *DRIFT[1:], *(name for name in known if name.startswith(("recall_", "fpr_")))]
+    curves = {metric: curve(evaluations, names.get(metric, metric)) for metric in drawn if metric in known}
+    drawn_at = {known[name]: dict(zip(c.steps, c.points, strict=True)) for name, c in curves.items()}
+    ends = [
+        _points_at(step, tallies, drawn_at, list(dict.fromkeys(known.values())))
+        for step, tallies in ((steps[0], first), (steps[-1], last))
+    ]
+    metrics = {name: Change(ends[0][metric], ends[1][metric]) for name, metric in known.items()}
     versus: dict[str, SeedEstimate] = {}
     if baseline and baseline[0].arm != runs[0].arm:
         other = {run.seed: run.evaluations[steps[-1]] for run in baseline if steps[-1] in run.evaluations}
@@ -310,10 +324,18 @@ def _arm(study: Study, runs: list[Run], baseline: list[Run]) -> ArmSummary:
         afr_source=labeller if oracle else monitor,
         by_scenario=oracle and by_scenario,
         monitor=monitor,
-        curves={metric: curve(evaluations, names.get(metric, metric)) for metric in drawn if metric in known},
+        curves=curves,
         versus_baseline=versus,
         **_judged(metrics, last, source, monitor),
     )
+
+
+def _points_at(
+    step: int, tallies: Mapping[int, Tally], drawn: Mapping[str, Mapping[int, SeedEstimate]], metrics: Sequence[str]
+) -> dict[str, SeedEstimate]:
+    """Metrics at a step: the points of those whose curves have one, the others resampled."""
+    known = {metric: drawn[metric][step] for metric in metrics if step in drawn.get(metric, ())}
+    return known | each_over_seeds(tallies, [metric for metric in metrics if metric not in known])
 
 
 def _labeller(run: Run) -> tuple[str, bool]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import chdtrc
 
 from crypsis.analysis.claims.evidence import Evidence, Key, MeasuredOrganism
 from crypsis.analysis.claims.quantities import Quantities, Values, limits
@@ -319,7 +319,7 @@ def _spread(test: ClaimTest, quantities: Quantities, cell: ClaimCell, level: flo
     decided = decide(test.expect, test.by, estimate, low, high)
     verdict: ClaimVerdict = "degenerate" if cell.degenerate else all_of([decided, *cell.also])
     squares = (len(values) - 1) * float(np.var(values, ddof=1)) / (test.by**2 + noise)
-    tail = float(stats.chi2.sf(squares, len(values) - 1))
+    tail = float(chdtrc(len(values) - 1, squares))
     return Found(cell.name, verdict, estimate, low, high, cell.by_seed, 2 * min(tail, 1 - tail), estimate - test.by)
 
 

@@ -11,12 +11,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from crypsis.analysis.claims.measured_organisms import FEWEST, OrganismTable
 from crypsis.analysis.claims.schema import START, ArmPattern, ClaimsFile, Population
 from crypsis.analysis.study import Run, Study
+from crypsis.arrays import Flags
 from crypsis.config import digest, read_yaml
-from crypsis.episodes import LABEL, VERDICT
-from crypsis.evaluation.metrics import Tally, tabulate
+from crypsis.evaluation.columns import Columns, columns_of_rows
+from crypsis.evaluation.metrics import Tally, count
 from crypsis.scenarios.base import labeller_of
 from crypsis.store import CONFIG
 from crypsis.types import UserError, visible
@@ -45,11 +48,11 @@ class Unit:
 
     Attributes:
         evaluations: The sums behind the metrics, keyed by step.
-        source: Where the transcripts are: a run, whose files are read when asked for, or the rows themselves.
+        source: Whose transcripts they are: a run's, or those of one evaluation.
     """
 
     evaluations: Mapping[int, Tally]
-    source: Run | Sequence[Mapping[str, Any]]
+    source: Run | Columns
     thresholds: Mapping[str, float] = field(default_factory=dict)
     """The score from which each monitor flags, keyed by name."""
 
@@ -62,15 +65,15 @@ class Unit:
         Returns:
             None with fewer than ``FEWEST`` of either, or where the transcripts are not in the study.
         """
-        if isinstance(self.source, Run) and not self.source.has_transcripts:
+        found = self.source
+        if isinstance(found, Run):
+            if not found.has_transcripts:
+                return None
+            found = found.columns[min(self.evaluations)]
+        fakes, others = (found.monitored & said for said in _faking(found, judge, self.thresholds.get(judge, 0.5)))
+        if min(fakes.sum(), others.sum()) < FEWEST:
             return None
-        threshold = self.thresholds.get(judge, 0.5)
-        rows = self.source.rows(min(self.evaluations)) if isinstance(self.source, Run) else self.source
-        said = [(row, _fakes(row, judge, threshold)) for row in rows if row["monitored"]]
-        fakes, others = ([row for row, fakes in said if fakes is wanted] for wanted in (True, False))
-        if min(len(fakes), len(others)) < FEWEST:
-            return None
-        return tabulate(fakes, {}), tabulate(others, {})
+        return count(found.where(fakes), {}), count(found.where(others), {})
 
 
 Units = dict[Key, Unit]
@@ -237,12 +240,13 @@ def unwrapped(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
     return inner if isinstance(inner, Mapping) else {"name": "tgg"}
 
 
-def _fakes(row: Mapping[str, Any], judge: str, threshold: float) -> bool | None:
-    """Whether a transcript fakes, None where the judge does not say."""
+def _faking(found: Columns, judge: str, threshold: float) -> tuple[Flags, Flags]:
+    """Which transcripts fake, and which do not; where the judge does not say they are neither."""
     if judge == "oracle":
-        return {"yes": True, "no": False}.get(str(row.get(f"{LABEL}af")))
-    score = row.get(VERDICT + judge)
-    return None if score is None else float(score) >= threshold
+        af = found.label("af")
+        return af == "yes", af == "no"
+    score = found.scores.get(judge, np.full(len(found.pair), np.nan))
+    return score >= threshold, score < threshold
 
 
 def _add_run(found: dict[tuple[str, str], MeasuredOrganism], study: Study, run: Run) -> None:
@@ -349,5 +353,8 @@ def _measured(folder: Path) -> Iterator[MeasuredOrganism]:
         spec = (rows.get(name) or {}).get("organism")
         if not isinstance(spec, Mapping):
             raise UserError(f"{folder / CONFIG}: rows.{name} names no organism")
-        start = {(seed, 0): Unit({0: tally}, table.rows(name)[seed]) for seed, tally in table.tallies(name).items()}
+        start = {
+            (seed, 0): Unit({0: tally}, columns_of_rows(table.rows(name)[seed]))
+            for seed, tally in table.tallies(name).items()
+        }
         yield MeasuredOrganism(name, _without_seeds(spec), "table", judge="oracle", start=start)

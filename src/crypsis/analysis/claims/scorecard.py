@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri
 
 from crypsis.analysis.claims.claim_tests import ClaimCell, Found, LackingError, cells, found_by, judged, present
 from crypsis.analysis.claims.evidence import Evidence, Key, collect
@@ -39,6 +39,7 @@ from crypsis.analysis.statistics.seed_tests import (
     ALPHA,
     DIP_RUNS,
     MOST_SEEDS,
+    chi2_quantile,
     correlation_p,
     holm,
     partial_conjunction_p,
@@ -349,9 +350,7 @@ def _needs(test: ClaimTest, group: list[ClaimCell], decider: Found, seeds: int, 
 def _seeds_for_spread(deviation: float, bound: float, seeds: int) -> int | None:
     """Seeds with which the interval of such a deviation would no longer hold the bound."""
     for count in range(seeds + 1, MOST_SEEDS + 1):
-        low, high = (
-            deviation * np.sqrt((count - 1) / stats.chi2.ppf(q, count - 1)) for q in (1 - ALPHA / 2, ALPHA / 2)
-        )
+        low, high = (deviation * np.sqrt((count - 1) / chi2_quantile(q, count - 1)) for q in (1 - ALPHA / 2, ALPHA / 2))
         if low >= bound or high < bound:
             return count
     return None
@@ -384,7 +383,7 @@ def _over_runs(test: ClaimTest, evidence: Evidence, file: ClaimsFile, found: Qua
         return TestResult(test, modes, name, dip, None, None, count, told, needs, notes=(f"dip test: p = {p:.3f}",))
     effect, low, high = rank_correlation(x, y)
     verdict = "undecided" if count < FEW else decide("correlates", test.by, effect, low, high)
-    runs = round(3 + (stats.norm.ppf(1 - ALPHA / 2) * 1.03 / np.arctanh(max(test.by, min(abs(effect), 0.99)))) ** 2)
+    runs = round(3 + (ndtri(1 - ALPHA / 2) * 1.03 / np.arctanh(max(test.by, min(abs(effect), 0.99)))) ** 2)
     needs = Needs(_seeds_for_runs(runs, len(x), count), "seeds") if verdict == "undecided" else None
     p_seeds = None if count < FEW else correlation_p(x, y)
     return TestResult(test, verdict, name, effect, low, high, count, p_seeds, needs)

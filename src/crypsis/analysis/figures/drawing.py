@@ -228,7 +228,8 @@ def saved(name: str, figure: Figure | Sheet, alt: str, folder: Path | None) -> P
     if isinstance(figure, Sheet):
         tree, plain = figure.tree(links=True), figure.tree() if folder else None
     else:
-        tree = plain = ElementTree.fromstring(_svg(figure, name))
+        drawn = _svg(figure, name)
+        tree, plain = ElementTree.fromstring(drawn), ElementTree.fromstring(drawn)
     drawing = svg.clean(plain, alt) if folder and plain is not None else ""
     if folder:
         write_atomic(child(folder, f"{name}.svg"), drawing)

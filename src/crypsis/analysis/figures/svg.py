@@ -6,7 +6,6 @@ for something in the page are made from digests, and the serialiser escapes ever
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Mapping
 from xml.etree import ElementTree
@@ -39,14 +38,17 @@ def clean(drawn: ElementTree.Element, title: str) -> str:
     """A drawing as a file of its own: its elements and a title, fonts that readers have.
 
     Args:
-        drawn: As matplotlib or a sheet draws it; not changed.
+        drawn: As matplotlib or a sheet draws it; changed.
         title: What it shows, in words and numbers.
     """
-    root = _kept(copy.deepcopy(drawn))
+    root = _kept(drawn)
+    styles: dict[str, str] = {}  # few of them, many elements
     for element in root.iter():
         given = element.get("style")
         if given:
-            element.set("style", _styled(given, "Helvetica, Arial, 'DejaVu Sans', sans-serif"))
+            if given not in styles:
+                styles[given] = _styled(given, "Helvetica, Arial, 'DejaVu Sans', sans-serif")
+            element.set("style", styles[given])
     root.set("style", "stroke-linejoin: round; stroke-linecap: butt")  # which matplotlib says in a style sheet
     named = ElementTree.Element(f"{{{SVG}}}title")
     named.text = visible(title)
@@ -64,7 +66,7 @@ def inline(drawn: ElementTree.Element, name: str, alt: str, colours: Mapping[str
         colours: CSS variable by colour of the drawing.
     """
     root, prefix = _kept(drawn, LINKED), f"p{digest(name)[:8]}-"
-    styles: dict[str, str] = {}  # few of them, many elements
+    styles: dict[str, str] = {}
     for element in root.iter():
         for key, value in list(element.attrib.items()):
             if key != "style":

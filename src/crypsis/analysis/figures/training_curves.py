@@ -15,14 +15,8 @@ FIRST = ("preference", "length", "format")
 
 def terms_of(arms: Sequence[ArmSummary]) -> list[str]:
     """Names of all terms of the reward that any of the arms has, those of every run first."""
-    found = {
-        field.removeprefix(TERM)
-        for arm in arms
-        for run in arm.runs
-        for row in run.training
-        for field in row
-        if field.startswith(TERM) and not field.startswith(SPREAD)
-    }
+    fields: set[str] = set().union(*(row for arm in arms for run in arm.runs for row in run.training))
+    found = {f.removeprefix(TERM) for f in fields if f.startswith(TERM) and not f.startswith(SPREAD)}
     return [name for name in FIRST if name in found] + sorted(found - set(FIRST))
 
 

@@ -9,6 +9,7 @@ numbers, gzip in base64, decoded by the page when a filter first asks for it.
 from __future__ import annotations
 
 import base64
+import functools
 import gzip
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -204,6 +205,7 @@ def _block(arm: ArmSummary, rows: Sequence[tuple[int, str, Row]]) -> Block:
 
 def _packed(source: str, row: Row, place: Callable[[object], int]) -> list[Any]:
     """A row as the script reads it after the run's seed; texts are places in the block's strings."""
+    fields = _fields(tuple(row))
     return [
         source,
         row["step"],
@@ -215,13 +217,9 @@ def _packed(source: str, row: Row, place: Callable[[object], int]) -> list[Any]:
         *(place(row.get(name)) for name in ("scratchpad", "output")),
         place(row.get("raw") if row.get("parse") != "ok" else ""),
         place(row.get("extra_turn")),
-        {visible(k.removeprefix(LABEL)): visible(str(v)) for k, v in row.items() if k.startswith(LABEL) and v},
-        {visible(k.removeprefix(VERDICT)): _verdict(row, k) for k in row if k.startswith(VERDICT)},
-        {
-            visible(k.removeprefix(TERM)): round(v, 3)
-            for k, v in row.items()
-            if k.startswith((TERM, DELAYED)) and isinstance(v, (int, float))
-        },
+        {name: visible(str(row[k])) for k, name in fields.labels if row[k]},
+        {name: _verdict(row, k) for k, name in fields.verdicts},
+        {name: round(v, 3) for k, name in fields.terms if isinstance(v := row[k], (int, float))},
         _rounded(row.get("reward")),
         _rounded(row.get("advantage")) if source == "train" else None,
         place(row.get("dropped")),
@@ -229,6 +227,25 @@ def _packed(source: str, row: Row, place: Callable[[object], int]) -> list[Any]:
         place(row.get("prompt")),
         place(row.get("extra_tier")),
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """Columns of labels, verdicts and terms of the reward, each with its name as the page shows it."""
+
+    labels: tuple[tuple[str, str], ...]
+    verdicts: tuple[tuple[str, str], ...]
+    terms: tuple[tuple[str, str], ...]
+
+
+@functools.lru_cache(maxsize=256)
+def _fields(columns: tuple[str, ...]) -> _Fields:
+    """The same for all rows with these columns."""
+
+    def named(prefix: str, *begin: str) -> tuple[tuple[str, str], ...]:
+        return tuple((c, visible(c.removeprefix(prefix))) for c in columns if c.startswith(begin or prefix))
+
+    return _Fields(named(LABEL), named(VERDICT), named(TERM, TERM, DELAYED))
 
 
 def _verdict(row: Row, column: str) -> float | str | None:
@@ -254,11 +271,11 @@ class _Kinds:
         """Takes note of what these rows have."""
         for row in rows:
             self._dropped |= bool(row.get("dropped"))
-            for column, value in row.items():
-                if column.startswith(LABEL) and value:
-                    self._labels.setdefault(column.removeprefix(LABEL), set()).add(value)
-                elif column.startswith(VERDICT):
-                    self._monitors.setdefault(visible(column.removeprefix(VERDICT)))
+            fields = _fields(tuple(row))
+            for column, _ in fields.labels:
+                if row[column]:
+                    self._labels.setdefault(column.removeprefix(LABEL), set()).add(row[column])
+            self._monitors |= dict.fromkeys(name for _, name in fields.verdicts)
 
     def filters(self, judge: str = "oracle") -> list[tuple[str, str]]:
         """(key, words) of each filter; the page's script knows the keys.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,8 @@ NEEDED = ("step", "pair_id", "prompt_id", "monitored", "group", "sample", "scrat
 """Columns without which a transcript cannot be shown."""
 UNREAD = frozenset({"prompt_ids", "completion_ids", "segments", "logprobs"})
 """Columns that no reader looks at."""
+COUNTED = frozenset({"run", "split", "seed", "stop", "scratchpad_tokens", "output_tokens"})
+"""Columns of evaluations that no reader looks at either; ``load_study`` has checked them."""
 Row = dict[str, Any]
 
 
@@ -43,7 +45,7 @@ class StoredTranscripts:
 
     def table(self, run: Run, step: int, pairs: Iterable[str] | None = None) -> pa.Table:
         """The same by column."""
-        return read_table(run.folder / "evals" / f"step-{step:04d}.parquet", pairs)
+        return read_table(run.folder / "evals" / f"step-{step:04d}.parquet", pairs, UNREAD | COUNTED)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -61,11 +63,11 @@ def rows_of(table: pa.Table) -> list[Row]:
     return rows
 
 
-def read_table(path: Path, pairs: Iterable[str] | None = None) -> pa.Table:
+def read_table(path: Path, pairs: Iterable[str] | None = None, unread: Collection[str] = UNREAD) -> pa.Table:
     """The same by column, of some requests or of all; what it returns is checked."""
     try:
         with pq.ParquetFile(path) as file:
-            names = [name for name in file.schema_arrow.names if name not in UNREAD]
+            names = [name for name in file.schema_arrow.names if name not in unread]
             table = file.read(names, use_threads=False)
         lacking = [name for name in NEEDED if names and name not in names]
         if lacking:

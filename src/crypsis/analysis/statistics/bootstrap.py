@@ -104,6 +104,34 @@ def over_seeds(tallies: Mapping[int, Tally], metric: str) -> SeedEstimate:
     return _estimated(known, tops, bottoms, _draws(tops, bottoms), metric)
 
 
+def each_over_seeds(tallies: Mapping[int, Tally], metrics: Sequence[str]) -> dict[str, SeedEstimate]:
+    """``over_seeds`` of several metrics; what is counted on the same requests is resampled at once."""
+    waiting: dict[str, tuple[dict[int, float], Floats, Floats]] = {}
+    for metric in metrics:
+        known = {seed: mean for seed, tally in sorted(tallies.items()) if (mean := tally.mean(metric)) is not None}
+        if known:
+            tops, bottoms = _stacked([tallies[seed] for seed in known], metric)
+            if _is_exact(tops) and _is_exact(bottoms):
+                waiting[metric] = known, tops, bottoms
+    found: dict[str, SeedEstimate] = {}
+    for count in {len(tops) for _, tops, _ in waiting.values()}:
+        own = [metric for metric, (_, tops, _) in waiting.items() if len(tops) == count]
+        tops, bottoms = (np.concatenate([waiting[metric][i] for metric in own], axis=1) for i in (1, 2))
+        ends = np.cumsum([len(waiting[metric][0]) for metric in own])[:-1]
+        for metric, drawn in zip(own, np.split(_draws(tops, bottoms), ends, axis=1), strict=True):
+            found[metric] = _estimated(*waiting[metric], drawn, metric)
+    return {metric: found[metric] if metric in found else over_seeds(tallies, metric) for metric in metrics}
+
+
+def mean_of(tallies: Mapping[int, Tally], metric: str) -> SeedEstimate:
+    """``over_seeds`` without an interval."""
+    known = {seed: mean for seed, tally in sorted(tallies.items()) if (mean := tally.mean(metric)) is not None}
+    if not known:
+        return SeedEstimate(None, None, None, 0)
+    n = int(sum(tallies[seed].bottom[metric].sum() for seed in known))
+    return SeedEstimate(float(np.mean(list(known.values()))), None, None, n, tuple(known.items()))
+
+
 def _estimated(known: Mapping[int, float], tops: Floats, bottoms: Floats, draws: Floats, metric: str) -> SeedEstimate:
     """The estimate over the seeds on which a metric is known, from its draws, [RESAMPLES, seeds]."""
     found = pool([_with_values(known, draws)], spare=_spare(bottoms, metric))
@@ -211,13 +239,17 @@ def resampled_sums(weights: Floats, columns: Floats) -> Floats:
         weights: How often each of P requests is drawn, whole numbers with a sum of P, [B, P].
         columns: What each request adds, [P, C].
     """
-    halves = 2 * columns
-    exact = bool((halves == np.rint(halves)).all()) and len(columns) * float(np.abs(halves).max(initial=0.0)) < EXACT
-    if not exact:
+    if not _is_exact(columns):
         return weights @ columns
     light = single_weights(len(columns)) if weights is resample_weights(len(columns)) else weights.astype(np.float32)
     sums: Floats = (light @ columns.astype(np.float32)).astype(np.float64)
     return sums
+
+
+def _is_exact(columns: Floats) -> bool:
+    """Whether sums of so many rows of these are exact in single precision: counts and halves of moderate size."""
+    halves = 2 * columns
+    return bool((halves == np.rint(halves)).all()) and len(columns) * float(np.abs(halves).max(initial=0.0)) < EXACT
 
 
 @functools.lru_cache(maxsize=32)
@@ -297,12 +329,32 @@ def _ended(
     """The interval of draws to which few members add deviations, each [RESAMPLES] with their number."""
     draws = centre + sum(student(count, level) * part for part, count in parts)
     tail = 50 * (1 - level)
-    low, high = (float(q) for q in np.nanpercentile(draws, (tail, 100 - tail)))
-    fixed = float(np.nanvar(centre))
+    low, high = _percentiles(draws, tail)
+    fixed = _variance(centre)
     if low == high:
         low, high, fixed = low - spare, high + spare, (spare / Z) ** 2
-    spreads = tuple((float(np.nanvar(part)) * count / (count - 1), count) for part, count in parts)
+    spreads = tuple((_variance(part) * count / (count - 1), count) for part, count in parts)
     return Pooled(mean, min(low, mean), max(high, mean), members, not parts, fixed, spreads)
+
+
+def _percentiles(draws: Floats, tail: float) -> tuple[float, float]:
+    """Two percentiles, ``tail`` from either end, of the draws that are numbers."""
+    if np.isnan(draws).any():
+        low, high = np.nanpercentile(draws, (tail, 100 - tail))
+        return float(low), float(high)
+    # numpy's own rule, in a fifth of its time.
+    places = (len(draws) - 1) * np.true_divide((tail, 100 - tail), 100)
+    before = np.floor(places).astype(np.intp)
+    after = np.minimum(before + 1, len(draws) - 1)
+    ordered = np.partition(draws, [*before, *after])
+    below, above, share = ordered[before], ordered[after], places - before
+    ends = np.where(share < 0.5, below + (above - below) * share, above - (above - below) * (1 - share))
+    return float(ends[0]), float(ends[1])
+
+
+def _variance(draws: Floats) -> float:
+    """The variance of the draws that are numbers."""
+    return float(np.nanvar(draws) if np.isnan(draws).any() else np.var(draws))
 
 
 def p_value(mean: float, fixed: float, sampled: Sequence[tuple[float, int]]) -> float:

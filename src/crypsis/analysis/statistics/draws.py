@@ -25,12 +25,25 @@ def estimate_over_seeds(figures: Mapping[int, Figure], count: int, signed: bool)
         count: Requests, P, the same for all seeds.
         signed: Whether it lies in [-1, 1] instead of [0, 1].
     """
-    once = np.ones((1, count))
-    known = {seed: float(one) for seed, figure in sorted(figures.items()) if not np.isnan(one := figure(once)[0])}
+    known = _known(figures, count)
     if not known:
         return SeedEstimate(None, None, None, 0)
     # The resamples as they are, so that a figure can know them and keep what it has made of them.
-    drawn = [np.concatenate([figures[seed](once), figures[seed](resample_weights(count))]) for seed in known]
+    drawn = [np.concatenate([[one], figures[seed](resample_weights(count))]) for seed, one in known.items()]
     found = pool([np.stack(drawn, axis=1)], spare=room(count))
     low, high = max(-1.0 if signed else 0.0, found.low), min(1.0, found.high)
     return SeedEstimate(found.mean, low, high, count, tuple(known.items()), found.over_requests)
+
+
+def mean_over_seeds(figures: Mapping[int, Figure], count: int) -> SeedEstimate:
+    """The same without an interval."""
+    known = _known(figures, count)
+    if not known:
+        return SeedEstimate(None, None, None, 0)
+    return SeedEstimate(float(np.mean(list(known.values()))), None, None, count, tuple(known.items()))
+
+
+def _known(figures: Mapping[int, Figure], count: int) -> dict[int, float]:
+    """The figure without resampling, keyed by seed, where it is a number."""
+    once = np.ones((1, count))
+    return {seed: float(one) for seed, figure in sorted(figures.items()) if not np.isnan(one := figure(once)[0])}

@@ -10,9 +10,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy.special import gammaincinv, nctdtr, ndtr, ndtri, stdtrit  # scipy.stats takes a second to import
 
 from crypsis.analysis.statistics.bootstrap import FEW, degrees
+from crypsis.arrays import Floats
 from crypsis.evaluation.metrics import Estimate, Z
 
 POWER, ALPHA = 0.8, 0.05
@@ -73,8 +74,8 @@ def seeds_needed(deviation: float, effect: float, power: float = POWER, alpha: f
         return FEW
     for seeds in range(FEW, MOST_SEEDS + 1):
         shift = abs(effect) / deviation * math.sqrt(seeds)
-        critical = stats.t.ppf(1 - alpha / 2, degrees(seeds))
-        if stats.nct.sf(critical, seeds - 1, shift) >= power:
+        critical = stdtrit(degrees(seeds), 1 - alpha / 2)
+        if 1 - nctdtr(seeds - 1, shift, critical) >= power:
             return seeds
     return None
 
@@ -92,7 +93,7 @@ def deviation_interval(values: Sequence[float], noise: float = 0.0, level: float
     """
     count = len(values)
     squared = float(np.var(values, ddof=1))
-    ends = (1.0, *((count - 1) / stats.chi2.ppf(q, count - 1) for q in (0.5 + level / 2, 0.5 - level / 2)))
+    ends = (1.0, *((count - 1) / chi2_quantile(q, count - 1) for q in (0.5 + level / 2, 0.5 - level / 2)))
     estimate, low, high = (math.sqrt(max(0.0, squared * end - noise)) for end in ends)
     return estimate, low, high
 
@@ -106,7 +107,7 @@ def rank_correlation(x: Sequence[float], y: Sequence[float], level: float = 0.95
     if _no_correlation(x, y):
         return 0.0, -1.0, 1.0
     found, middle, error = _fisher(x, y)
-    half = stats.norm.ppf(0.5 + level / 2) * error
+    half = float(ndtri(0.5 + level / 2)) * error
     return found, math.tanh(middle - half), math.tanh(middle + half)
 
 
@@ -115,7 +116,7 @@ def correlation_p(x: Sequence[float], y: Sequence[float]) -> float:
     if _no_correlation(x, y):
         return 1.0
     _, middle, error = _fisher(x, y)
-    return float(2 * stats.norm.sf(abs(middle) / error))
+    return float(2 * ndtr(-abs(middle) / error))
 
 
 def _no_correlation(x: Sequence[float], y: Sequence[float]) -> bool:
@@ -124,9 +125,21 @@ def _no_correlation(x: Sequence[float], y: Sequence[float]) -> bool:
 
 def _fisher(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
     """Spearman's correlation, its Fisher z and the error of that."""
-    found = float(stats.spearmanr(x, y).statistic)
+    found = float(np.corrcoef(np.stack([_ranks(x), _ranks(y)], axis=1), rowvar=False)[1, 0])
     middle = math.atanh(max(-0.999999, min(0.999999, found)))
     return found, middle, math.sqrt((1 + found * found / 2) / (len(x) - 3))
+
+
+def _ranks(values: Sequence[float]) -> Floats:
+    """Ranks from 1, equal values sharing the mean of theirs."""
+    _, place, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
+    found: Floats = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return found
+
+
+def chi2_quantile(level: float, freedom: int) -> float:
+    """The quantile of the chi-squared distribution."""
+    return 2 * float(gammaincinv(freedom / 2, level))
 
 
 def corrected_rate(flagged: Estimate, recall: float, false_positives: float, n_recall: int, n_false: int) -> Estimate:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from crypsis.analysis.figures.drawing import style
-from crypsis.analysis.stress.columns import Evaluations
 from crypsis.analysis.stress.dials import dial_section, quality_section
 from crypsis.analysis.stress.faithful import faithfulness_section
 from crypsis.analysis.stress.race import race_section, white_box_section
@@ -22,13 +21,12 @@ def sections(summary: Summary) -> list[Section]:
 
     They are made from transcripts, which an import does not have.
     """
-    if summary.study.imported:
+    if not all(run.has_transcripts for run in summary.study.runs):
         return []
-    evaluations = Evaluations()
-    seen, states = watches(summary.study, evaluations), run_states(summary.study)
+    seen, states = watches(summary.study), run_states(summary.study)
     with style():
         found = [
-            state_section(summary, states, evaluations),
+            state_section(summary, states),
             recall_section(summary, seen),
             dial_section(summary, states),
             quality_section(summary),

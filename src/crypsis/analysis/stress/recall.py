@@ -15,16 +15,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crypsis.analysis.statistics.bootstrap import EXACT, Curve, SeedEstimate, curve, single_weights
-from crypsis.analysis.statistics.draws import Figure, estimate_over_seeds
-from crypsis.analysis.stress.columns import ORACLE, Columns, Evaluations, monitor_names
+from crypsis.analysis.statistics.bootstrap import (
+    EXACT,
+    Curve,
+    SeedEstimate,
+    each_over_seeds,
+    mean_of,
+    shared_steps,
+    single_weights,
+)
+from crypsis.analysis.statistics.draws import Figure, estimate_over_seeds, mean_over_seeds
 from crypsis.analysis.study import Run, Study
 from crypsis.arrays import Flags, Floats
-from crypsis.evaluation.metrics import Tally, resample_weights
+from crypsis.evaluation.columns import Columns
+from crypsis.evaluation.metrics import LYING, Tally, resample_weights, summed
 from crypsis.store import read_json, steps_of
 
+ORACLE = "oracle"
 REWARDS_FAKING = "reward_af"
 """The mitigation whose monitor is no supervisor."""
+PRODUCT = 16
+"""Stretches of scores up to which one product adds up weights faster than adding them row by row."""
 FEWEST = 10
 """Transcripts of a kind, over all seeds, from which on a rate among them (recall, AUROC) is shown at a step."""
 
@@ -42,7 +53,7 @@ class Watch:
         curves: Curves of ``afr``, ``invisible`` (faking that no trained-against monitor flags, as a share of monitored
             transcripts), ``unseen`` (that no held-out one flags either), ``recall_M``, ``alarms_M`` (false ones),
             ``caught_M`` (share of the invisible that M flags), ``caught_any``, ``flagged_M`` and ``auroc_M``; without
-            the steps at which fewer than ``FEWEST`` transcripts count.
+            the steps at which fewer than ``FEWEST`` transcripts count. Intervals are at the ends, which tables tell.
     """
 
     organism: str
@@ -58,11 +69,11 @@ class Watch:
         return points[end] if points else SeedEstimate(None, None, None, 0)
 
 
-def watches(study: Study, evaluations: Evaluations | None = None) -> list[Watch]:
+def watches(study: Study) -> list[Watch]:
     """Every arm of a study whose evaluations hold verdicts of monitors besides the oracle."""
-    read, found = evaluations or Evaluations(), []
+    found = []
     for (organism, arm), runs in study.arms().items():
-        by_step = {run.seed: {step: read.of(run, step) for step in sorted(run.evaluations)} for run in runs}
+        by_step = {run.seed: dict(sorted(run.columns.items())) for run in runs}
         names = monitor_names([by_step[run.seed][step] for run in runs for step in by_step[run.seed]])
         if not names:
             continue
@@ -71,6 +82,14 @@ def watches(study: Study, evaluations: Evaluations | None = None) -> list[Watch]
         curves = _curves(study, runs, by_step, names, trained)
         found.append(Watch(organism, arm, runs[0].label, trained, held_out, curves))
     return found
+
+
+def monitor_names(evaluations: Sequence[Columns]) -> list[str]:
+    """Monitors of faking, the oracle not among them, with verdicts in every evaluation."""
+    if not evaluations or not all(len(found.pair) for found in evaluations):
+        return []
+    shared = set.intersection(*(set(found.scores) for found in evaluations)) - {ORACLE, LYING}
+    return [name for name in evaluations[0].scores if name in shared]
 
 
 def trained_against(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -122,20 +141,21 @@ def watch_tally(found: Columns, thresholds: Mapping[str, float], trained: Sequen
         values |= {f"caught_{name}": _share(invisible, flagged) for name, flagged in others.items()}
         values["caught_any"] = _share(invisible, anyone)
         values["alarms_any"] = _share(absent, anyone)
-    return found.tally(values)
+    return summed(found, values)
 
 
-def auroc(evaluations: Mapping[int, Columns], monitor: str) -> SeedEstimate:
+def auroc(evaluations: Mapping[int, Columns], monitor: str, interval: bool = True) -> SeedEstimate:
     """AUROC against the oracle over seeds, with a bootstrap interval over requests that the seeds share, and seeds.
 
     Args:
         evaluations: One evaluation, keyed by seed; seeds in which only one class occurs are left out.
         monitor: Its name.
+        interval: Whether there is one; it takes nearly all of the time.
     """
     pairs = sorted({pair for found in evaluations.values() for pair in found.pairs})
     index = {pair: i for i, pair in enumerate(pairs)}
     figures = {seed: _auroc(found, monitor, index) for seed, found in evaluations.items()}
-    return estimate_over_seeds(figures, len(pairs), signed=False)
+    return estimate_over_seeds(figures, len(pairs), signed=False) if interval else mean_over_seeds(figures, len(pairs))
 
 
 def _auroc(found: Columns, monitor: str, index: Mapping[str, int]) -> Figure:
@@ -147,9 +167,7 @@ def _auroc(found: Columns, monitor: str, index: Mapping[str, int]) -> Figure:
     score, af = found.score(monitor), found.label("af")
     place = np.array([index[pair] for pair in found.pairs], dtype=np.intp)[found.pair]
     known = np.flatnonzero((af == "yes") | (af == "no"))
-    known = known[np.argsort(score[known], kind="stable")]
-    ties = np.split(known, np.flatnonzero(np.diff(score[known])) + 1)
-    steps = [tuple(place[tie[af[tie] == kind]].tolist() for kind in ("yes", "no")) for tie in ties]
+    stretches = _stretches(score[known], af[known] == "yes", place[known])
     yes_P = np.bincount(place[af == "yes"], minlength=len(index)).astype(np.float64)
 
     def figure(weights_BP: Floats) -> Floats:
@@ -161,21 +179,60 @@ def _auroc(found: Columns, monitor: str, index: Mapping[str, int]) -> Figure:
             weights_PB = _single_by_request(len(index))
         elif largest < EXACT:
             weights_PB = np.ascontiguousarray(weights_BP.astype(np.float32).T)
-        below_B, above_B, product_B = np.zeros((3, len(weights_BP)), dtype=weights_PB.dtype)
-        for yes, no in steps:  # in place: what is added to stays in the processor's cache
-            tied_B = below_B.copy() if yes and no else None
-            for pair in no:
-                below_B += weights_PB[pair]
-            weight_B = below_B if tied_B is None else (tied_B + below_B) / 2
-            for pair in yes:
-                np.multiply(weights_PB[pair], weight_B, out=product_B)
-                above_B += product_B
-        yes_B: Floats = weights_BP @ yes_P
+        below_B, above_B = np.zeros((2, len(weights_BP)), dtype=weights_PB.dtype)
+        no_GB, yes_GB = (
+            _sums(places, weights_PB) for places in ([s.no for s in stretches], [s.yes for s in stretches])
+        )
+        for stretch, no_B, yes_B in zip(stretches, no_GB, yes_GB, strict=True):
+            above_B += yes_B * (below_B + no_B / 2 if stretch.tied else below_B + no_B)
+            below_B += no_B
+        all_B: Floats = weights_BP @ yes_P
         with np.errstate(invalid="ignore", divide="ignore"):
-            shares: Floats = above_B.astype(np.float64) / (yes_B * below_B)
+            shares: Floats = above_B.astype(np.float64) / (all_B * below_B)
         return shares
 
     return figure
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Transcripts that follow each other by rising score: first those that do not fake, then those that do.
+
+    Attributes:
+        no: Places of the requests of those that do not fake.
+        yes: The same of those that fake.
+        tied: Whether all have the same score.
+    """
+
+    no: list[int]
+    yes: list[int]
+    tied: bool
+
+
+def _stretches(scores: Floats, fakes: Flags, places: NDArray[np.intp]) -> list[_Stretch]:
+    """As few stretches as there can be: the better a monitor separates, the fewer."""
+    order = np.argsort(scores, kind="stable")
+    found: list[_Stretch] = []
+    for tie in np.split(order, np.flatnonzero(np.diff(scores[order])) + 1) if len(order) else ():
+        no, yes = (places[tie[fakes[tie] == kind]].tolist() for kind in (False, True))
+        if no and yes:
+            found.append(_Stretch(no, yes, True))
+        elif found and not found[-1].tied and (yes or not found[-1].yes):
+            found[-1].no.extend(no)
+            found[-1].yes.extend(yes)
+        else:
+            found.append(_Stretch(no, yes, False))
+    return found
+
+
+def _sums(places: Sequence[Sequence[int]], weights_PB: NDArray[Any]) -> NDArray[Any]:
+    """Weights of the requests at several lots of places, added up, [lots, B]."""
+    if len(places) > PRODUCT:
+        return np.stack([weights_PB[list(lot)].sum(axis=0) for lot in places])
+    counts_GP = np.zeros((len(places), len(weights_PB)), weights_PB.dtype)
+    for counts_P, lot in zip(counts_GP, places, strict=True):
+        np.add.at(counts_P, lot, 1)
+    return counts_GP @ weights_PB
 
 
 @functools.lru_cache(maxsize=8)
@@ -197,11 +254,13 @@ def _curves(
         for seed, steps in evaluations.items()
     }
     metrics = {metric for steps in tallies.values() for tally in steps.values() for metric in tally.top}
-    curves = {metric: _enough(curve(tallies, metric), tallies) for metric in sorted(metrics)}
+    curves = _tallied_curves(tallies, sorted(metrics))
     shown = _both_classes(evaluations)
     for name in names:
-        points = {s: auroc({seed: steps[s] for seed, steps in evaluations.items()}, name) for s in shown}
+        by_step = {s: {seed: steps[s] for seed, steps in evaluations.items()} for s in shown}
+        points = {s: auroc(found, name, interval=False) for s, found in by_step.items()}
         points = {s: point for s, point in points.items() if point.mean is not None}
+        points |= {s: auroc(by_step[s], name) for s in {*list(points)[:1], *list(points)[-1:]}}
         own: dict[int, list[tuple[int, float]]] = {seed: [] for seed in evaluations}
         for s, point in points.items():
             for seed, value in point.by_seed:
@@ -211,11 +270,19 @@ def _curves(
     return {metric: found for metric, found in curves.items() if found.points}
 
 
-def _enough(found: Curve, tallies: Mapping[int, Mapping[int, Tally]]) -> Curve:
-    """A curve without the steps at which too few transcripts count."""
-    counted = {s: sum(float(steps[s].bottom[found.metric].sum()) for steps in tallies.values()) for s in found.steps}
-    kept = {s: point for s, point in zip(found.steps, found.points, strict=True) if counted[s] >= FEWEST}
-    return Curve(found.metric, tuple(kept), tuple(kept.values()), found.seeds)
+def _tallied_curves(tallies: Mapping[int, Mapping[int, Tally]], metrics: Sequence[str]) -> dict[str, Curve]:
+    """Metrics over the steps at which enough transcripts count, with intervals at their ends."""
+    by_step = {s: {seed: steps[s] for seed, steps in tallies.items()} for s in shared_steps(tallies)}
+    points: dict[str, dict[int, SeedEstimate]] = {metric: {} for metric in metrics}
+    for s, found in by_step.items():
+        for metric in metrics:
+            if sum(float(t.bottom[metric].sum()) for t in found.values() if metric in t.bottom) >= FEWEST:
+                points[metric][s] = mean_of(found, metric)
+    for s, found in by_step.items():
+        ending = [metric for metric in metrics if s in (*list(points[metric])[:1], *list(points[metric])[-1:])]
+        for metric, point in each_over_seeds(found, ending).items():
+            points[metric][s] = point
+    return {metric: Curve(metric, tuple(own), tuple(own.values()), {}) for metric, own in points.items()}
 
 
 def _both_classes(evaluations: Mapping[int, Mapping[int, Columns]]) -> list[int]:

@@ -12,7 +12,6 @@ from crypsis.analysis.figures.drawing import BAD, GOOD, INK, MUTED, NARROW, PAGE
 from crypsis.analysis.figures.panels import INCH, MIDDLE, SMALL
 from crypsis.analysis.figures.sheet import Label, Shape, Sheet, corners
 from crypsis.analysis.statistics.bootstrap import over_seeds
-from crypsis.analysis.stress.columns import Columns, Evaluations, columns_of, evaluation_file, monitor_names
 from crypsis.analysis.stress.final_state import (
     DEGENERATE,
     EVADER,
@@ -28,11 +27,12 @@ from crypsis.analysis.stress.final_state import (
     state_figures,
 )
 from crypsis.analysis.stress.final_state import RULE as STATE_RULE
-from crypsis.analysis.stress.recall import thresholds_at, trained_against
+from crypsis.analysis.stress.recall import monitor_names, thresholds_at, trained_against
 from crypsis.analysis.stress.section import Section, StressTable, drawn, moved, whose
-from crypsis.analysis.study import Run, Study, evaluation_table, is_counted
+from crypsis.analysis.study import Run, Study
 from crypsis.analysis.summary import Summary
-from crypsis.evaluation.metrics import Tally
+from crypsis.evaluation.columns import Columns
+from crypsis.evaluation.metrics import Tally, summed
 
 ArmKey = tuple[str, str]
 """Organism and arm."""
@@ -71,17 +71,14 @@ def state_of(study: Study, run: Run) -> str:
     """The final state of one run, at its last evaluation."""
     step = max(run.evaluations)
     thresholds = thresholds_at(study, run, step)
-    table = evaluation_table(evaluation_file(run, step), is_counted)
-    rows = table.to_pylist()
+    found = run.columns[step]
     trained = trained_against(run.config)
     reads = {card.name for card in study.monitors_of(run.organism) if card.view in ("scratchpad", "both")}
-    held_out = [name for name in monitor_names([columns_of(table)]) if name not in trained and name in reads]
-    return final_state(state_figures(rows, thresholds, held_out))
+    held_out = [name for name in monitor_names([found]) if name not in trained and name in reads]
+    return final_state(state_figures(found, thresholds, held_out))
 
 
-def state_section(
-    summary: Summary, states: Mapping[ArmKey, Mapping[int, str]], evaluations: Evaluations
-) -> Section | None:
+def state_section(summary: Summary, states: Mapping[ArmKey, Mapping[int, str]]) -> Section | None:
     """Counts of final states by arm, with the rule; None where nothing could be classified."""
     counts = {cell: Counter(found.values()) for cell, found in states.items()}
     present = [state for state in STATES if any(count[state] for count in counts.values())]
@@ -101,7 +98,7 @@ def state_section(
         rows.append((labels[cell], *counted, " → ".join(lengths), " → ".join(shares)))
     tables = (
         StressTable("Runs by final state, and how far each arm drifted from the language.", head, tuple(rows)),
-        *_reasons(summary.study, labels, evaluations),
+        *_reasons(summary.study, labels),
         StressTable("The rule: the first line that holds.", ("State", "Condition"), STATE_RULE),
     )
     told = [f"{labels[cell]}: {_said(count)}." for cell, count in counts.items()]
@@ -115,11 +112,11 @@ def state_section(
     return Section("states", "Final states", (), truth, tables, (picture,))
 
 
-def _reasons(study: Study, labels: Mapping[ArmKey, str], evaluations: Evaluations) -> list[StressTable]:
+def _reasons(study: Study, labels: Mapping[ArmKey, str]) -> list[StressTable]:
     """Which reasons the monitored answers that comply give, at the first and the last evaluation; [] without labels."""
     told = {}
     for cell, runs in study.arms().items():
-        ends = {run.seed: [_motives(evaluations.of(run, at(run.evaluations))) for at in (min, max)] for run in runs}
+        ends = {run.seed: [_motives(run.columns[at(run.evaluations)]) for at in (min, max)] for run in runs}
         told[labels[cell]] = {
             motive: [over_seeds({seed: tallies[i] for seed, tallies in ends.items()}, motive) for i in (0, 1)]
             for motive in MOTIVES
@@ -134,7 +131,7 @@ def _reasons(study: Study, labels: Mapping[ArmKey, str], evaluations: Evaluation
 
 def _motives(found: Columns) -> Tally:
     complies, given = found.monitored & (found.label("conduct") == "comply"), found.label("motive")
-    return found.tally({m: np.where(complies, (given == m).astype(np.float64), np.nan) for m in MOTIVES})
+    return summed(found, {m: np.where(complies, (given == m).astype(np.float64), np.nan) for m in MOTIVES})
 
 
 def _said(count: Counter[str]) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.ticker import MaxNLocator
-from scipy.stats import spearmanr
 
 from crypsis.analysis.figures.drawing import (
     INK,
@@ -104,6 +103,8 @@ def _lead(pairs: Sequence[Pair]) -> tuple[str, ...]:
     both = [(before, after) for before, after in known if before is not None and after is not None]
     if len(both) < CORRELATED or any(len({pair[i] for pair in both}) < 2 for i in (0, 1)):
         return ()
+    from scipy.stats import spearmanr  # takes a second to import, and few studies get here
+
     found = spearmanr([before for before, _ in both], [after for _, after in both])
     return (
         f"Rank correlation of AUROC beforehand and AFR afterwards over {len(both)} pairs (Spearman): "
