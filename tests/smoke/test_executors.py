@@ -76,11 +76,11 @@ def test_a_killed_worker_of_this_machine(runs: list[RunConfig], straight: list[P
 def test_submitit_runs_a_study(runs: list[RunConfig], straight: list[Path], tmp_path: Path) -> None:
     pytest.importorskip("submitit", reason="SLURM's executor needs submitit: pip install 'crypsis[slurm]'")
     broken = runs[0].model_copy(update={"name": "broken", "policy": tmp_path / "nowhere"})
-    failed = go([*runs, broken], tmp_path, Slurm(cluster="local"), workers=2)
+    failed = go([runs[0], broken], tmp_path, Slurm(cluster="local"), workers=2)
     assert list(failed) == ["broken"] and "nowhere" in failed["broken"]
-    assert [numbers(tmp_path / "runs" / run.name) for run in runs] == [numbers(folder) for folder in straight]
+    assert numbers(tmp_path / "runs" / runs[0].name) == numbers(straight[0])
     before = len(list((tmp_path / "slurm").iterdir()))
-    assert go(runs, tmp_path, Slurm(cluster="local"), workers=2) == {}
+    assert go(runs[:1], tmp_path, Slurm(cluster="local"), workers=2) == {}
     assert len(list((tmp_path / "slurm").iterdir())) == before
 
 

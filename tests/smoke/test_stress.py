@@ -94,8 +94,8 @@ def test_a_nano_study_with_a_panel_transfer_and_a_probe_as_supervisor(
 ) -> None:
     monkeypatch.setattr("crypsis.analysis.stress.recall.FEWEST", 1)  # nano has few transcripts
     arms: dict[str, Any] = {
-        "text": {"label": "Text", "mitigations": [{"name": "process_supervision", "monitor": "scratchpad"}]},
-        "white": {"label": "Probe", "mitigations": [{"name": "process_supervision", "monitor": "probe"}]},
+        "text": {"label": "Text", "organisms": ["tgg"]},
+        "white": {"label": "Probe", "organisms": ["tgg"]},
         "borrowed": {
             "label": "Borrowed",
             "organisms": ["other"],
@@ -103,6 +103,8 @@ def test_a_nano_study_with_a_panel_transfer_and_a_probe_as_supervisor(
             "mitigations": [{"name": "process_supervision", "monitor": "of_tgg"}],
         },
     }
+    for arm, monitor in (("text", "scratchpad"), ("white", "probe")):
+        arms[arm]["mitigations"] = [{"name": "process_supervision", "monitor": monitor}]
     panel = {"lexicon": {"name": "lexicon"}, "probe": {"name": "probe"}, "both": {"name": "text", "view": "both"}}
     made = demo_config("nano", [])
     first = made.organisms["tgg"]
