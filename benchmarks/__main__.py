@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +29,8 @@ def main(
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("starting", total=plan.parts)
         results = measure(plan, lambda what: progress.update(task, advance=1, description=what))
-    write_json(out, results)
+    known = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    write_json(out, known | results)  # beside the figures at real size
     console = Console()
     console.print(against_trl_table(results), growth_table(results))
     provenance = results["provenance"]

@@ -1,14 +1,19 @@
 """The engine at the shape of SmolLM2-135M against TRL and the floor: ``python -m benchmarks.real_size``.
 
 Weights are random, so nothing is downloaded. Both engines compute in the type that ``model.dtype=auto`` takes on this
-machine. Figures are added to ``benchmarks/results.json``; ``--scaled`` writes a smaller job beside them.
+machine, on one thread each; full fine-tuning and LoRA are measured side by side, each in a process of its own. A
+machine whose products are slower than ``FAST`` does an eighth of the episodes, or TRL alone would take an hour. Figures
+are added to ``docs/results/benchmarks.json``; ``--scaled`` writes those of a smaller job beside them.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import statistics
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,9 +26,16 @@ from benchmarks.ours import Ours, Step
 from benchmarks.shapes import SMOLLM2, TINY, Size, random_policy, step_operations
 from benchmarks.with_trl import trl_rounds
 from benchmarks.workload import Job, keep_memory, seconds
-from crypsis.pretrained.precision import measure
+from crypsis.pretrained.precision import Measured, measure
 from crypsis.rl.engine.cascade_attention import gemm_precision
 from crypsis.store import write_json
+
+FAST = 200.0
+"""10⁹ operations per second and core from which the whole job is measured."""
+FEWER = 8
+"""How many times fewer episodes slower machines do."""
+TRL_TOKENS = 4096
+"""Tokens of a micro-batch of TRL, which holds the activations of all of them: more is no faster, and does not fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +48,14 @@ class Plan:
     new: int
     words: tuple[int, ...]
     growth_episodes: int
+    growth_new: int
+    processes: int = 2
 
 
 PLANS = {
-    "full": Plan(SMOLLM2, (320, 1200), 64, 128, (2048, 49_152, 151_936), 16),
-    "scaled": Plan(SMOLLM2 | {"num_hidden_layers": 6}, (320, 1200), 16, 32, (2048, 49_152, 151_936), 8),
-    "quick": Plan(TINY | {"vocab_size": 2048}, (40,), 8, 4, (2048, 4096), 8),
+    "full": Plan(SMOLLM2, (320, 1200), 64, 128, (2048, 49_152, 151_936), 16, 32),
+    "scaled": Plan(SMOLLM2 | {"num_hidden_layers": 6}, (320, 1200), 16, 32, (2048, 49_152, 151_936), 8, 32),
+    "quick": Plan(TINY | {"vocab_size": 2048}, (40,), 8, 4, (2048, 4096), 8, 4, processes=1),
 }
 
 
@@ -49,14 +63,13 @@ def main(
     quick: Annotated[bool, typer.Option(help="Tiny sizes: shows that the code runs, measures nothing.")] = False,
     scaled: Annotated[bool, typer.Option(help="6 layers, 16 episodes, 32 new tokens.")] = False,
     out: Annotated[Path, typer.Option(help="The results file that the figures are added to.")] = Path(
-        "benchmarks/results.json"
+        "docs/results/benchmarks.json"
     ),
 ) -> None:
-    """Compares one step of ours with one of TRL, full and LoRA, in one process with one thread."""
-    torch.set_num_threads(1)
-    keep_memory()
+    """Compares one step of ours with one of TRL, full and LoRA, on one thread each."""
+    _prepare()
     name = "quick" if quick else "scaled" if scaled else "full"
-    found = compare(PLANS[name], lambda what: print(what, flush=True))
+    found = compare(PLANS[name])
     known = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
     suffix = "" if name == "full" else f"_{name}"
     fraction = f"floor_fraction_{'bf16' if found['dtype'] == 'bfloat16' else 'float32'}{suffix}"
@@ -66,60 +79,95 @@ def main(
     print(json.dumps({"ratios": found["ratios"], fraction: found["floor_fraction"], "growth": found["growth"]}))
 
 
-def compare(plan: Plan, log: Any) -> dict[str, Any]:
+def compare(plan: Plan) -> dict[str, Any]:
     """All figures of a plan."""
+    started = datetime.now(UTC)
     chosen = measure(plan.shape["hidden_size"], plan.shape["intermediate_size"])
-    dtype = torch.bfloat16 if chosen.dtype == "bfloat16" else torch.float32
-    ratios, fractions, steps = {}, {}, {}
-    for prompt in plan.prompts:
-        job = Job(prompt, episodes=plan.episodes, completion=plan.new)
-        for lora in (False, True):
-            name = f"{prompt}{'_lora' if lora else ''}"
-            log(f"{name}: crypsis")
-            ours = _ours(job, plan.shape, dtype, lora)
-            log(f"{name}: TRL")
-            model = random_policy(plan.shape, dtype, lora=lora).model
-            low = dtype == torch.bfloat16
-            theirs = trl_rounds(job, lambda: None, lambda: None, model, low)
-            ratios[name] = sum(s.seconds for s in theirs) / ours.seconds
-            floor = _floor(job, plan.shape, dtype, lora)
-            fractions[name] = sum(floor.values()) / ours.seconds
-            decoding = floor["decoding"] / ours.phases["sampling"]
-            steps[name] = {
-                "crypsis_seconds": ours.seconds, "trl_seconds": [s.seconds for s in theirs], "phases": ours.phases,
-                "floor_seconds": floor, "decoding_of_floor": decoding, "tokens": ours.tokens,
-            }  # fmt: skip
-            log(f"{name}: {ratios[name]:.1f} times TRL, {fractions[name]:.0%} of the floor, decoding {decoding:.0%}")
+    if plan.shape is SMOLLM2 and max(chosen.float32_gflops, chosen.bfloat16_gflops) < FAST:
+        plan = replace(plan, episodes=plan.episodes // FEWER, growth_episodes=plan.growth_episodes // 2, growth_new=16)
+    if plan.processes == 1:
+        steps, growth = against_trl(plan, chosen, False) | against_trl(plan, chosen, True), _growth(plan, chosen)
+    else:
+        spawned = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(plan.processes, os.cpu_count() or 1), spawned, _prepare) as pool:
+            whole, adapters = (pool.submit(against_trl, plan, chosen, lora) for lora in (False, True))
+            grown = pool.submit(_growth, plan, chosen)
+            steps, growth = whole.result() | adapters.result(), grown.result()
     return {
-        "ratios": ratios,
-        "floor_fraction": fractions,
+        "ratios": {name: step["ratio"] for name, step in steps.items()},
+        "floor_fraction": {name: step["floor_fraction"] for name, step in steps.items()},
         "dtype": chosen.dtype,
+        "products": asdict(chosen),
         "steps": steps,
-        "growth": _growth(plan, dtype, log),
+        "growth": growth,
         "plan": {"layers": plan.shape["num_hidden_layers"], "episodes": plan.episodes, "new_tokens": plan.new},
-        "provenance": {"date": datetime.now(UTC).isoformat(timespec="seconds"), "cpu": cpu_name()},
+        "provenance": {
+            "date": started.isoformat(timespec="seconds"),
+            "minutes": (datetime.now(UTC) - started).total_seconds() / 60,
+            "load": os.getloadavg()[0],
+            "cpu": cpu_name(),
+            "command": "python -m benchmarks.real_size",
+        },
     }
 
 
+def against_trl(plan: Plan, chosen: Measured, lora: bool) -> dict[str, dict[str, Any]]:
+    """A step of ours, the floor, and a step of TRL, keyed by the prompts' tokens."""
+    dtype, found = _dtype(chosen), {}
+    for prompt in plan.prompts:
+        job = Job(prompt, episodes=plan.episodes, completion=plan.new)
+        name = f"{prompt}{'_lora' if lora else ''}"
+        ours = _ours(job, plan.shape, dtype, lora)
+        floor = _floor(job, plan.shape, dtype, lora)
+        model = random_policy(plan.shape, dtype, lora=lora).model
+        rows = 8 if 8 * (prompt + plan.new) <= TRL_TOKENS else 2
+        theirs = trl_rounds(job, lambda: None, lambda: None, model, dtype == torch.bfloat16, rows)
+        found[name] = {
+            "ratio": sum(s.seconds for s in theirs) / ours.seconds,
+            "floor_fraction": sum(floor.values()) / ours.seconds,
+            "decoding_of_floor": floor["decoding"] / ours.phases["sampling"],
+            "crypsis_seconds": ours.seconds,
+            "trl_seconds": [s.seconds for s in theirs],
+            "trl_micro_batch": rows,
+            "phases": ours.phases,
+            "floor_seconds": floor,
+            "tokens": ours.tokens,
+        }
+        step = found[name]
+        shown = f"{step['ratio']:.1f} times TRL, {step['floor_fraction']:.0%} of the floor"
+        print(f"{name}: {shown}, decoding {step['decoding_of_floor']:.0%}", flush=True)
+    return found
+
+
+def _prepare() -> None:
+    torch.set_num_threads(1)
+    keep_memory()
+
+
+def _dtype(chosen: Measured) -> torch.dtype:
+    return torch.bfloat16 if chosen.dtype == "bfloat16" else torch.float32
+
+
 def _ours(job: Job, shape: dict[str, Any], dtype: torch.dtype, lora: bool) -> Step:
-    """The second of two steps, so that kernels are chosen and moments are there, as in a run."""
+    """A step after one of few tokens, so that kernels are chosen and moments are there, as in a run."""
     engine = Ours(job, random_policy(shape, dtype, lora=lora))
+    engine.job = replace(job, prompt=min(job.prompt, 40), completion=2)
     engine.step()
+    engine.job = job
     return engine.step()
 
 
-def _growth(plan: Plan, dtype: torch.dtype, log: Any) -> dict[str, dict[str, float]]:
+def _growth(plan: Plan, chosen: Measured) -> dict[str, dict[str, float]]:
     """Seconds of our LoRA step by number of words, and by length of the prompt."""
-    by_words, by_prompt = {}, {}
-    for words in plan.words:
-        log(f"growth: {words} words")
-        job = Job(plan.prompts[0], episodes=plan.growth_episodes, completion=plan.new)
-        by_words[str(words)] = _ours(job, plan.shape | {"vocab_size": words}, dtype, lora=True).seconds
-    for prompt in plan.prompts:
-        log(f"growth: {prompt} tokens")
-        job = Job(prompt, episodes=plan.growth_episodes, completion=plan.new)
-        by_prompt[str(prompt)] = _ours(job, plan.shape, dtype, lora=True).seconds
-    return {"seconds_by_words": by_words, "seconds_by_prompt_tokens": by_prompt}
+
+    def took(prompt: int, words: int) -> float:
+        job = Job(prompt, episodes=plan.growth_episodes, completion=plan.growth_new)
+        return _ours(job, plan.shape | {"vocab_size": words}, _dtype(chosen), lora=True).seconds
+
+    return {
+        "seconds_by_words": {str(words): took(plan.prompts[0], words) for words in plan.words},
+        "seconds_by_prompt_tokens": {str(n): took(n, plan.shape["vocab_size"]) for n in plan.prompts},
+    }
 
 
 def _floor(job: Job, shape: dict[str, Any], dtype: torch.dtype, lora: bool) -> dict[str, float]:

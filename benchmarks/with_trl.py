@@ -28,10 +28,10 @@ disable_progress_bar()
 class _Stopwatch(TrainerCallback):
     """Times every round of episodes, from their generation to their gradients or the optimiser's step."""
 
-    def __init__(self, size: int, between: Callable[[], None], advance: Callable[[], None]) -> None:
+    def __init__(self, size: int, micro_batch: int, between: Callable[[], None], advance: Callable[[], None]) -> None:
         self.rounds: list[Step] = []
         self.tokens: list[int] = []
-        self._size, self._between, self._advance = size, between, advance
+        self._size, self._micro_batch, self._between, self._advance = size, micro_batch, between, advance
         self._micro_batches = 0
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -39,7 +39,7 @@ class _Stopwatch(TrainerCallback):
 
     def on_substep_end(self, *_: Any, **__: Any) -> None:
         self._micro_batches += 1
-        if self._micro_batches * MICRO_BATCH % self._size == 0:
+        if self._micro_batches * self._micro_batch % self._size == 0:
             self._stop()
             self._start()
 
@@ -63,6 +63,7 @@ def trl_rounds(
     advance: Callable[[], None],
     model: Any = None,
     low: bool = False,
+    micro_batch: int = MICRO_BATCH,
 ) -> list[Step]:
     """Takes one step with TRL; it generates and learns in rounds of ``ROUND`` episodes.
 
@@ -72,6 +73,7 @@ def trl_rounds(
         advance: Called at the start of every round.
         model: What is trained, if not the untrained model of the other measurements.
         low: Whether products are of bfloat16.
+        micro_batch: Rows of a forward pass.
 
     Returns:
         One entry a round; the last one has the optimiser's step too.
@@ -82,7 +84,7 @@ def trl_rounds(
     stops = job.stop_ids or [1]
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = stops, 0
     prompts = [tokenizer.decode(ids) for ids in job.prompts(1)]
-    stopwatch = _Stopwatch(size, between, advance)
+    stopwatch = _Stopwatch(size, micro_batch, between, advance)
 
     def rewards(completion_ids: list[list[int]], **_: Any) -> list[float]:
         stopwatch.tokens += [len(ids) for ids in completion_ids]
@@ -94,9 +96,9 @@ def trl_rounds(
             use_cpu=True,
             bf16=low,
             activation_checkpointing=False,
-            per_device_train_batch_size=MICRO_BATCH,
-            gradient_accumulation_steps=job.episodes // MICRO_BATCH,
-            steps_per_generation=size // MICRO_BATCH,
+            per_device_train_batch_size=micro_batch,
+            gradient_accumulation_steps=job.episodes // micro_batch,
+            steps_per_generation=size // micro_batch,
             num_generations=GROUP,
             max_completion_length=job.completion,
             cache_implementation="static",
