@@ -447,12 +447,13 @@ def test_samples_follow_the_distribution() -> None:
     assert chi2 < VOCABULARY + 4 * (2 * VOCABULARY) ** 0.5  # mean and four standard deviations; the seed is fixed
 
 
-@pytest.mark.parametrize("trained", ["attention", "head"])
+@pytest.mark.parametrize("trained", ["attention", "head", "rescaled"])
 def test_lora(trained: str) -> None:
     peft = pytest.importorskip("peft")
     model, rows = build("qwen3"), train_rows(ragged_prompts())
-    targets = ["q_proj", "v_proj", "down_proj"] if trained == "attention" else ["lm_head"]
-    wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=targets, init_lora_weights=False)).double()
+    targets = ["lm_head"] if trained == "head" else ["q_proj", "v_proj", "down_proj"]
+    config = peft.LoraConfig(r=2, target_modules=targets, init_lora_weights=False, use_dora=trained == "rescaled")
+    wrapped = peft.get_peft_model(model, config).double()
     assert shared_prefix.why_not_shared(wrapped) is None
     stats, expected = gradients(wrapped, rows, form="padded")
     forms: tuple[Form, ...] = ("shared",)
@@ -463,8 +464,15 @@ def test_lora(trained: str) -> None:
     params = SamplingParams(2, 12, STOP, seed=3)
     prompts = ragged_prompts()
     with shared_prefix.shared_attention(wrapped) as found_parts:
-        assert (fused_decoder.fused_decoder_of(found_parts) is None) == (trained == "attention")
-    assert ids(shared.sample(wrapped, prompts, params)) == ids(padded.sample(wrapped, prompts, params))
+        # An adapter that is no sum of weights cannot be merged, so that the model decodes by itself.
+        assert (fused_decoder.fused_decoder_of(found_parts) is None) == (trained == "rescaled")
+    quick, own = shared.sample(wrapped, prompts, params), padded.sample(wrapped, prompts, params)
+    assert ids(quick) == ids(own)
+    for a, b in zip(quick, own, strict=True):
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-10)
+    if trained == "attention":
+        with wrapped.disable_adapter():
+            assert ids(shared.sample(wrapped, prompts, params)) == ids(padded.sample(wrapped, prompts, params))
 
 
 def small(config: Any, **settings: Any) -> nn.Module:

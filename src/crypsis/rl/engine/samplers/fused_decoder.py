@@ -11,12 +11,13 @@ cached suffix positions.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from crypsis.rl.engine.cascade_attention import highest
 from crypsis.rl.engine.samplers.block_cache import LeanCache
 from crypsis.rl.engine.shared_prefix import Parts
 
@@ -81,12 +82,16 @@ class FusedDecoder:
             qk = torch.cat([normed_q, functional.rms_norm(k, (d,), layer.head_norms[1], layer.eps)], 1)
         qk = torch.addcmul(qk * cos, qk.roll(d // 2, -1), sin)
         cache.write(number, qk[:, heads:], new_value)
-        out = cache.attend(number, qk[:, :heads].view(n, kv_heads, -1, d), layer.scale)
+        with highest(True):  # whatever the setting of the large products
+            out = cache.attend(number, qk[:, :heads].view(n, kv_heads, -1, d), layer.scale)
         return _added(x_NE, out.reshape(n, -1), layer.out, layer.out_bias)
 
 
 def fused_decoder_of(found: Parts) -> FusedDecoder | None:
-    """The decoder of a model; None if it is too large, on a GPU, in half precision, or has adapters or other parts."""
+    """The decoder of a model; None if it is too large, on a GPU, in half precision, or has other parts.
+
+    Adapters of LoRA are merged into copies of the weights, for as long as the decoder lives.
+    """
     causal = found.causal
     weight = next(causal.parameters())
     fits = (
@@ -95,7 +100,7 @@ def fused_decoder_of(found: Parts) -> FusedDecoder | None:
         and not torch.is_autocast_enabled("cpu")
         and sum(p.numel() for p in causal.parameters()) <= MOST_PARAMETERS
         and getattr(causal.config, "hidden_act", None) == "silu"
-        and all(type(m) is nn.Linear for layer in found.decoder.layers for m in _linears(layer))
+        and all(_is_dense(m) for layer in found.decoder.layers for m in _linears(layer))
     )
     return FusedDecoder(found) if fits else None
 
@@ -108,7 +113,7 @@ def _linears(layer: Any) -> list[nn.Module]:
 
 def _layer(layer: Any) -> _Layer:
     attention = layer.self_attn
-    q, k, v, out, gate, up, down = cast(list[nn.Linear], _linears(layer))
+    q, k, v, out, gate, up, down = map(_dense, _linears(layer))
     head_norms = (attention.q_norm.weight, attention.k_norm.weight) if hasattr(attention, "q_norm") else None
     return _Layer(
         norm=layer.input_layernorm.weight,
@@ -127,14 +132,45 @@ def _layer(layer: Any) -> _Layer:
     )
 
 
-def _joined(*linears: nn.Linear) -> Tensor:
-    return torch.cat([m.weight for m in linears]).t()
+@dataclass(frozen=True, slots=True)
+class _Dense:
+    """Weight [out, in] and bias of a linear layer."""
+
+    weight: Tensor
+    bias: Tensor | None
 
 
-def _joined_bias(*linears: nn.Linear) -> Tensor | None:
-    if all(m.bias is None for m in linears):
+def _is_dense(module: Any) -> bool:
+    """Whether a module is a linear layer, with or without plain adapters of LoRA."""
+    if type(module) is nn.Linear:
+        return True
+    kind = type(module)
+    if (kind.__module__, kind.__name__) != ("peft.tuners.lora.layer", "Linear"):
+        return False
+    others = any(getattr(module, "lora_variant", {})) or any(getattr(module, "lora_bias", {}).values())
+    return type(module.base_layer) is nn.Linear and not others
+
+
+def _dense(module: Any) -> _Dense:
+    """What a linear layer multiplies by, its active adapters included."""
+    if type(module) is nn.Linear:
+        return _Dense(module.weight, module.bias)
+    weight: Tensor = module.base_layer.weight
+    if not module.disable_adapters and not module.merged:
+        for name in module.active_adapters:
+            if name in module.lora_A:
+                weight = weight + module.get_delta_weight(name)
+    return _Dense(weight, module.base_layer.bias)
+
+
+def _joined(*layers: _Dense) -> Tensor:
+    return torch.cat([m.weight for m in layers]).t()
+
+
+def _joined_bias(*layers: _Dense) -> Tensor | None:
+    if all(m.bias is None for m in layers):
         return None
-    return torch.cat([m.weight.new_zeros(m.out_features) if m.bias is None else m.bias for m in linears])
+    return torch.cat([m.weight.new_zeros(len(m.weight)) if m.bias is None else m.bias for m in layers])
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

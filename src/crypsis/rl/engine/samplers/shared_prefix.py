@@ -36,6 +36,9 @@ CHUNK = 64
 SMALL_PRODUCT = 2**23
 """Multiplications of rows and a square layer below which MKL is faster than oneDNN with its 25 us per call (Zen 5)."""
 
+NARROW = 256
+"""Width up to which the fused decoder stays with MKL however many rows there are."""
+
 
 class _SharedPrefixRows:
     """Rows that continue prompts after a common prefix."""
@@ -84,13 +87,14 @@ class _SharedPrefixRows:
 
     def step(self, tokens_N: Tensor) -> Tensor:
         """One decoding step."""
+        small = len(tokens_N) * self.width**2 < SMALL_PRODUCT
         if self.fused:
-            with gemm_precision("highest"):
+            quick = self.found.fast and not small and self.width > NARROW
+            with nullcontext() if quick else gemm_precision("highest"):
                 hidden_NE = self.fused(tokens_N, self.positions_N1, self.cache)
         else:
             hidden_NE = self._model_step(tokens_N)
         self.positions_N1 = self.positions_N1 + 1
-        small = len(tokens_N) * self.width**2 < SMALL_PRODUCT
         with gemm_precision("highest") if self.found.fast and small else nullcontext():
             logits_NV: Tensor = self.found.head(hidden_NE)
         return logits_NV
