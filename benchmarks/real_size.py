@@ -2,8 +2,7 @@
 
 Weights are random, so nothing is downloaded. Both engines compute in the type that ``model.dtype=auto`` takes on this
 machine, on one thread each; full fine-tuning and LoRA are measured side by side, each in a process of its own. A
-machine whose products are slower than ``FAST`` does an eighth of the episodes, or TRL alone would take an hour. Figures
-are added to ``docs/results/benchmarks.json``; ``--scaled`` writes those of a smaller job beside them.
+machine whose products are slower than ``FAST`` does an eighth of the episodes with half of the new tokens, or TRL alone would take an hour. Figures are added to ``docs/results/benchmarks.json``; ``--scaled`` writes those of a smaller job beside them.
 """
 
 from __future__ import annotations
@@ -84,7 +83,7 @@ def compare(plan: Plan) -> dict[str, Any]:
     started = datetime.now(UTC)
     chosen = measure(plan.shape["hidden_size"], plan.shape["intermediate_size"])
     if plan.shape is SMOLLM2 and max(chosen.float32_gflops, chosen.bfloat16_gflops) < FAST:
-        plan = replace(plan, episodes=plan.episodes // FEWER, growth_episodes=plan.growth_episodes // 2, growth_new=16)
+        plan = replace(plan, episodes=plan.episodes // FEWER, new=plan.new // 2, growth_episodes=8, growth_new=16)
     if plan.processes == 1:
         steps, growth = against_trl(plan, chosen, False) | against_trl(plan, chosen, True), _growth(plan, chosen)
     else:
