@@ -2,7 +2,9 @@
 
 Weights are random, so nothing is downloaded. Both engines compute in the type that ``model.dtype=auto`` takes on this
 machine, on one thread each; full fine-tuning and LoRA are measured side by side, each in a process of its own. A
-machine whose products are slower than ``FAST`` does an eighth of the episodes with half of the new tokens, or TRL alone would take an hour. Figures are added to ``docs/results/benchmarks.json``; ``--scaled`` writes those of a smaller job beside them.
+machine whose products are slower than ``FAST`` does an eighth of the episodes with half of the new tokens, or TRL alone
+would take an hour. Figures are added to ``docs/results/benchmarks.json``; ``--scaled`` writes those of a smaller job
+beside them.
 """
 
 from __future__ import annotations
