@@ -21,8 +21,8 @@ from crypsis.rl.engine.cascade_attention import highest
 from crypsis.rl.engine.samplers.block_cache import LeanCache
 from crypsis.rl.engine.shared_prefix import Parts
 
-MOST_PARAMETERS = 20_000_000
-"""Joined weights are copies; beyond this size they cost more memory than the operations they save are worth."""
+MOST_PARAMETERS = 200_000_000
+"""Joined weights are copies while sampling lasts, at most 0.8 GB of them at this size."""
 
 
 @dataclass(frozen=True, slots=True)
