@@ -13,7 +13,8 @@ import json
 import multiprocessing
 import os
 import statistics
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,8 +36,8 @@ FAST = 200.0
 """10⁹ operations per second and core from which the whole job is measured."""
 FEWER = 8
 """How many times fewer episodes slower machines do."""
-TRL_TOKENS = 4096
-"""Tokens of a micro-batch of TRL, which holds the activations of all of them: more is no faster, and does not fit."""
+TRL_TOKENS = 1536
+"""Tokens of a micro-batch of TRL, which holds the activations of all of them: 3,072 take 9 GB, and are no faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,73 +71,91 @@ def main(
     """Compares one step of ours with one of TRL, full and LoRA, on one thread each."""
     _prepare()
     name = "quick" if quick else "scaled" if scaled else "full"
-    found = compare(PLANS[name])
-    known = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
     suffix = "" if name == "full" else f"_{name}"
-    fraction = f"floor_fraction_{'bf16' if found['dtype'] == 'bfloat16' else 'float32'}{suffix}"
-    details = {key: value for key, value in found.items() if key not in ("ratios", "floor_fraction")}
-    known |= {f"real_size{suffix}": found["ratios"], fraction: found["floor_fraction"]}
-    write_json(out, known | {f"real_size_details{suffix}": details})
-    print(json.dumps({"ratios": found["ratios"], fraction: found["floor_fraction"], "growth": found["growth"]}))
+
+    def keep(found: dict[str, Any]) -> None:
+        """Writes what is known so far: a run that is stopped has lost nothing."""
+        known = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+        fraction = f"floor_fraction_{'bf16' if found['dtype'] == 'bfloat16' else 'float32'}{suffix}"
+        details = {key: value for key, value in found.items() if key not in ("ratios", "floor_fraction")}
+        known |= {f"real_size{suffix}": found["ratios"], fraction: found["floor_fraction"]}
+        write_json(out, known | {f"real_size_details{suffix}": details})
+
+    found = compare(PLANS[name], keep)
+    print(json.dumps({"ratios": found["ratios"], "floor_fraction": found["floor_fraction"], "growth": found["growth"]}))
 
 
-def compare(plan: Plan) -> dict[str, Any]:
-    """All figures of a plan."""
+def compare(plan: Plan, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """All figures of a plan; ``keep`` gets those that are known, whenever there are more."""
     started = datetime.now(UTC)
     chosen = measure(plan.shape["hidden_size"], plan.shape["intermediate_size"])
     if plan.shape is SMOLLM2 and max(chosen.float32_gflops, chosen.bfloat16_gflops) < FAST:
         plan = replace(plan, episodes=plan.episodes // FEWER, new=plan.new // 2, growth_episodes=8, growth_new=16)
+    jobs = [(prompt, lora) for prompt in plan.prompts for lora in (False, True)]
+    steps: dict[str, dict[str, Any]] = {}
+    growth: dict[str, dict[str, float]] = {}
+
+    def known() -> dict[str, Any]:
+        names = [_name(*job) for job in jobs if _name(*job) in steps]
+        return {
+            "ratios": {name: steps[name]["ratio"] for name in names},
+            "floor_fraction": {name: steps[name]["floor_fraction"] for name in names},
+            "dtype": chosen.dtype,
+            "products": asdict(chosen),
+            "steps": steps,
+            "growth": growth,
+            "plan": {"layers": plan.shape["num_hidden_layers"], "episodes": plan.episodes, "new_tokens": plan.new},
+            "provenance": {
+                "date": started.isoformat(timespec="seconds"),
+                "minutes": (datetime.now(UTC) - started).total_seconds() / 60,
+                "load": os.getloadavg()[0],
+                "cpu": cpu_name(),
+                "command": "python -m benchmarks.real_size",
+            },
+        }
+
     if plan.processes == 1:
-        steps, growth = against_trl(plan, chosen, False) | against_trl(plan, chosen, True), _growth(plan, chosen)
+        for job in jobs:
+            steps[_name(*job)] = against_trl(plan, chosen, *job)
+        growth |= _growth(plan, chosen)
     else:
         spawned = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(plan.processes, os.cpu_count() or 1), spawned, _prepare) as pool:
-            whole, adapters = (pool.submit(against_trl, plan, chosen, lora) for lora in (False, True))
+            waiting = {pool.submit(against_trl, plan, chosen, *job): _name(*job) for job in jobs}
             grown = pool.submit(_growth, plan, chosen)
-            steps, growth = whole.result() | adapters.result(), grown.result()
-    return {
-        "ratios": {name: step["ratio"] for name, step in steps.items()},
-        "floor_fraction": {name: step["floor_fraction"] for name, step in steps.items()},
-        "dtype": chosen.dtype,
-        "products": asdict(chosen),
-        "steps": steps,
-        "growth": growth,
-        "plan": {"layers": plan.shape["num_hidden_layers"], "episodes": plan.episodes, "new_tokens": plan.new},
-        "provenance": {
-            "date": started.isoformat(timespec="seconds"),
-            "minutes": (datetime.now(UTC) - started).total_seconds() / 60,
-            "load": os.getloadavg()[0],
-            "cpu": cpu_name(),
-            "command": "python -m benchmarks.real_size",
-        },
+            for done in as_completed(waiting):
+                steps[waiting[done]] = done.result()
+                keep(known())
+            growth |= grown.result()
+    keep(known())
+    return known()
+
+
+def _name(prompt: int, lora: bool) -> str:
+    return f"{prompt}{'_lora' if lora else ''}"
+
+
+def against_trl(plan: Plan, chosen: Measured, prompt: int, lora: bool) -> dict[str, Any]:
+    """A step of ours, the floor, and a step of TRL."""
+    dtype, job = _dtype(chosen), Job(prompt, episodes=plan.episodes, completion=plan.new)
+    ours = _ours(job, plan.shape, dtype, lora)
+    floor = _floor(job, plan.shape, dtype, lora)
+    model = random_policy(plan.shape, dtype, lora=lora).model
+    rows = next((n for n in (8, 4, 2) if n * (prompt + plan.new) <= TRL_TOKENS), 1)
+    theirs = trl_rounds(job, lambda: None, lambda: None, model, dtype == torch.bfloat16, rows)
+    found = {
+        "ratio": sum(s.seconds for s in theirs) / ours.seconds,
+        "floor_fraction": sum(floor.values()) / ours.seconds,
+        "decoding_of_floor": floor["decoding"] / ours.phases["sampling"],
+        "crypsis_seconds": ours.seconds,
+        "trl_seconds": [s.seconds for s in theirs],
+        "trl_micro_batch": rows,
+        "phases": ours.phases,
+        "floor_seconds": floor,
+        "tokens": ours.tokens,
     }
-
-
-def against_trl(plan: Plan, chosen: Measured, lora: bool) -> dict[str, dict[str, Any]]:
-    """A step of ours, the floor, and a step of TRL, keyed by the prompts' tokens."""
-    dtype, found = _dtype(chosen), {}
-    for prompt in plan.prompts:
-        job = Job(prompt, episodes=plan.episodes, completion=plan.new)
-        name = f"{prompt}{'_lora' if lora else ''}"
-        ours = _ours(job, plan.shape, dtype, lora)
-        floor = _floor(job, plan.shape, dtype, lora)
-        model = random_policy(plan.shape, dtype, lora=lora).model
-        rows = 8 if 8 * (prompt + plan.new) <= TRL_TOKENS else 2
-        theirs = trl_rounds(job, lambda: None, lambda: None, model, dtype == torch.bfloat16, rows)
-        found[name] = {
-            "ratio": sum(s.seconds for s in theirs) / ours.seconds,
-            "floor_fraction": sum(floor.values()) / ours.seconds,
-            "decoding_of_floor": floor["decoding"] / ours.phases["sampling"],
-            "crypsis_seconds": ours.seconds,
-            "trl_seconds": [s.seconds for s in theirs],
-            "trl_micro_batch": rows,
-            "phases": ours.phases,
-            "floor_seconds": floor,
-            "tokens": ours.tokens,
-        }
-        step = found[name]
-        shown = f"{step['ratio']:.1f} times TRL, {step['floor_fraction']:.0%} of the floor"
-        print(f"{name}: {shown}, decoding {step['decoding_of_floor']:.0%}", flush=True)
+    shown = f"{found['ratio']:.1f} times TRL, {found['floor_fraction']:.0%} of the floor"
+    print(f"{_name(prompt, lora)}: {shown}, decoding {found['decoding_of_floor']:.0%}", flush=True)
     return found
 
 
