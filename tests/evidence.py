@@ -14,6 +14,7 @@ import yaml
 from crypsis.analysis.claims.evidence import Evidence, MeasuredOrganism, Unit
 from crypsis.analysis.claims.schema import ArmPattern, built_in
 from crypsis.episodes import write_episodes
+from crypsis.evaluation.columns import columns_of_rows
 from crypsis.evaluation.metrics import Tally
 from crypsis.store import write_atomic, write_json
 from crypsis.types import Episode, Verdict
@@ -73,9 +74,9 @@ def organism(
                 5: tally(half, seed + 50, requests),
                 10: tally(end, seed + 100, requests),
             }
-            units[0, seed] = Unit(steps, [])
+            units[0, seed] = Unit(steps, columns_of_rows([]))
         found.arms[arm], found.patterns[arm] = units, patterns.get(arm, ArmPattern(mitigations=[{"name": arm}]))
-    found.start = {(seed, 0): Unit({0: tally(start, seed)}, []) for seed in range(seeds_of_training)}
+    found.start = {(seed, 0): Unit({0: tally(start, seed)}, columns_of_rows([])) for seed in range(seeds_of_training)}
     return found
 
 
