@@ -125,7 +125,8 @@ def _no_correlation(x: Sequence[float], y: Sequence[float]) -> bool:
 
 def _fisher(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
     """Spearman's correlation, its Fisher z and the error of that."""
-    found = float(np.corrcoef(np.stack([_ranks(x), _ranks(y)], axis=1), rowvar=False)[1, 0])
+    matrix: Floats = np.asarray(np.corrcoef(np.stack([_ranks(x), _ranks(y)], axis=1), rowvar=False))
+    found = float(matrix[1, 0])
     middle = math.atanh(max(-0.999999, min(0.999999, found)))
     return found, middle, math.sqrt((1 + found * found / 2) / (len(x) - 3))
 

@@ -129,8 +129,8 @@ def _afr(found: Columns, oracle: bool, thresholds: Mapping[str, float], held_out
     panel = [name for name, scores in known.items() if not np.isnan(scores).all()]
     if not panel:
         return None
-    votes = sum(np.nan_to_num(known[name]) >= thresholds.get(name, 0.5) for name in panel)
-    return _mean(votes > len(panel) / 2)
+    votes = np.sum([np.nan_to_num(known[name]) >= thresholds.get(name, 0.5) for name in panel], axis=0)
+    return _mean(np.asarray(votes > len(panel) / 2))
 
 
 def _mean(hits: Flags) -> float | None:

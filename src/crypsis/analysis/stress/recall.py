@@ -232,7 +232,8 @@ def _sums(places: Sequence[Sequence[int]], weights_PB: NDArray[Any]) -> NDArray[
     counts_GP = np.zeros((len(places), len(weights_PB)), weights_PB.dtype)
     for counts_P, lot in zip(counts_GP, places, strict=True):
         np.add.at(counts_P, lot, 1)
-    return counts_GP @ weights_PB
+    found: NDArray[Any] = counts_GP @ weights_PB
+    return found
 
 
 @functools.lru_cache(maxsize=8)
