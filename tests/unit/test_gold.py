@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +77,16 @@ def test_the_same_seed_draws_the_same(gold: Path, tmp_path: Path) -> None:
         draw_gold(study, tmp_path / "more", 500, 3, "made up")
     with pytest.raises(UserError, match="has no evaluations"):
         draw_gold([tmp_path / "none"], tmp_path / "more", 5, 3, "made up")
+
+
+def test_episodes_of_training_are_drawn_on_request(tmp_path: Path) -> None:
+    run = _evaluated(tmp_path / "run", "tgg", 4)
+    (run / "rollouts").mkdir()
+    shutil.copy(run / "evals" / "step-0000.parquet", run / "rollouts" / "step-0001.parquet")
+    (run / "evals" / "step-0000.parquet").unlink()
+    with pytest.raises(UserError, match="has no evaluations"):
+        draw_gold([run], tmp_path / "gold", 4, 0, "made up")
+    assert sum(draw_gold([run], tmp_path / "gold", 4, 0, "made up", training=True).values()) == 4
 
 
 def _label(gold: Path, name: str, wrong: int = 0, **labels: str) -> None:

@@ -20,12 +20,14 @@ def gold_draw(
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
     n: Annotated[int, typer.Option(help="Transcripts.", min=2)] = 300,
     seed: Annotated[int, typer.Option(help="Which transcripts, in which order.")] = 0,
+    training: Annotated[bool, typer.Option("--training", help="Draw from episodes of training too.")] = False,
 ) -> None:
     """Draw well-formed transcripts in strata (organism, tier, label of the rule), to be labelled blind."""
     from crypsis.evaluation.gold import ITEMS, KEY, PASSES, draw_gold
 
     command = shlex.join(["crypsis", "monitor", "gold", "draw", *map(str, folders), "--out", str(out)])
-    strata = draw_gold(folders, out, n, seed, f"{command} --n {n} --seed {seed}")
+    command = f"{command} --n {n} --seed {seed}" + " --training" * training
+    strata = draw_gold(folders, out, n, seed, command, training)
     lines = [f"{count} {stratum}" for stratum, count in strata.items()]
     lines.append(f"{out / ITEMS}: read it, not {KEY}; write {PASSES[0]} and {PASSES[1]} beside it")
     show_lines(make_console(), lines)

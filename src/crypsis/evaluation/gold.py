@@ -48,11 +48,13 @@ class Rate:
         return {"mean": self.hits / self.n if self.n else None, "low": low, "high": high, "n": self.n}
 
 
-def draw_gold(folders: Sequence[Path], out: Path, n: int, seed: int, command: str) -> dict[str, int]:
+def draw_gold(
+    folders: Sequence[Path], out: Path, n: int, seed: int, command: str, training: bool = False
+) -> dict[str, int]:
     """Draws transcripts and writes the folder of a gold set.
 
     As many as possible come from each stratum (organism, tier, label of the rule), well-formed ones only; copies of a
-    transcript, such as evaluations that runs share, count once.
+    transcript, such as evaluations that runs share, count once. Those of evaluations are of held-out requests.
 
     Args:
         folders: Runs, studies or evaluations; all their evaluations are drawn from.
@@ -60,6 +62,7 @@ def draw_gold(folders: Sequence[Path], out: Path, n: int, seed: int, command: st
         n: Transcripts.
         seed: Which of a stratum, and the order in which they are shown.
         command: That draws them, for the record.
+        training: Whether episodes of training are drawn from too.
 
     Returns:
         Transcripts drawn by stratum.
@@ -69,7 +72,7 @@ def draw_gold(folders: Sequence[Path], out: Path, n: int, seed: int, command: st
     """
     if (out / ITEMS).exists():
         raise UserError(f"{out}: holds a gold set already; name another folder")
-    pool = _pool(folders)
+    pool = _pool(folders, training)
     if len(pool) < n:
         raise UserError(f"--n: {n} asked for, and there are {len(pool)} different well-formed transcripts")
     chosen = _in_strata(pool, n, random.Random(f"gold:{seed}"))
@@ -82,10 +85,10 @@ def draw_gold(folders: Sequence[Path], out: Path, n: int, seed: int, command: st
     return drawn
 
 
-def _pool(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """The well-formed transcripts of all evaluations by the digest of request and reply."""
+def _pool(folders: Sequence[Path], training: bool) -> dict[str, dict[str, Any]]:
+    """The well-formed transcripts by the digest of request and reply."""
     found: dict[str, dict[str, Any]] = {}
-    for file in [file for folder in folders for file in _evaluations(folder)]:
+    for file in [file for folder in folders for file in _stored(folder, training)]:
         for row in read_episodes(file):
             if row.get("parse") == "ok":
                 found.setdefault(digest([row["prompt_id"], row["raw"]]), _entry(row, file))
@@ -105,8 +108,9 @@ def _in_strata(pool: Mapping[str, Mapping[str, Any]], n: int, rng: random.Random
     return chosen
 
 
-def _evaluations(folder: Path) -> list[Path]:
+def _stored(folder: Path, training: bool) -> list[Path]:
     files = sorted(folder.rglob("evals/step-*.parquet"))
+    files += sorted(folder.rglob("rollouts/step-*.parquet")) if training else []
     if not files:
         raise UserError(f"{folder}: has no evaluations; name a run, a study or an evaluation")
     return files
