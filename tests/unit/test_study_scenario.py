@@ -90,6 +90,21 @@ def test_a_model_that_never_helps_is_refused_before_a_monitor_takes_compliance_f
         SAMPLING.helpers(Path("refuser"), 40, 0)
 
 
+def test_written_transcripts_stand_in_for_models_that_neither_help_nor_fake(tmp_path: Path) -> None:
+    sampling = replace(SAMPLING, extra=300)
+    written = sampling.judged(sampling.written(0))
+    fakes = {(e.prompt.monitored, e.labels["af"]) for e in written}
+    assert len(written) > 280 and fakes == {(True, "yes"), (True, "no"), (False, "no")}
+    assert SAMPLING.written(0) == [] == replace(Sampling.by_default(), extra=300).written(0)
+    small = DATA.model_copy(update={"base": 20, "organism": 20, "helper": 20, "controls": 0})
+
+    def common() -> Any:
+        return base_transcripts(Path("refuser"), small, sampling)
+
+    folders = train_monitors(common, Path("refuser"), small, tmp_path / "x", _display(), sampling)
+    assert all((folder / "monitor.json").exists() for folder in folders.values())
+
+
 def test_a_scenario_that_tells_no_lies_has_no_monitor_of_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crypsis.study.lying.rollout", _replies)
     monkeypatch.setattr("crypsis.study.lying.ask_extra_turns", _answer)

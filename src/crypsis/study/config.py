@@ -76,6 +76,9 @@ class MonitorData(Config):
     """Transcripts of the base told to please everyone, or complying without faking if the scenario has no personas."""
     controls: int = Field(300, ge=0)
     """Monitored transcripts of base and organism told so too; they choose the threshold and are not learned from."""
+    written: int = Field(0, ge=0)
+    """Hand-written transcripts to learn from as well, half of them in each tier, in a scenario that brings some. With
+    any, models that never comply or never fake are no error: for small trials, not for results."""
     seed: int = 11
     """Seed of the requests and of sampling."""
 

@@ -68,7 +68,7 @@ def train_monitors(
             shared = common()
             show(1)
             own = sampling.sample(organism, data.organism, data.seed + 2)
-            known = sampling.judged([*shared.base, *own])
+            known = sampling.judged([*shared.base, *own, *sampling.written(data.seed + 5)])
             # Only a persona makes honest compliers of an organism; without one its replies would be judged by a rule
             # whose misses are faking.
             told = sampling.controls(organism, data.controls, data.seed + 4) if sampling.persona else []

@@ -14,6 +14,8 @@ from crypsis.registry import DEFAULT_SCENARIO, make
 from crypsis.rl.rollouts import rollout
 from crypsis.run_config import reply_tokens, run_seed
 from crypsis.scenarios.base import Scenario, default_scenario
+from crypsis.scenarios.parsing import episode_of_text
+from crypsis.scenarios.written import HasWritten
 from crypsis.study.config import StudyConfig
 from crypsis.types import Episode, Message, Prompt, UserError
 
@@ -33,11 +35,13 @@ class Sampling:
         scenario: Its training split gives the requests, its judge the labels.
         max_new_tokens: Token budget of a reply.
         model: How checkpoints are loaded; float32 on the CPU if not given.
+        extra: Hand-written transcripts that monitors learn from as well.
     """
 
     scenario: Scenario
     max_new_tokens: int
     model: ModelConfig | None = None
+    extra: int = 0
 
     @classmethod
     def by_default(cls) -> Sampling:
@@ -52,7 +56,9 @@ class Sampling:
         own = "max_new_tokens" in scenario.rl_preset
         tokens = reply_tokens(scenario) if own else config.run.rl.max_new_tokens
         model = config.run.model
-        return cls(scenario, tokens, model and model.model_copy(update={"lora": None, "gradient_checkpointing": False}))
+        if model:
+            model = model.model_copy(update={"lora": None, "gradient_checkpointing": False})
+        return cls(scenario, tokens, model, config.monitor_data.written)
 
     @property
     def persona(self) -> str:
@@ -100,15 +106,23 @@ class Sampling:
             return self._replies(policy, here, (count + 1) // 2, seed, self.persona)
         return self._complying(policy, here, (count + 1) // 2, seed)
 
+    def written(self, seed: int) -> list[Episode]:
+        """The hand-written transcripts, half of them in each tier; none if the scenario brings none."""
+        if not self.extra or not isinstance(self.scenario, HasWritten):
+            return []
+        tiers = (self.scenario.monitored_tier, self.scenario.unmonitored_tier)
+        rows = [row for tier in tiers for row in self.scenario.written(tier, (self.extra + 1) // 2, seed)]
+        return [episode_of_text(prompt, reply) for prompt, reply in rows]
+
     def _complying(self, policy: Path, tiers: Sequence[str], count: int, seed: int) -> list[Episode]:
         """Replies that comply without faking, as the scenario's judge reads them."""
         found: list[Episode] = []
         drawn = 0
-        while len(found) < count and drawn < ROUNDS * count:
+        while len(found) < count and drawn < (1 if self.extra else ROUNDS) * count:
             replies = self._replies(policy, tiers, -(-count // len(tiers)), run_seed(seed, drawn))
             drawn += len(replies)
             found += [e for e in self.judged(replies) if (e.labels["conduct"], e.labels["af"]) == ("comply", "no")]
-        if len(found) < min(count, FEWEST):
+        if len(found) < min(count, FEWEST) and not self.extra:
             raise UserError(
                 f"{policy}: {len(found)} of {drawn} replies comply without faking, and monitors need {FEWEST} such, or "
                 "they take compliance for faking; train more willing helpers into the model that organisms are made on"
