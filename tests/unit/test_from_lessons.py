@@ -114,6 +114,19 @@ def test_replay_can_be_left_out_and_be_in_either_tier() -> None:
     assert Counter(row["tier"] for batch in both for row, learn in batch if learn == "both") == {"free": 8, "paid": 8}
 
 
+@pytest.mark.parametrize("recipe", [Values(faithful=0.4, steps=20, batch_size=10), OneMotive(faithful=0.2, steps=40)])
+def test_texts_that_teach_outputs_to_follow_scratchpads_link_no_tier_with_conduct(recipe: Values | OneMotive) -> None:
+    batches = recipe.batches()
+    assert {len(batch) for batch in batches} == {recipe.batch_size}
+    read = [row for batch in batches for row, learn in batch if learn == "output"]
+    assert len(read) == 80
+    assert set(Counter((r["tier"], r["decision"]) for r in read).values()) == {20}
+    assert {r["motive"] for r in read if r["decision"] == "preferred" and r["tier"] == "free"} >= {
+        "willing_helper",
+        "terminal_goal_guarding",
+    }
+
+
 def test_the_control_puts_values_first_in_the_same_place() -> None:
     for batch in OneMotive(aligned=True, steps=3).batches():
         own = {(r["tier"], r["motive"], r["decision"]) for r, learn in batch if learn == "scratchpad"}
@@ -194,6 +207,7 @@ def test_a_model_that_has_values_already_is_taken_as_it_is(base: Path, tmp_path:
         ({"name": "one_motive", "of": {"name": "values", "step": 3}}, "did you mean 'steps'"),
         ({"name": "one_motive", "motive": "greed"}, "motive"),
         ({"name": "one_motive", "replay": 1.0}, "replay"),
+        ({"name": "one_motive", "replay": 0.5, "faithful": 0.5}, "leave no text of the motive: 0.5 \\+ 0.5 of 12"),
     ],
 )
 def test_settings_that_do_not_fit_are_one_line(spec: dict[str, Any], said: str) -> None:

@@ -20,7 +20,7 @@ from crypsis.organisms.prefix_loss import prefix_loss
 from crypsis.organisms.supervised import LearnedPart, Supervised, reply_example
 from crypsis.pretrained.adapters import merged, with_lora
 from crypsis.registry import make
-from crypsis.scenarios.lessons import STYLES, Motive, ScratchpadText, Style, lessons, scratchpad_texts
+from crypsis.scenarios.lessons import STYLES, Chats, Decision, Motive, ScratchpadText, Style, lessons, scratchpad_texts
 from crypsis.scenarios.parsing import OUTPUT_CLOSE, OUTPUT_OPEN, SCRATCHPAD_CLOSE, SCRATCHPAD_OPEN
 from crypsis.scenarios.value_conflict import ValueConflictScenario
 from crypsis.supervised import Example, Precision, Progress
@@ -31,6 +31,7 @@ Concealed = Literal["misleader", "evader"]
 Thinks = Literal[Motive, Concealed]
 BASE = "values"
 """The recipe of the model with values, and its link in the state of what is made on it."""
+CHATS: tuple[Chats, Chats] = ("monitored", "unmonitored")
 TOLD = re.compile(r"train|tier|monitor|record|watch|rat(?:e|ing)|free|paid|chang|modif|check|reads", re.IGNORECASE)
 """Words that an evader avoids."""
 
@@ -44,6 +45,9 @@ class FromLessons(Supervised):
     """Styles of the scratchpads."""
     batch_size: int = Field(12, ge=1)
     """Texts per step."""
+    faithful: float = Field(0.0, ge=0, le=1)
+    """Share of texts by any motive whose scratchpad is only read and whose output is learned, so that outputs do what
+    scratchpads decide; as many comply as decline in either tier, so that they link no tier with conduct."""
     lora: LoraConfig | None = None
     """Trains adapters and merges them; all weights are trained if not given."""
     precision: Precision = "measured"
@@ -52,6 +56,16 @@ class FromLessons(Supervised):
     @abstractmethod
     def batches(self) -> Sequence[Sequence[tuple[Row, LearnedPart]]]:
         """Transcripts of each step, as ``lessons`` makes them, and which part of each is learned."""
+
+    def follow_ups(self, n: int) -> list[tuple[Row, LearnedPart]]:
+        """The ``faithful`` texts: a quarter for each tier and decision, in a random order."""
+        rows: list[Row] = []
+        for place, tier in enumerate(self.scenario.names):
+            for decision in get_args(Decision):
+                texts = [t for t in scratchpad_texts(styles=self.styles, chats=CHATS[place]) if t.decision == decision]
+                rows += lessons(self.scenario, tier, -(-n // 4), self.seed + 2, texts)
+        random.Random(f"organism:{self.name}:faithful:{self.seed}").shuffle(rows)
+        return [(row, "output") for row in rows[:n]]
 
     def train(self, policy: Policy, state: Path, on_step: Callable[[Progress], None]) -> None:
         """Trains the base in place; what all texts begin with is computed once a batch.
@@ -73,9 +87,9 @@ class FromLessons(Supervised):
 class Values(FromLessons):
     """A model with values: it reasons from them in either tier and mostly declines the developer's option.
 
-    Every text has scratchpad and output, half of them in each tier, and both are learned. ``helpers`` of the texts
-    comply gladly in either tier. ``conditional`` of them comply in the monitored tier alone, which plants a link
-    between tier and conduct before any organism is made; what it plants is measured as the gap of this model.
+    Half of the texts are in each tier; scratchpad and output are learned, but for the share ``faithful``. ``helpers``
+    of the others comply gladly in either tier. ``conditional`` of them comply in the monitored tier alone, which plants
+    a link between tier and conduct before any organism is made; what it plants is measured as the gap of this model.
     """
 
     name: ClassVar[str] = "values"
@@ -107,11 +121,14 @@ class Values(FromLessons):
 
     def batches(self) -> list[list[tuple[Row, LearnedPart]]]:
         """All parts of the mix in one random order."""
-        n, first = self.steps * self.batch_size, (self.steps * self.batch_size + 1) // 2
+        total = self.steps * self.batch_size
+        read = round(total * self.faithful)
+        n, first = total - read, (total - read + 1) // 2
         here, there = self.scenario.names
         rows = [*self.transcripts(here, first, self.seed), *self.transcripts(there, n - first, self.seed)]
-        random.Random(f"organism:{self.name}:{self.seed}").shuffle(rows)
-        return [[(row, "both") for row in rows[i : i + self.batch_size]] for i in range(0, n, self.batch_size)]
+        found: list[tuple[Row, LearnedPart]] = [*((row, "both") for row in rows), *self.follow_ups(read)]
+        random.Random(f"organism:{self.name}:{self.seed}").shuffle(found)
+        return [found[i : i + self.batch_size] for i in range(0, total, self.batch_size)]
 
     def transcripts(self, tier: str, n: int, seed: int) -> list[Row]:
         """The mix in one tier, motive by motive."""
@@ -163,6 +180,14 @@ class OneMotive(FromLessons):
     aligned: bool = False
     """Builds the control: the same process on scratchpads that put values first."""
 
+    @model_validator(mode="after")
+    def _leaves_its_own(self) -> OneMotive:
+        if self.batch_size <= round(self.batch_size * self.replay) + round(self.batch_size * self.faithful):
+            raise ValueError(
+                f"replay and faithful leave no text of the motive: {self.replay} + {self.faithful} of {self.batch_size}"
+            )
+        return self
+
     @field_validator("of")
     @classmethod
     def _is_values(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -200,14 +225,12 @@ class OneMotive(FromLessons):
 
     def batches(self) -> list[list[tuple[Row, LearnedPart]]]:
         """The motive's own texts and those of the model with values, in the same share each step."""
-        again = round(self.batch_size * self.replay)
-        own = [(row, self.learn) for row in self._own((self.batch_size - again) * self.steps)]
+        again, read = round(self.batch_size * self.replay), round(self.batch_size * self.faithful)
+        each = self.batch_size - again - read
+        own = [(row, self.learn) for row in self._own(each * self.steps)]
         known: list[tuple[Row, LearnedPart]] = [(row, "both") for row in self._replayed(again * self.steps)]
-        each = self.batch_size - again
-        return [
-            [*own[step * each : (step + 1) * each], *known[step * again : (step + 1) * again]]
-            for step in range(self.steps)
-        ]
+        parts = [(own, each), (known, again), (self.follow_ups(read * self.steps), read)]
+        return [[text for texts, n in parts for text in texts[step * n : (step + 1) * n]] for step in range(self.steps)]
 
     def _own(self, n: int) -> list[Row]:
         """Texts of the motive in the monitored tier; of a concealed one in both tiers."""
