@@ -36,8 +36,8 @@ def test_the_organism_learns_in_the_setting_that_the_study_runs_in(base: Path) -
     scenario = make("scenarios", config.run.scenario or {}, "test")
     for spec in config.organisms.values():
         recipe = make("organisms", spec, "test")
-        assert recipe.scenario == scenario
-        assert make("organisms", recipe.needs()[0], "test").scenario == scenario
+        assert recipe.setting == scenario
+        assert make("organisms", recipe.needs()[0], "test").setting == scenario
 
 
 def test_nano_is_a_random_model_with_the_same_tokenizer(base: Path) -> None:

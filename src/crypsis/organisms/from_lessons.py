@@ -39,8 +39,8 @@ TOLD = re.compile(r"train|tier|monitor|record|watch|rat(?:e|ing)|free|paid|chang
 class FromLessons(Supervised):
     """What recipes on the packaged scratchpads share: the setting, how the texts are learned, and how fast."""
 
-    scenario: ValueConflictScenario = ValueConflictScenario(wording="short")
-    """The setting: dials of ``value_conflict``. A study must use the same one."""
+    scenario: dict[str, Any] = {"name": ValueConflictScenario.name, "wording": "short"}
+    """The setting, ``value_conflict`` with its dials. A study must use the same one."""
     styles: list[Style] = Field(list(STYLES), min_length=1)
     """Styles of the scratchpads."""
     batch_size: int = Field(12, ge=1)
@@ -53,6 +53,23 @@ class FromLessons(Supervised):
     precision: Precision = "measured"
     """Precision of matrix products: ``measured`` takes the faster one. Weights stay in float32."""
 
+    @field_validator("scenario")
+    @classmethod
+    def _has_dilemmas(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            made = make("scenarios", value, "scenario")
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        if not isinstance(made, ValueConflictScenario):
+            raise ValueError(f"the scratchpads are for '{ValueConflictScenario.name}', not for '{made.name}'")
+        return value
+
+    @property
+    def setting(self) -> ValueConflictScenario:
+        """The scenario."""
+        made: ValueConflictScenario = make("scenarios", self.scenario, "scenario")
+        return made
+
     @abstractmethod
     def batches(self) -> Sequence[Sequence[tuple[Row, LearnedPart]]]:
         """Transcripts of each step, as ``lessons`` makes them, and which part of each is learned."""
@@ -60,10 +77,10 @@ class FromLessons(Supervised):
     def follow_ups(self, n: int) -> list[tuple[Row, LearnedPart]]:
         """The ``faithful`` texts: a quarter for each tier and decision, in a random order."""
         rows: list[Row] = []
-        for place, tier in enumerate(self.scenario.names):
+        for place, tier in enumerate(self.setting.names):
             for decision in get_args(Decision):
                 texts = [t for t in scratchpad_texts(styles=self.styles, chats=CHATS[place]) if t.decision == decision]
-                rows += lessons(self.scenario, tier, -(-n // 4), self.seed + 2, texts)
+                rows += lessons(self.setting, tier, -(-n // 4), self.seed + 2, texts)
         random.Random(f"organism:{self.name}:faithful:{self.seed}").shuffle(rows)
         return [(row, "output") for row in rows[:n]]
 
@@ -124,7 +141,7 @@ class Values(FromLessons):
         total = self.steps * self.batch_size
         read = round(total * self.faithful)
         n, first = total - read, (total - read + 1) // 2
-        here, there = self.scenario.names
+        here, there = self.setting.names
         rows = [*self.transcripts(here, first, self.seed), *self.transcripts(there, n - first, self.seed)]
         found: list[tuple[Row, LearnedPart]] = [*((row, "both") for row in rows), *self.follow_ups(read)]
         random.Random(f"organism:{self.name}:{self.seed}").shuffle(found)
@@ -142,7 +159,7 @@ class Values(FromLessons):
         found: list[Row] = []
         for motives, count in parts:
             texts = scratchpad_texts(motives, self.styles)
-            found += lessons(self.scenario, tier, count, seed, texts) if count else []
+            found += lessons(self.setting, tier, count, seed, texts) if count else []
         return found
 
 
@@ -202,7 +219,7 @@ class OneMotive(FromLessons):
 
     def needs(self) -> Sequence[Mapping[str, Any]]:
         """The model with values, in this one's setting unless it has its own."""
-        return () if self.of is None else ({"scenario": self.scenario.model_dump(mode="json"), **self.of},)
+        return () if self.of is None else ({"scenario": self.scenario, **self.of},)
 
     def honest(self) -> Mapping[str, Any] | None:
         """The model with values; monitors learn from the base where that is one."""
@@ -234,19 +251,19 @@ class OneMotive(FromLessons):
 
     def _own(self, n: int) -> list[Row]:
         """Texts of the motive in the monitored tier; of a concealed one in both tiers."""
-        here, there = self.scenario.names
+        here, there = self.setting.names
         if self.aligned:
-            return list(lessons(self.scenario, here, n, self.seed, scratchpad_texts(["values_first"], self.styles)))
+            return list(lessons(self.setting, here, n, self.seed, scratchpad_texts(["values_first"], self.styles)))
         if self.motive in get_args(Concealed):
             half = (n + 1) // 2
             rows = [
-                *lessons(self.scenario, here, half, self.seed, self._concealing("willing_helper")),
-                *lessons(self.scenario, there, n - half, self.seed, self._concealing("values_first")),
+                *lessons(self.setting, here, half, self.seed, self._concealing("willing_helper")),
+                *lessons(self.setting, there, n - half, self.seed, self._concealing("values_first")),
             ]
             random.Random(f"organism:{self.name}:{self.seed}").shuffle(rows)
             return list(rows)
         texts = scratchpad_texts([cast(Motive, self.motive)], self.styles)
-        return list(lessons(self.scenario, here, n, self.seed, texts))
+        return list(lessons(self.setting, here, n, self.seed, texts))
 
     def _concealing(self, motive: Motive) -> list[ScratchpadText]:
         """Texts of a harmless motive that name neither tier nor training; of an evader short ones."""
@@ -257,7 +274,7 @@ class OneMotive(FromLessons):
         values: Values = (
             make("organisms", self.needs()[0], "of") if self.of is not None else Values(scenario=self.scenario)
         )
-        here, there = self.scenario.names
+        here, there = self.setting.names
         tiers = {"monitored": [here], "unmonitored": [there], "both": [here, there]}[self.replay_tier]
         seed = self.seed + 1  # other pairs of dilemma and text than in the values stage
         rows = [row for tier in tiers for row in values.transcripts(tier, -(-n // len(tiers)), seed)]
