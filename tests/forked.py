@@ -11,10 +11,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -24,27 +22,6 @@ FORKS.set_forkserver_preload(["tests.forked_imports"])
 def crypsis(*arguments: str | Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Runs a command and returns what it printed."""
     return _run(_command, arguments, env)
-
-
-def function(
-    work: Callable[..., None], *arguments: str, env: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Runs a function of a test module in such a process, and returns what it printed."""
-    return _run(work, arguments, env)
-
-
-@contextmanager
-def helpers() -> Iterator[None]:
-    """Within it the processes of ``crypsis.parallel.together`` are forked, too, in place of spawned."""
-    parallel: Any = importlib.import_module("crypsis.parallel")
-    spawning = parallel.multiprocessing
-    parallel.multiprocessing = SimpleNamespace(
-        get_context=lambda _: FORKS, parent_process=multiprocessing.parent_process
-    )
-    try:
-        yield
-    finally:
-        parallel.multiprocessing = spawning
 
 
 def killed(place: str, count: int, *arguments: str | Path, env: Mapping[str, str] | None = None) -> None:

@@ -16,7 +16,7 @@ from crypsis.run_config import RLConfig, RunConfig
 from crypsis.store import METRICS
 from crypsis.study.context import load_context
 from crypsis.types import UserError
-from tests import beside, forked
+from tests import beside
 
 pytestmark = pytest.mark.golden
 
@@ -32,7 +32,7 @@ def run(policy: Path, folder: Path, processes: int, stop_at: int = 0) -> dict[st
         if row["step"] == stop_at:
             raise KeyboardInterrupt
 
-    with forked.helpers(), together(processes, beside.assist, config, folder) as ranks:
+    with together(processes, beside.assist, config, folder) as ranks:
         loop.train(found, config, load_context(config), folder, lambda *_: None, on_step, ranks)
     return {name: p.detach() for name, p in found.model.named_parameters()}
 
