@@ -37,8 +37,9 @@ WORDS = {"oracle": {"name": "oracle"}} | {v: {"name": "lexicon", "view": v} for 
 TEXT, REPLY = 180, 90
 """Tokens that are computed per text of supervised training, its share of the common beginning included, and per reply
 (measured with SmolLM2's tokenizer)."""
-TRAINING, SAMPLING = 0.6, 0.2
-"""Shares of the rate of one large product that training and sampling reach (measured, docs/diary.md)."""
+TRAINING, SAMPLING = 0.85, 0.35
+"""Shares of the rate of one large product that training and sampling reach: 36 and 15 of 42 GFLOP/s with SmolLM2-135M
+(docs/diary.md, 2026-11-30); how much learning of RL reaches was not measured and is taken for the same."""
 
 
 def real_config(model: str, scale: Scale, settings: Sequence[str]) -> StudyConfig:
