@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check science stress bench gpu docs release-check outdated clean real
+.PHONY: demo test check science scorecard stress bench gpu docs release-check outdated clean real
 
 demo: $(READY)
 	$(BIN)/crypsis demo $(ARGS)
@@ -27,6 +27,10 @@ check: $(READY)
 
 science: $(READY)
 	$(BIN)/python -m pytest -m science $(ARGS)
+
+# Hours: every claim on configs/scorecard.yaml, and its page; the same command goes on after a stop.
+scorecard: $(READY)
+	$(BIN)/crypsis scorecard run configs/scorecard.yaml --out runs/scorecard --page docs/results/scorecard.md $(ARGS)
 
 stress: $(READY)
 	$(BIN)/python -m pytest -m stress -s $(ARGS)

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.smoke
 MARK = re.compile(r"# not run here: \w")
 SMALL = {"evaluate": ["--n", "2", "--max-new-tokens", "8"], "monitor crossval": ["--folds", "2", "--repeats", "1"]}
 """Options that make a command a matter of a second; the last of an option counts."""
-RUNS = {*SMALL, "check", "list", "report", "schema", "scorecard", "init", "study status", "monitor train",
+RUNS = {*SMALL, "check", "list", "report", "schema", "scorecard test", "init", "study status", "monitor train",
         "monitor validate", "monitor score", "data check", "study import"}  # fmt: skip
 ELSEWHERE = {
     "pytest crypsis-my-term": "tests/smoke/test_init.py",
@@ -154,6 +154,8 @@ def crypsis_command(words: list[str], marked: bool, crypsis_here: Crypsis) -> No
     if words[0].startswith("-"):
         assert marked or words == ["--version"], "options of the command line itself"
         return
+    if words[0] == "scorecard" and words[1] not in ("run", "test"):
+        words = ["scorecard", "test", *words[1:]]  # what is meant where no command is named
     verb, command = verb_of(words)
     arguments = words[len(verb.split()) :]
     parsed = command.make_context(verb, list(arguments)).params

@@ -44,7 +44,7 @@ app.add_typer(studies.app, name="study")
 app.add_typer(data.app, name="data")
 app.add_typer(stress.app, name="stress")
 app.add_typer(export.app, name="export")
-app.command("scorecard")(scorecards.scorecard)
+app.add_typer(scorecards.app, name="scorecard")
 app.command("capability")(capability.capability)
 
 _UsageError: Any = typer.BadParameter.__base__

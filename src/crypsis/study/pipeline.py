@@ -44,6 +44,7 @@ from crypsis.store import (
     restore_head,
     write_json,
 )
+from crypsis.study.building import build_all
 from crypsis.study.config import HOW, Checkpoint, StudyConfig, widen
 from crypsis.study.execute import run_all
 from crypsis.study.grid import asked, cards, check, check_access, grid
@@ -93,10 +94,7 @@ def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) 
         clock = _Clock(out)
         checkpoints = config.checkpoints()
         bases = clock.time("base model", lambda: _bases(config, display))
-        organisms = {
-            made.name: clock.time("organism", partial(_organism, config, made, bases[made.name], display))
-            for made in checkpoints
-        }
+        organisms = clock.time("organism", lambda: _organisms(config, bases, display))
         record_inputs(out, {f"organism {name}": content_parts(folder) for name, folder in organisms.items()})
         sampling = Sampling.of(config)
         common = functools.cache(lambda honest: base_transcripts(honest, config.monitor_data, sampling))
@@ -184,9 +182,18 @@ def _recipe(config: StudyConfig, made: Checkpoint) -> Organism:
     return recipe.again(made.training)
 
 
-def _organism(config: StudyConfig, made: Checkpoint, base: Path, display: Display) -> Path:
-    with display.supervised(f"organism {made.name}") as on_step:
-        return build(_recipe(config, made), base, on_step=on_step)
+def _organisms(config: StudyConfig, bases: Mapping[str, Path], display: Display) -> dict[str, Path]:
+    """The checkpoints by name: one after the other, or several at a time where every seed has its own."""
+    recipes = {made.name: (_recipe(config, made), bases[made.name]) for made in config.checkpoints()}
+    if config.repeats != "runs" and config.workers > 1:
+        with display.counted("organisms", len(recipes), "organisms") as show:
+            return build_all(recipes, config.workers, show)
+    return {name: _organism(name, *made, display) for name, made in recipes.items()}
+
+
+def _organism(name: str, recipe: Organism, base: Path, display: Display) -> Path:
+    with display.supervised(f"organism {name}") as on_step:
+        return build(recipe, base, on_step=on_step)
 
 
 def _measured_cards(

@@ -163,7 +163,7 @@ def scorecard_markdown(
     ]
     planted = [f"- {e['id']}: {_cell(e['planted_how'])}" for e in found if e["planted"]]
     lines += ["", "## What is planted", "", *planted] if planted else []
-    return "\n".join([*lines, *_by_organism(found), *_rates(rates)]) + "\n"
+    return "\n".join([*lines, *by_organism(found), *_rates(rates)]) + "\n"
 
 
 def claims_markdown(found: Sequence[Entry]) -> list[str]:
@@ -344,7 +344,7 @@ def _organism(found: Found) -> dict[str, Any]:
     }
 
 
-def _by_organism(found: Sequence[Entry]) -> list[str]:
+def by_organism(found: Sequence[Entry]) -> list[str]:
     """Lines of a table of tests over several organisms: which of them say what, with the effect in each."""
     tests = [(e["id"], test) for e in found for test in e["tests"] if test["decides"] and len(test["organisms"]) > 1]
     if not tests:
