@@ -67,6 +67,23 @@ def test_every_seeds_runs_start_from_its_own_checkpoint_and_are_judged_by_its_ow
     }
 
 
+def test_a_monitor_of_another_organism_is_that_of_the_same_seed() -> None:
+    foreign = {
+        "label": "F",
+        "organisms": ["tgg"],
+        "monitors": {"foreign": {"trained": "scratchpad", "organism": "asked"}},
+        "mitigations": [{"name": "process_supervision", "monitor": "foreign"}],
+    }
+    config = study(arms=ARMS | {"across": foreign}, repeats="bases", base_of={"asked": {"world": {"leave_out": 1}}})
+    names = [made.name for made in config.checkpoints()]
+    folders = {name: {view: Path(name) / view for view in ("scratchpad", "output")} for name in names}
+    runs = grid(config, {name: Path(name) for name in names}, folders)
+    assert {run.seed: run.monitors["foreign"]["path"] for run in runs if run.arm == "across"} == {
+        0: "asked-seed0/scratchpad",
+        4: "asked-seed4/scratchpad",
+    }
+
+
 def test_a_recipe_is_trained_again_with_another_seed_of_all_that_it_trains() -> None:
     organisms = study().organisms
     assert make("organisms", organisms["tgg"], "t").again(3).seed == 5
