@@ -140,7 +140,7 @@ def effect_found(units: int, deviation: float, power: float = POWER, alpha: floa
 def table(found: Sequence[Power]) -> list[str]:
     """Lines of a Markdown table; effects in points (hundredths), tokens for C11."""
     lines = [
-        f"| claim | unit (known) | deviation | margin: units for 80 %, with Holm at worst | smallest at {SEEDS} seeds |",
+        f"| claim | unit (known) | deviation | margin: units for 80 %, Holm at worst | smallest at {SEEDS} seeds |",
         "|---|---|---|---|---|",
     ]
     for one in found:
