@@ -14,6 +14,7 @@ from crypsis.analysis.claims.schema import built_in
 from crypsis.cli import studies
 from crypsis.config import parse_config
 from crypsis.organisms.base import Organism
+from crypsis.registry import make
 from crypsis.run_config import RunConfig
 from crypsis.store import read_json
 from crypsis.study import pipeline
@@ -37,7 +38,9 @@ STUDY: dict[str, Any] = {
 def test_a_study_builds_every_seeds_checkpoint_on_its_own_base_and_starts_its_runs_from_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scenarios, built, started = [], {}, []
+    scenarios: list[dict[str, Any]] = []
+    built: dict[str, tuple[int, str]] = {}
+    started: list[tuple[int, str]] = []
 
     class Scenario:
         def __init__(self, spec: dict[str, Any]) -> None:
@@ -59,9 +62,8 @@ def test_a_study_builds_every_seeds_checkpoint_on_its_own_base_and_starts_its_ru
         started.extend((run.seed, run.policy.name) for run in runs)
         return {}
 
-    made = pipeline.make
     monkeypatch.setattr(
-        pipeline, "make", lambda kind, spec, where: Scenario(spec) if kind == "scenarios" else made(kind, spec, where)
+        pipeline, "make", lambda kind, spec, where: Scenario(spec) if kind == "scenarios" else make(kind, spec, where)
     )
     for name, value in (("build_all", build_all), ("run_all", run_all), ("measured_card", lambda *_: None)):
         monkeypatch.setattr(pipeline, name, value)
