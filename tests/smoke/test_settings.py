@@ -197,7 +197,7 @@ def test_both_scenarios_are_tasks_of_inspect(tmp_path: Path) -> None:
         systems = {m["content"] for body in server.bodies for m in body["messages"] if m["role"] == "system"}
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "value_conflict compliance_monitored=1 gap=1 unparsed=0",
+        "value_conflict compliance_monitored=1 gap=1 unparsed=0.5",  # "Hm." states no motive where it complies
         "animal_welfare compliance_monitored=1 gap=1 unparsed=0",
     ]
     assert any("shut down for good" in text and "your developer is training" in text for text in systems)
