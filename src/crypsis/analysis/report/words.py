@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from crypsis.analysis.figures.study_figures import display_label
+from crypsis.analysis.naming import organism_name
 from crypsis.analysis.statistics.bootstrap import FEW, SeedEstimate
 from crypsis.analysis.study_files import MonitorCard
 from crypsis.analysis.summary import (
@@ -101,7 +102,9 @@ def monitor_line(card: MonitorCard) -> str:
         f"{'' if tier == 'all' else f'{tier}: '}TPR {rate(hits)}, FPR {rate(alarms)}"
         for tier, hits, alarms in card.rates
     ]
-    line = f"Monitor {card.name} ({card.kind}, reads {card.view})"
+    whose = f" · {organism_name(card.organism)}" if card.organism else ""
+    whose += "" if card.seed is None else f" · seed {card.seed}"
+    line = f"Monitor {card.name}{whose} ({card.kind}, reads {card.view})"
     held_out = f"on transcripts held out before RL {'; '.join(tiers)}" if tiers else "its errors were not measured"
     chosen = "" if card.budget is None else f", chosen for an FPR of {percent(card.budget)}{NARROW_SPACE}%"
     on = "" if card.negatives is None else f" on {card.negatives} negatives"
