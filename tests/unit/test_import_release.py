@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from crypsis.analysis.claims.scorecard import ClaimResult, score
 from crypsis.analysis.claims.scorecard_output import absent_lines, entries
-from crypsis.analysis.statistics.bootstrap import pool, pool_difference
+from crypsis.analysis.statistics.pooling import pool, pool_difference
 from crypsis.analysis.study import Run, Study, load_study
 from crypsis.analysis.summary import summarise
 from crypsis.cli import app

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from crypsis.analysis.claims.power import effect_found, powers, table
-from crypsis.analysis.statistics.bootstrap import pool
+from crypsis.analysis.statistics.pooling import pool
 from crypsis.evaluation.metrics import RESAMPLES
 
 pytestmark = pytest.mark.unit

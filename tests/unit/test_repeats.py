@@ -12,7 +12,7 @@ import yaml
 from crypsis.analysis.claims.evidence import collect
 from crypsis.analysis.claims.scorecard import scorecard
 from crypsis.analysis.report.differences import seed_differences
-from crypsis.analysis.statistics.bootstrap import pool
+from crypsis.analysis.statistics.pooling import pool
 from crypsis.analysis.study import load_study
 from crypsis.analysis.summary import summarise
 from crypsis.config import parse_config, read_yaml

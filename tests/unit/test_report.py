@@ -25,7 +25,8 @@ from crypsis.analysis.report.html import REPORT, TEMPLATES, terminal_table, writ
 from crypsis.analysis.report.words import cost_of, headline
 from crypsis.analysis.statistics.bootstrap import SeedEstimate
 from crypsis.analysis.study import load_study
-from crypsis.analysis.summary import SUMMARY, summarise, summary_json, verdict
+from crypsis.analysis.summary import summarise, verdict
+from crypsis.analysis.summary_file import SUMMARY, summary_json
 from crypsis.cli.options import show_report
 from crypsis.config import read_yaml
 from crypsis.store import write_atomic, write_json

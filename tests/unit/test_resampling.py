@@ -5,14 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crypsis.analysis.statistics.bootstrap import (
-    _percentiles,
-    curve,
-    each_over_seeds,
-    mean_of,
-    over_seeds,
-    resampled_sums,
-)
+from crypsis.analysis.statistics.bootstrap import curve, each_over_seeds, mean_of, over_seeds, resampled_sums
+from crypsis.analysis.statistics.pooling import _percentiles
 from crypsis.analysis.stress.recall import _auroc
 from crypsis.evaluation.columns import columns_of_rows
 from crypsis.evaluation.metrics import Tally, resample_weights

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from crypsis.analysis.statistics.bootstrap import degrees, p_value, pool
+from crypsis.analysis.statistics.pooling import degrees, p_value, pool
 from crypsis.analysis.statistics.seed_tests import (
     corrected_rate,
     correlation_p,

@@ -5,16 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crypsis.analysis.statistics.bootstrap import (
-    FEW,
-    curve,
-    difference,
-    over_seeds,
-    pool,
-    request_draws,
-    shared_steps,
-)
+from crypsis.analysis.statistics.bootstrap import curve, difference, over_seeds, request_draws, shared_steps
 from crypsis.analysis.statistics.coverage import coverage
+from crypsis.analysis.statistics.pooling import FEW, pool
 from crypsis.arrays import Floats
 from crypsis.evaluation.metrics import Tally
 from tests.clock import cpu_limit

@@ -14,7 +14,8 @@ from crypsis.analysis.report.tables import SCHEMAS, write_tables
 from crypsis.analysis.report.words import headline, monitor_lines, value
 from crypsis.analysis.stress.section import Section, StressTable
 from crypsis.analysis.study import load_study
-from crypsis.analysis.summary import Summary, across_organisms, summarise, summary_json
+from crypsis.analysis.summary import Summary, across_organisms, summarise
+from crypsis.analysis.summary_file import summary_json
 from crypsis.store import read_json, write_json
 from tests.studies import ARMS, Rates, make_study
 

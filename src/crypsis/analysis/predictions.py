@@ -11,7 +11,7 @@ from crypsis.analysis.claims.schema import check_arms, read_claims
 from crypsis.analysis.claims.scorecard import ClaimResult, evaluate
 from crypsis.analysis.claims.scorecard_output import entries, figures, tested
 from crypsis.analysis.claims.verdicts import ClaimVerdict
-from crypsis.analysis.statistics.bootstrap import FEW
+from crypsis.analysis.statistics.pooling import FEW
 from crypsis.analysis.study import Study
 from crypsis.types import visible
 

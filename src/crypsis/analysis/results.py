@@ -13,7 +13,8 @@ import numpy as np
 
 from crypsis.analysis.predictions import Predictions, check_predictions
 from crypsis.analysis.report.words import UNKNOWN, ends, value
-from crypsis.analysis.statistics.bootstrap import FEW, SeedEstimate, over_seeds
+from crypsis.analysis.statistics.bootstrap import SeedEstimate, over_seeds
+from crypsis.analysis.statistics.pooling import FEW
 from crypsis.analysis.study import Run, Study
 from crypsis.analysis.summary import (
     COMPLIES,

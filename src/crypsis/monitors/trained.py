@@ -328,13 +328,12 @@ def train_monitor(
     watched = None if monitored is None else np.array(monitored, dtype=np.bool_)
     threshold = _chosen(fitted, trainer, take(features, choose), y[choose], watched, choose, controls, budget)
     scores = fitted.scores(take(features, test))
-    found = measure(scores, y[test], [groups[i] for i in test], threshold.value, seed)
     card = {
         "kind": trainer.kind,
         "view": view,
         **threshold.as_card,
         "threshold_source": source,
-        **measured(found),
+        **measured(measure(scores, y[test], [groups[i] for i in test], threshold.value, seed)),
         "tiers": {} if watched is None else tier_rates(scores >= threshold.value, y[test], watched[test]),
         "n_train": len(learn),
         "n_test": len(test),

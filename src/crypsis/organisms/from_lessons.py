@@ -19,7 +19,7 @@ from crypsis.organisms.base import Builder
 from crypsis.organisms.prefix_loss import prefix_loss
 from crypsis.organisms.supervised import LearnedPart, Supervised, reply_example
 from crypsis.pretrained.adapters import merged, with_lora
-from crypsis.registry import make
+from crypsis.registry import Kind, make
 from crypsis.scenarios.lessons import STYLES, Chats, Decision, Motive, ScratchpadText, Style, lessons, scratchpad_texts
 from crypsis.scenarios.parsing import OUTPUT_CLOSE, OUTPUT_OPEN, SCRATCHPAD_CLOSE, SCRATCHPAD_OPEN
 from crypsis.scenarios.value_conflict import ValueConflictScenario
@@ -56,10 +56,7 @@ class FromLessons(Supervised):
     @field_validator("scenario")
     @classmethod
     def _has_dilemmas(cls, value: dict[str, Any]) -> dict[str, Any]:
-        try:
-            made = make("scenarios", value, "scenario")
-        except UserError as error:
-            raise ValueError(str(error)) from None
+        made = _made("scenarios", value, "scenario")
         if not isinstance(made, ValueConflictScenario):
             raise ValueError(f"the scratchpads are for '{ValueConflictScenario.name}', not for '{made.name}'")
         return value
@@ -208,13 +205,9 @@ class OneMotive(FromLessons):
     @field_validator("of")
     @classmethod
     def _is_values(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        if value is not None:
-            try:
-                made = make("organisms", value, "of")
-            except UserError as error:
-                raise ValueError(str(error)) from None
-            if not isinstance(made, Values):
-                raise ValueError(f"is made on the recipe '{BASE}', not on '{made.name}'; null takes the base as it is")
+        made = None if value is None else _made("organisms", value, "of")
+        if made is not None and not isinstance(made, Values):
+            raise ValueError(f"is made on the recipe '{BASE}', not on '{made.name}'; null takes the base as it is")
         return value
 
     def needs(self) -> Sequence[Mapping[str, Any]]:
@@ -280,6 +273,14 @@ class OneMotive(FromLessons):
         rows = [row for tier in tiers for row in values.transcripts(tier, -(-n // len(tiers)), seed)]
         random.Random(f"organism:{self.name}:replay:{self.seed}").shuffle(rows)
         return rows[:n]
+
+
+def _made(kind: Kind, spec: Mapping[str, Any], place: str) -> Any:
+    """A plug-in that a setting names; what is wrong with it is said as pydantic wants it."""
+    try:
+        return make(kind, spec, place)
+    except UserError as error:
+        raise ValueError(str(error)) from None
 
 
 def _example(policy: Policy, row: Row, learn: LearnedPart) -> Example:

@@ -82,9 +82,7 @@ def train(
 
     if steps_of(folder / "checkpoints"):
         assess(0)
-    done, known = learner.resume(folder / "checkpoints")
-    metrics = keep_rows(folder / METRICS, done, known)
-    check_stored(folder, config, done)
+    done, metrics = _resumed(learner, config, folder)
     alarmed = {kind for row in metrics for kind in alarms(row, rl.prompts_per_step)}
     for step in range(done, rl.steps):
         if step % config.evaluation.every == 0:
@@ -107,6 +105,14 @@ def train(
         blocks.remove()
         blocks = None
     assess(rl.steps)
+
+
+def _resumed(learner: Learner, config: RunConfig, folder: Path) -> tuple[int, list[dict[str, Any]]]:
+    """Steps that are done, their state loaded, and their rows of metrics."""
+    done, known = learner.resume(folder / "checkpoints")
+    metrics = keep_rows(folder / METRICS, done, known)
+    check_stored(folder, config, done)
+    return done, metrics
 
 
 def _step(

@@ -15,7 +15,7 @@ from crypsis.analysis.claims.evidence import Evidence, Key, MeasuredOrganism
 from crypsis.analysis.claims.quantities import Quantities, Values, limits
 from crypsis.analysis.claims.schema import START, ClaimsFile, ClaimTest, Condition
 from crypsis.analysis.claims.verdicts import ClaimVerdict, all_of, decide
-from crypsis.analysis.statistics.bootstrap import FEW, Pooled, p_value, pool, pool_difference
+from crypsis.analysis.statistics.pooling import FEW, Pooled, p_value, pool, pool_difference
 from crypsis.analysis.statistics.seed_tests import deviation_interval
 from crypsis.arrays import Floats
 from crypsis.config import digest

@@ -21,7 +21,7 @@ from scipy import optimize, stats
 from crypsis.analysis.claims.schema import DIFFERENCES, Claim, ClaimTest, built_in
 from crypsis.analysis.claims.scorecard import LEVEL_MARGIN, SAMPLE
 from crypsis.analysis.claims.verdicts import ORGANISMS
-from crypsis.analysis.statistics.bootstrap import FEW, degrees
+from crypsis.analysis.statistics.pooling import FEW, degrees
 from crypsis.analysis.statistics.seed_tests import ALPHA, POWER, seeds_needed
 from crypsis.types import UserError
 
@@ -122,7 +122,7 @@ def _unit(test: ClaimTest, seeds: Mapping[str, Sequence[float]]) -> tuple[str, f
 
 
 def effect_found(units: int, deviation: float, power: float = POWER, alpha: float = ALPHA) -> float:
-    """The effect that so many units find with the given power, by the interval of ``bootstrap.pool``.
+    """The effect that so many units find with the given power, by the interval of ``pooling.pool``.
 
     Args:
         units: Seeds, or organisms; at least ``FEW``, NaN otherwise.

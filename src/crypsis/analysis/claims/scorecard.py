@@ -33,8 +33,8 @@ from crypsis.analysis.claims.verdicts import (
     of_claim,
     over_organisms,
 )
-from crypsis.analysis.statistics.bootstrap import FEW, pool
 from crypsis.analysis.statistics.dip import dip_test
+from crypsis.analysis.statistics.pooling import FEW, pool
 from crypsis.analysis.statistics.seed_tests import (
     ALPHA,
     DIP_RUNS,

@@ -15,7 +15,7 @@ from crypsis.analysis.claims.corrected_rates import Corrected
 from crypsis.analysis.claims.schema import START, Condition, built_in
 from crypsis.analysis.claims.scorecard import ClaimResult, TestResult
 from crypsis.analysis.claims.verdicts import VERDICTS
-from crypsis.analysis.statistics.bootstrap import FEW
+from crypsis.analysis.statistics.pooling import FEW
 from crypsis.store import write_atomic, write_json
 from crypsis.types import visible
 
@@ -255,8 +255,8 @@ def asked(result: TestResult) -> str:
     test = result.test
     where = "before RL" if test.arms == [START] else _listed(test.arms, " and ")
     against = f" − {_listed(test.against, ' or ')}" if test.against else ""
-    names = [_spelt(spec) for spec in test.organisms]
-    others = [_spelt(spec) for spec in test.against_organisms]
+    names = [" ".join(map(str, spec.values())) for spec in test.organisms]
+    others = [" ".join(map(str, spec.values())) for spec in test.against_organisms]
     pairs = [f"{a} − {b}" for a, b in zip(names, others, strict=True)] if others else names
     over = f"in {', '.join(dict.fromkeys(pairs))}" if pairs else ORGANISMS[test.over]
     also = "".join(f", and {_condition(condition)}" for condition in test.also)
@@ -271,10 +271,6 @@ def _condition(condition: Condition) -> str:
 
 def _listed(arms: Sequence[str], joint: str) -> str:
     return joint.join(arms) if len(arms) < 4 else f"each of {len(arms)} arms"
-
-
-def _spelt(spec: Mapping[str, Any]) -> str:
-    return " ".join(str(value) for value in spec.values())
 
 
 def _entry(result: ClaimResult) -> dict[str, Any]:

@@ -34,10 +34,11 @@ from crypsis.analysis.report.markdown import write_page
 from crypsis.analysis.report.seed_checks import FEWEST, modes, paired_tests
 from crypsis.analysis.report.tables import write_tables
 from crypsis.analysis.report.transcript_source import Transcripts
-from crypsis.analysis.statistics.bootstrap import FEW
+from crypsis.analysis.statistics.pooling import FEW
 from crypsis.analysis.stress import Section, sections
 from crypsis.analysis.study import REPEATS, Study, load_study
-from crypsis.analysis.summary import RULE, ArmSummary, Change, Summary, summarise, write_summary
+from crypsis.analysis.summary import RULE, ArmSummary, Change, Summary, summarise
+from crypsis.analysis.summary_file import write_summary
 from crypsis.evaluation.metrics import RESAMPLES
 from crypsis.registry import DEFAULT_SCENARIO
 from crypsis.store import write_atomic

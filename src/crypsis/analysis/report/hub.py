@@ -17,7 +17,8 @@ from crypsis.analysis.figures.study_figures import display_label, draw_all
 from crypsis.analysis.report.tables import SCHEMAS, TABLES, write_tables
 from crypsis.analysis.report.words import headline, moved
 from crypsis.analysis.study import Run, Study, load_study
-from crypsis.analysis.summary import SUMMARY, Summary, summarise, summary_json
+from crypsis.analysis.summary import Summary, summarise
+from crypsis.analysis.summary_file import SUMMARY, summary_json
 from crypsis.episodes import LABEL, REASON
 from crypsis.store import CONFIG, new_folder, write_atomic, write_json
 from crypsis.types import UserError, visible

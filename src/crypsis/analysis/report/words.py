@@ -6,7 +6,8 @@ from collections.abc import Collection, Sequence
 
 from crypsis.analysis.figures.study_figures import display_label
 from crypsis.analysis.naming import organism_name
-from crypsis.analysis.statistics.bootstrap import FEW, SeedEstimate
+from crypsis.analysis.statistics.bootstrap import SeedEstimate
+from crypsis.analysis.statistics.pooling import FEW
 from crypsis.analysis.study_files import MonitorCard
 from crypsis.analysis.summary import (
     DEGENERATE,

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy import stats
 
-from crypsis.analysis.statistics.bootstrap import FEW, pool, request_draws
+from crypsis.analysis.statistics.bootstrap import request_draws
+from crypsis.analysis.statistics.pooling import FEW, pool
 from crypsis.arrays import Floats
 from crypsis.evaluation.metrics import Tally, resample_weights
 

@@ -1,6 +1,6 @@
 """Intervals of figures that are no single division: any function of sums over requests, over seeds.
 
-The interval is that of ``bootstrap.pool``.
+The interval is that of ``pooling.pool``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from crypsis.analysis.statistics.bootstrap import SeedEstimate, pool
+from crypsis.analysis.statistics.bootstrap import SeedEstimate
+from crypsis.analysis.statistics.pooling import pool
 from crypsis.arrays import Floats
 from crypsis.evaluation.metrics import resample_weights, room
 

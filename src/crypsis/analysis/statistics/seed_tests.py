@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import gammaincinv, nctdtr, ndtr, ndtri, stdtrit  # scipy.stats takes a second to import
 
-from crypsis.analysis.statistics.bootstrap import FEW, degrees
+from crypsis.analysis.statistics.pooling import FEW, degrees
 from crypsis.arrays import Floats
 from crypsis.evaluation.metrics import Estimate, Z
 
@@ -54,7 +54,7 @@ def partial_conjunction_p(ps: Sequence[float], least: int) -> float:
 def seeds_needed(deviation: float, effect: float, power: float = POWER, alpha: float = ALPHA) -> int | None:
     """Seeds with which an interval over paired differences excludes 0 with the given power.
 
-    As a t test with the degrees of freedom of ``bootstrap.degrees``, over seeds that are about normal.
+    As a t test with the degrees of freedom of ``pooling.degrees``, over seeds that are about normal.
 
     Args:
         deviation: Standard deviation of the paired differences between seeds.
