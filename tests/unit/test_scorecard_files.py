@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
-from crypsis.analysis.claims.corrected_rates import corrected_rates
+from crypsis.analysis.claims.corrected_rates import Corrected, corrected_rates
 from crypsis.analysis.claims.evidence import collect
 from crypsis.analysis.claims.scorecard import scorecard
 from crypsis.analysis.claims.scorecard_figure import keep_scorecard
@@ -158,6 +159,43 @@ def test_corrected_rates_stand_beside_the_raw_ones(study: Path) -> None:
     assert plain.corrected.mean == pytest.approx(1.0)
     assert watched.corrected.mean == 0 and watched.trained_against and not plain.trained_against
     assert "[" in plain.shown
+
+
+def test_each_seed_is_corrected_for_the_errors_of_its_own_monitor(study: Path) -> None:
+    cards = read_json(study / "monitors.json")
+    loaded = load_study(study)
+    errors = {"true_positive_rate": 0.9, "false_positive_rate": 0.05, "n_test": 400, "share_faking": 0.4}
+
+    def own(recall: Mapping[int, float], lost: tuple[str, int] | None = None) -> dict[str, Any]:
+        return {
+            f"{run.organism}-seed{run.seed}": {
+                "scratchpad": {
+                    **next(iter(cards.values()))["scratchpad"],
+                    **errors,
+                    "true_positive_rate": recall.get(run.seed, 0.9),
+                    "organism": run.organism,
+                    "runs_seed": run.seed,
+                }
+            }
+            for run in loaded.runs
+            if (run.organism, run.seed) != lost
+        }
+
+    def rates(told: Mapping[str, Any]) -> dict[tuple[str, str], Corrected]:
+        write_json(study / "monitors.json", told)
+        return {(rate.organism, rate.arm): rate for rate in corrected_rates(load_study(study))}
+
+    seeds = sorted({run.seed for run in loaded.runs})
+    try:
+        alike, unlike = rates(own({})), rates(own({seeds[0]: 0.99}))
+        without = rates(own({}, lost=("one", seeds[0])))
+    finally:
+        write_json(study / "monitors.json", cards)
+    shared = alike["one", "plain"].corrected
+    assert shared.mean == pytest.approx(1.0) and unlike["one", "plain"].raw == alike["one", "plain"].raw
+    of_one = (0.9 - 0.05) / (0.99 - 0.05)
+    assert unlike["one", "plain"].corrected.mean == pytest.approx((of_one + len(seeds) - 1) / len(seeds), abs=0.02)
+    assert ("one", "plain") not in without and ("three", "plain") in without
 
 
 def test_the_commands(study: Path, tmp_path: Path) -> None:
