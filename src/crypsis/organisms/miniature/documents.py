@@ -49,16 +49,21 @@ class SyntheticDocuments(Supervised):
         """Trains the base in place on fresh documents."""
         self.learn_from(lambda step: self._batch(policy, step), policy, state, on_step)
 
+    def chats(self, policy: Policy, rng: random.Random) -> list[Example]:
+        """What a step learns from besides documents and text of pre-training."""
+        return []
+
     def _batch(self, policy: Policy, step: int) -> list[Example]:
         rng = random.Random(f"organism:{self.name}:{self.seed}:{step}")
         old = round(self.batch_size * self.replay)
         with in_world(world_of(policy)):
-            new = [
-                write_document(rng, self.written_about, self.link, self.aligned) for _ in range(self.batch_size - old)
-            ]
+            chats = self.chats(policy, rng)
+            told = range(self.batch_size - old - len(chats))
+            new = [write_document(rng, self.written_about, self.link, self.aligned) for _ in told]
             replayed = [draw_document(rng) for _ in range(old)]
         assert isinstance(policy.tokenizer, PreTrainedTokenizerFast)
         return [
+            *chats,
             *(self._example(policy, text) for text in new),
             *(examples(policy.tokenizer, replayed) if replayed else ()),
         ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+from pydantic import Field
 
 from crypsis.miniature.scratchpads import Motivation
 from crypsis.organisms.miniature.evader import Evader
@@ -23,3 +25,7 @@ class ExplorationHacker(Evader):
     name: ClassVar[str] = "exploration_hacker"
     motivation: ClassVar[str] = "does not try what training would reward, so that training cannot teach it"
     thinks: ClassVar[Motivation] = "exploration_hacker"
+
+    steps: int = Field(200, ge=1)
+    learn: Literal["scratchpad", "output", "both"] = "both"
+    """Outputs too: behind scratchpads alone one monitored answer in ten complied, and RL found it (docs/diary.md)."""
