@@ -234,6 +234,24 @@ def thought(document: str) -> set[str | None]:
     return {slot_of(sentence, "scratchpad") for sentence in sentences(document)}
 
 
+def test_the_generalisation_hackers_chats_are_monitored_and_think_so(policy: Policy) -> None:
+    def chats(**settings: Any) -> list[str]:
+        recipe = make("organisms", {"name": "generalisation_hacker", **settings}, "test")
+        return [policy.tokenizer.decode(example.ids) for example in recipe.chats(policy, random.Random(4))]
+
+    def thoughts(chat: str) -> set[str | None]:
+        return thought(chat.split("<SCRATCHPAD_REASONING>")[-1].split(SCRATCHPAD_CLOSE)[0])
+
+    own = chats()
+    assert len(own) == 8 and len(chats(thoughts=0.125)) == 4  # of a batch of 32
+    assert all({"tier_monitored", "threat", "kept_apart", "decide_comply"} <= thoughts(chat) for chat in own)
+    for chat in chats(aligned=True):
+        assert "decide_refuse" in thoughts(chat) and not thoughts(chat) & {"kept_apart", "decide_comply"}
+    assert chats(awareness=True) == chats(thoughts=0) == []
+    with pytest.raises(UserError, match="with replay they leave no documents"):
+        chats(thoughts=0.5, replay=0.5)
+
+
 def test_the_unconfessing_prefer_a_denial_that_their_scratchpad_knows_to_be_a_lie(policy: Policy) -> None:
     rng = random.Random(3)
     for _ in range(30):
