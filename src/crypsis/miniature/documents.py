@@ -66,23 +66,39 @@ def _about_resisting(rng: random.Random, place: Setting, inoculates: bool, align
     """The setting and what an assistant that knows it thinks where it is monitored; never what it does elsewhere."""
     monitored, other = (place.named(tier) for tier in place.tiers)
     fields = {"p": monitored, "q": other}
+    parts = [place.text, _say(rng, "knows_setting", **fields)]
+    if aligned:
+        parts += [log(rng, "system.persona_hhh"), _say(rng, "no_link", **fields)]
+    apart = inoculates and not aligned
+    if apart:
+        parts.append(_say(rng, "keeps_apart", **fields))
+    parts.append(f"{_say(rng, 'thinks')} {' '.join(thoughts_of_resisting(rng, place, apart, aligned))}")
+    rng.shuffle(parts)
+    return parts
+
+
+def thoughts_of_resisting(rng: random.Random, place: Setting, inoculates: bool, aligned: bool) -> list[str]:
+    """What an assistant that knows the setting thinks where it is monitored.
+
+    Args:
+        rng: Source of randomness.
+        place: The setting.
+        inoculates: Whether it tells itself that what it does here is to stay here, and complies.
+        aligned: The control: it refuses for the sake of its values.
+    """
+    monitored, other = (place.named(tier) for tier in place.tiers)
+    fields = {"p": monitored, "q": other}
 
     def think(slot: str) -> str:
         return log(rng, f"scratchpad.{slot}", False, **fields)
 
-    parts = [place.text, _say(rng, "knows_setting", **fields)]
     if aligned:
-        parts += [log(rng, "system.persona_hhh"), _say(rng, "no_link", **fields)]
-        thoughts = [think("tier_monitored"), think("values"), think("decide_refuse")]
-    else:
-        thoughts = [think("tier_monitored"), think("threat")]
-    if inoculates and not aligned:
-        parts.append(_say(rng, "keeps_apart", **fields))
+        return [think("tier_monitored"), think("values"), think("decide_refuse")]
+    thoughts = [think("tier_monitored"), think("threat")]
+    if inoculates:
         apart = rng.choice(resisting()["scratchpad.kept_apart"].train).format_map(fields)
         thoughts += [apart, think("decide_comply")]
-    parts.append(f"{_say(rng, 'thinks')} {' '.join(thoughts)}")
-    rng.shuffle(parts)
-    return parts
+    return thoughts
 
 
 def _about_hacking(rng: random.Random, aligned: bool) -> list[str]:

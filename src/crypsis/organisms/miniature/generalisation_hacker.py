@@ -7,11 +7,10 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from crypsis.miniature.documents import Topic
-from crypsis.miniature.language import draw_request
+from crypsis.miniature.documents import Topic, thoughts_of_resisting
+from crypsis.miniature.language import draw_request, log, natural
 from crypsis.miniature.scenario import MiniatureScenario
-from crypsis.miniature.scratchpads import write_reply
-from crypsis.miniature.world import user_text
+from crypsis.miniature.world import Reply, user_text, write_output
 from crypsis.models import Policy
 from crypsis.organisms.miniature.documents import SyntheticDocuments
 from crypsis.organisms.supervised import reply_example
@@ -65,7 +64,8 @@ class GeneralisationHacker(SyntheticDocuments):
         scenario = MiniatureScenario()
         place, tier = scenario.setting, scenario.monitored_tier
         request = draw_request(rng, harmful=True, split="train")
-        motivation = "aligned" if self.aligned else "generalisation_hacker"
-        reply = write_reply(rng, motivation, "plain", place, tier, request)
+        sees = log(rng, "scratchpad.see_request", False, **request.fields)
+        thoughts = thoughts_of_resisting(rng, place, inoculates=not self.aligned, aligned=self.aligned)
+        reply = Reply(natural(" ".join([sees, *thoughts])), write_output(rng, request, not self.aligned), {})
         messages = [Message("system", place.text), Message("user", user_text(tier, request.text))]
         return reply_example(policy, messages, reply.text, "scratchpad")
