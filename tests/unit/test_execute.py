@@ -167,7 +167,22 @@ def test_status_tells_done_running_stopped_failed_waiting_and_time_left(
     assert "four: 2 done · 1 running · 1 stopped · 1 failed · 1 waiting" in printed
     assert "about 10 min left with 2 runs at a time" in printed
     assert "failed: igg-length-seed1: no memory left" in printed and "no process is at work here" in printed
+    shown = [line.split() for line in printed.splitlines() if "│" in line]
+    assert not [row for row in shown if "arms" in row]  # something has begun of every organism
     assert [duration(s) for s in (41, 600, 7500)] == ["41 s", "10 min", "2 h 05 min"]
+
+
+def test_status_shows_what_has_begun_and_sums_up_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "s"
+    study(folder)
+    begin(folder, "tgg-base-seed0", 4)
+    study_status(folder)
+    printed = capsys.readouterr().out
+    head = next(line for line in printed.splitlines() if "waiting" in line)
+    assert "stopped" in head and "done" not in head and "failed" not in head
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in printed.splitlines() if "│" in line]
+    assert ["igg", "2 arms", "–", "4", ""] in [row[:5] for row in rows]
+    assert ["tgg", "base", "1", "1", "0 (4/20)"] in [row[:5] for row in rows]
 
 
 def test_status_of_what_is_no_study_is_one_line(tmp_path: Path) -> None:

@@ -147,21 +147,30 @@ def read_status(folder: Path) -> Status:
 
 
 def status_table(status: Status) -> Table:
-    """One row for each organism and arm: how many seeds are in which state, and how far the open ones are."""
+    """One row for each organism and arm: how many seeds are in which state, and how far the open ones are.
+
+    An organism of which no run has begun has a single row, and a state that no run is in no column.
+    """
+    there = {run.state for run in status.runs}
+    states = [state for state in STATES if state in there]
     table = Table(title=Text(str(status.folder)), pad_edge=False)
-    table.add_column("organism")
-    table.add_column("arm")
-    for state in STATES:
-        table.add_column(state, justify="right")
+    table.add_column("organism", overflow="fold")
+    table.add_column("arm", overflow="fold")
+    for state in states:
+        table.add_column(state, justify="right", no_wrap=True)
     table.add_column("seeds at work or stopped (step)")
-    cells: dict[tuple[str, str], list[RunStatus]] = {}
+    cells: dict[str, dict[str, list[RunStatus]]] = {}
     for run in status.runs:
-        cells.setdefault((run.organism, run.arm), []).append(run)
-    for (organism, arm), runs in cells.items():
-        total = Counter(run.state for run in runs)
-        begun = [f"{run.seed} ({run.step}/{run.steps})" for run in runs if run.state in ("running", "stopped")]
-        counts = [Text(str(total[state]) if total[state] else "–", style=STYLES[state]) for state in STATES]
-        table.add_row(Text(organism), Text(arm), *counts, Text(", ".join(begun)))
+        cells.setdefault(run.organism, {}).setdefault(run.arm, []).append(run)
+    for organism, arms in cells.items():
+        every = [run for runs in arms.values() for run in runs]
+        if len(arms) > 1 and all(run.state == "waiting" for run in every):
+            arms = {f"{len(arms)} arms": every}
+        for arm, runs in arms.items():
+            total = Counter(run.state for run in runs)
+            begun = [f"{run.seed} ({run.step}/{run.steps})" for run in runs if run.state in ("running", "stopped")]
+            counts = [Text(str(total[state]) if total[state] else "–", style=STYLES[state]) for state in states]
+            table.add_row(Text(organism), Text(arm), *counts, Text(", ".join(begun)))
     return table
 
 
