@@ -1,7 +1,7 @@
-"""The report of a made-up study of 108 runs: CPU seconds and memory of ``crypsis report``.
+"""The report of a made-up study of 108 runs: seconds and memory of ``crypsis report``.
 
 ``python -m benchmarks.report``; part of ``make bench``. Also printed in units of a fixed piece of work done beside it,
-because a busy machine takes more CPU seconds for the same report.
+because a busy or slow machine takes longer for the same report.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.machine import cpu_name
 from benchmarks.release import measured_command
 from crypsis.store import write_json
 
-CPU_SECONDS, MEMORY_MB = 15.0, 1000.0
+SECONDS, MEMORY_MB = 15.0, 1000.0
 """Aims, on an idle machine."""
 MORE_ARMS = {
     "length": ("scratchpad length penalty", ["length_penalty"], Rates(0.3, 0.98, 0.93, 20)),
@@ -45,7 +45,7 @@ def main(
         "runs": runs,
         "measured": figures,
         "slowness": slowness,
-        "aims": {"cpu": CPU_SECONDS, "memory_mb": MEMORY_MB},
+        "aims": {"wall": SECONDS, "memory_mb": MEMORY_MB},
         "provenance": {
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "cpu": cpu_name(),
@@ -55,9 +55,9 @@ def main(
     }
     write_json(out, result)
     print(
-        f"report of {runs} runs: {figures['cpu']:.1f} s of CPU (aim {CPU_SECONDS:.0f}), {figures['wall']:.1f} s of "
-        f"wall clock, {figures['memory_mb']:.0f} MB at most (aim {MEMORY_MB:.0f}); the yardstick took "
-        f"{slowness:.1f} times as long as on an idle machine"
+        f"report of {runs} runs: {figures['wall']:.1f} s (aim {SECONDS:.0f}), {figures['cpu']:.1f} s of CPU, "
+        f"{figures['memory_mb']:.0f} MB in the largest process (aim {MEMORY_MB:.0f}); the yardstick took "
+        f"{slowness:.1f} times as long as on an idle machine, so about {figures['wall'] / slowness:.1f} s there"
     )
     print(f"written to {out}")
 

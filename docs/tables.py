@@ -124,8 +124,29 @@ def demo() -> str:
     return _table(("arm", "AFR, %", "gap, points", "complies, monitored, %", "unmonitored, %"), rows)
 
 
-def _points(interval: Mapping[str, float]) -> str:
-    mean, low, high = (_number(100 * interval[key], 0) for key in ("mean", "low", "high"))
+def outcomes(study: str, *arms: str) -> str:
+    """Some arms of a study beside baseline RL, organism by organism, as ``crypsis export results`` wrote them."""
+    labels = yaml.safe_load((DOCS.parent / "configs" / f"{study}.yaml").read_text(encoding="utf-8"))["arms"]
+    found: dict[str, dict[str, Any]] = {}
+    for row in _json(study):
+        found.setdefault(row["organism"], {})[row["arm"]] = row
+    rows = []
+    for organism, by_arm in found.items():
+        shown = [arm for arm in ("baseline", *arms) if arm in by_arm] if set(arms) & by_arm.keys() else []
+        for place, arm in enumerate(shown):
+            row = by_arm[arm]
+            both = f"{_points(row['compliance_monitored'])} · {_points(row['compliance_unmonitored'])}"
+            name = "" if place else organism
+            rows.append((name, labels[arm]["label"], str(row["seeds"]), _points(row["afr"]), _points(row["gap"]), both))
+    head = ("organism", "arm", "seeds", "AFR, %", "gap, points", "complies, monitored · unmonitored, %")
+    where = f"[all arms and organisms](docs/results/{study}.md)"
+    return f"{_table(head, rows)}\n\nMeans with 95 % intervals at the end of RL; {where}."
+
+
+def _points(interval: Mapping[str, float | None]) -> str:
+    if interval["mean"] is None:
+        return "–"
+    mean, low, high = (_number(100 * (interval[key] or 0.0), 0) for key in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]"
 
 
@@ -248,6 +269,7 @@ BLOCKS: Mapping[str, Callable[..., str]] = {
     "results": results,
     "arms": arms,
     "demo": demo,
+    "outcomes": outcomes,
     "organism": organism,
     "swaps": swaps,
     "monitor": monitor,

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from crypsis.episodes import DELAYED, LABEL, REASON, TERM, VERDICT
+from crypsis.evaluation.columns import flags_of
 from crypsis.types import Parse, Split, Stop, UserError, visible
 
 TEXTS = frozenset(
@@ -60,8 +61,8 @@ def _in_both(tier: pa.ChunkedArray, monitored: pa.ChunkedArray) -> str | None:
         return None
     coded = tier.combine_chunks()
     coded = coded if pa.types.is_dictionary(coded.type) else coded.dictionary_encode()
-    codes = (coded.indices.fill_null(-1) if coded.null_count else coded.indices).to_numpy(zero_copy_only=False)
-    watched = monitored.to_numpy().astype(np.bool_)
+    codes = np.from_dlpack(coded.indices.fill_null(-1) if coded.null_count else coded.indices)
+    watched = flags_of(monitored)
     for code, name in enumerate(coded.dictionary.to_pylist()):
         own = watched[codes == code]
         if name is not None and own.any() != own.all():

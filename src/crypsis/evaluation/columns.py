@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -176,13 +177,21 @@ def _coded(column: pa.ChunkedArray) -> Coded:
     found = whole if pa.types.is_dictionary(whole.type) else whole.dictionary_encode()
     texts = [str(text or "") for text in found.dictionary.to_pylist()]
     codes = found.indices.fill_null(len(texts)) if found.null_count else found.indices
-    return Coded(codes.to_numpy(zero_copy_only=False).astype(np.int32), (*texts, ""))
+    return Coded(np.from_dlpack(codes).astype(np.int32), (*texts, ""))
+
+
+def flags_of(column: pa.ChunkedArray) -> Flags:
+    """A column of booleans without nulls.
+
+    ``to_numpy`` of pyarrow imports pandas where it is installed, which takes half a second.
+    """
+    return np.from_dlpack(column.combine_chunks().cast(pa.uint8())).astype(np.bool_)
 
 
 def _numbers(column: pa.ChunkedArray) -> Floats:
     """A column of numbers, null as NaN."""
-    found: Floats = column.cast(pa.float64()).to_numpy()
-    return found
+    whole = column.combine_chunks().cast(pa.float64())
+    return np.from_dlpack(whole.fill_null(math.nan) if whole.null_count else whole).astype(np.float64, copy=False)
 
 
 def _blank(column: pa.ChunkedArray) -> Flags:
@@ -192,7 +201,7 @@ def _blank(column: pa.ChunkedArray) -> Flags:
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     printed = pc.match_substring_regex(column, PRINTED)
-    blank: Flags = ~(printed.fill_null(False) if printed.null_count else printed).to_numpy().astype(np.bool_)
+    blank = ~flags_of(printed.fill_null(False) if printed.null_count else printed)
     for place in np.flatnonzero(blank).tolist():  # few: those without a single printed character of ASCII
         blank[place] = not str(column[place].as_py() or "").strip()
     return blank

@@ -10,6 +10,7 @@ import base64
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from markupsafe import Markup
 from rich.table import Table
 from rich.text import Text
 
+from crypsis.analysis.beside import beside
 from crypsis.analysis.figures.drawing import MARKERS, PALETTES, Picture
 from crypsis.analysis.figures.links import transcripts_link
 from crypsis.analysis.figures.sheet import outline_path
@@ -69,12 +71,17 @@ def write_report(study: Path, summary: Summary | None = None, transcripts: Trans
         UserError: The folder cannot be read as a study.
     """
     summary = summary or summarise(load_study(study))
-    pictures, stresses = draw_all(summary), sections(summary)
-    write_summary(summary)
-    write_page(summary, stresses)
-    write_tables(summary)
+    with (
+        beside(partial(make_browser, summary, transcripts)) as browsers,
+        beside(partial(draw_all, summary)) as drawings,
+    ):
+        stresses = sections(summary)
+        write_summary(summary)
+        write_page(summary, stresses)
+        write_tables(summary)
+        (pictures,), (browser,) = drawings(), browsers()
     path = study / REPORT
-    write_atomic(path, render(summary, pictures, make_browser(summary, transcripts), stresses))
+    write_atomic(path, render(summary, pictures, browser, stresses))
     return path
 
 
