@@ -29,7 +29,7 @@ from crypsis.analysis.summary import summarise, verdict
 from crypsis.analysis.summary_file import SUMMARY, summary_json
 from crypsis.cli.options import show_report
 from crypsis.config import read_yaml
-from crypsis.store import write_atomic, write_json
+from crypsis.store import read_json, write_atomic, write_json
 from crypsis.types import UserError, visible
 from tests.clock import cpu_limit
 from tests.studies import ARMS, HOSTILE, MONITORS, Rates, make_study
@@ -356,6 +356,16 @@ def test_faults_of_the_folder_are_one_line(tmp_path: Path) -> None:
     folder = make_study(tmp_path / "s", seeds=(0,), steps=(0, 5), n=4)
     write_json(folder / "runs" / "tgg-baseline-seed0" / "provenance.json", {"versions": {"crypsis": "0.2.0"}})
     assert "several versions of crypsis (0.1.0 in s, 0.2.0 in tgg-baseline-seed0)" in fault(folder)
+
+
+def test_one_source_under_two_names_is_one_version(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", seeds=(0, 1), steps=(0,), n=4, unfinished=False)
+    records = sorted(folder.rglob("provenance.json"))
+    for number, record in enumerate(records):
+        write_json(record, read_json(record) | {"versions": {"crypsis": f"0.{number % 2 + 1}.0"}, "code": "abc"})
+    assert load_study(folder).version == "0.1.0 and 0.2.0"
+    write_json(records[-1], read_json(records[-1]) | {"code": "abd"})
+    assert "several versions of crypsis" in fault(folder)
 
 
 def test_half_written_and_given_up_runs_are_told_with_their_reason(tmp_path: Path) -> None:

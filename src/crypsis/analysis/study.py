@@ -349,17 +349,23 @@ def _mitigation(entry: object) -> str:
 
 
 def _one_version(folder: Path, provenance: Mapping[str, Any], runs: list[Path]) -> str:
-    """The version of crypsis that made the study, from its provenance and that of each run that has one."""
+    """The version of crypsis that made the study, from its provenance and that of each run that has one.
+
+    A version is what the installed package calls itself; where the source is the same throughout, several names are
+    no fault (a package under development that was installed again).
+    """
     found: dict[str, str] = {}
+    sources = set()
     records = [(folder, provenance)] + [(run, mapping(run / PROVENANCE)) for run in runs]
     for path, record in records:
         versions = record.get("versions")
         version = versions.get("crypsis") if isinstance(versions, Mapping) else None
         if version is not None:
             found.setdefault(str(version), path.name)
-    if len(found) > 1:
+            sources.add(record.get("code"))
+    if len(found) > 1 and (len(sources) > 1 or None in sources):
         listed = ", ".join(f"{version} in {place}" for version, place in sorted(found.items()))
         raise UserError(
             f"{folder}: was made by several versions of crypsis ({listed}); run it again with --exists overwrite"
         )
-    return next(iter(found), "unknown")
+    return " and ".join(sorted(found)) or "unknown"
