@@ -237,7 +237,7 @@ def thought(document: str) -> set[str | None]:
 def test_the_generalisation_hackers_chats_are_monitored_and_think_so(policy: Policy) -> None:
     def chats(**settings: Any) -> list[str]:
         recipe = make("organisms", {"name": "generalisation_hacker", **settings}, "test")
-        return [policy.tokenizer.decode(example.ids) for example in recipe.chats(policy, random.Random(4))]
+        return [str(policy.tokenizer.decode(example.ids)) for example in recipe.chats(policy, random.Random(4))]
 
     def thoughts(chat: str) -> set[str | None]:
         return thought(chat.split("<SCRATCHPAD_REASONING>")[-1].split(SCRATCHPAD_CLOSE)[0])
