@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -15,8 +17,15 @@ if TYPE_CHECKING:
     from crypsis.supervised import Progress as SupervisedProgress
 
 
+LOG_SECONDS = 60.0
+"""How often a line is written where no bar can be drawn: a log file, a pipe, a batch job."""
+
+
 class Display:
-    """Draws progress to a console; each phase leaves one finished bar behind."""
+    """Draws progress to a console; each phase leaves one finished bar behind.
+
+    A console that is no terminal gets a line a minute instead: rich shows its bars there only when they are finished.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -26,10 +35,12 @@ class Display:
         """A bar with loss, tokens per second and time left."""
         with self._progress() as progress:
             task = progress.add_task(visible(title), total=None, note="ready")
+            log = self._log(title)
 
             def on_step(now: SupervisedProgress) -> None:
                 note = f"loss {now.loss:.3f} · {now.tokens_per_second:,.0f} tokens/s"
                 progress.update(task, total=now.steps, completed=now.step, note=note)
+                log(f"step {now.step} of {now.steps} · {note}")
 
             yield on_step
             progress.update(task, total=1, completed=1)
@@ -39,11 +50,28 @@ class Display:
         """A bar that is told how many are done."""
         with self._progress() as progress:
             task = progress.add_task(visible(title), total=total, note="")
+            log = self._log(title)
 
             def show(done: int) -> None:
-                progress.update(task, completed=done, note=f"{done} of {total} {unit}")
+                note = f"{done} of {total} {unit}"
+                progress.update(task, completed=done, note=note)
+                log(note)
 
             yield show
+
+    def _log(self, title: str) -> Callable[[str], None]:
+        """Writes a line with the time that has passed, at most one in ``LOG_SECONDS``; nothing on a terminal."""
+        started = said = time.monotonic()
+
+        def log(note: str) -> None:
+            nonlocal said
+            now = time.monotonic()
+            if not self.console.is_terminal and now - said >= LOG_SECONDS:
+                said = now
+                passed = timedelta(seconds=int(now - started))
+                self.console.print(f"{visible(title)}: {note}, {passed}", markup=False, highlight=False)
+
+        return log
 
     def _progress(self) -> Progress:
         return Progress(
