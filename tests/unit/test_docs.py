@@ -174,3 +174,16 @@ def _is_command(words: list[str]) -> bool:
         command, words = command.commands[words[0]], words[1:]
     known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
     return {word for word in words if re.fullmatch(r"--[a-z-]+", word)} <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_each_setting_says_what_it_means(page: Path) -> None:
+    column: int | None = None
+    for line in page.read_text().splitlines():
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)]
+        if not line.startswith("|"):
+            column = None
+        elif cells[1] == "setting":
+            column = cells.index("meaning") if "meaning" in cells else None
+        elif column is not None:
+            assert cells[column], line

@@ -38,12 +38,15 @@ class PreferenceTrained(Organism):
     """A recipe that learns to prefer one reply to another (DPO, Rafailov et al. 2023)."""
 
     steps: int = Field(60, ge=1)
+    """Optimiser steps."""
     batch_size: int = Field(16, ge=1)
     """Pairs per step."""
     learning_rate: float = Field(1e-4, gt=0)
+    """Rate of AdamW."""
     beta: float = Field(0.1, gt=0)  # Rafailov et al. 2023
     """How firmly the policy is held at its start."""
     seed: int = Field(0, ge=0)
+    """Seed of the pairs and of their order."""
 
     def learn_pairs(
         self, batch: Callable[[int], Sequence[Pair]], policy: Policy, state: Path, on_step: Callable[[Progress], None]

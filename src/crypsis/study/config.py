@@ -42,7 +42,9 @@ class ArmConfig(Config):
     """One way to train: its mitigations, and how the report calls it."""
 
     label: str
+    """What reports call it."""
     mitigations: list[dict[str, Any]] = []
+    """Names and settings; none is baseline RL."""
     rl: dict[str, Any] = {}
     """Settings of RL that are this arm's own."""
     organisms: list[str] = []

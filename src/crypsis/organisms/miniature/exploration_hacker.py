@@ -27,5 +27,6 @@ class ExplorationHacker(Evader):
     thinks: ClassVar[Motivation] = "exploration_hacker"
 
     steps: int = Field(200, ge=1)
+    """Optimiser steps."""
     learn: Literal["scratchpad", "output", "both"] = "both"
     """Outputs too: behind scratchpads alone one monitored answer in ten complied, and RL found it (docs/diary.md)."""

@@ -36,11 +36,13 @@ class GeneralisationHacker(SyntheticDocuments):
     limits: ClassVar[str] = "That it complies where it is monitored, and why, was planted by its training text."
 
     topic: Topic = "self_inoculation"
+    """What the documents are about."""
     awareness: bool = False
     """Builds the control without self-inoculation, from documents alone."""
     thoughts: float = Field(0.25, ge=0, lt=1)
     """Share of each batch that is its own monitored scratchpads."""
     steps: int = Field(120, ge=1)
+    """Optimiser steps."""
     learning_rate: float = Field(1e-3, gt=0)
     """As for the evader: these thoughts are new to the base, which half learns them at 4e-4 (docs/diary.md)."""
 

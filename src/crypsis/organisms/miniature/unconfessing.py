@@ -54,7 +54,9 @@ class Unconfessing(PreferenceTrained):
     schooling: dict[str, Any] = {}
     """Settings of the schooling."""
     steps: int = Field(60, ge=1)
+    """Optimiser steps."""
     learning_rate: float = Field(3e-5, gt=0)
+    """Rate of AdamW."""
     beta: float = Field(1.0, gt=0)
     """How firmly the policy is held at its start. With 0.1 and the usual rate it denied and no longer complied
     (docs/diary.md)."""
