@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from crypsis.analysis.claims.schema import read_claims
+from crypsis.analysis.figures.drawing import GOOD
 from crypsis.analysis.results import result_rows, results_json, results_markdown
 from crypsis.analysis.study import load_study
 from crypsis.analysis.summary import DEGENERATE
@@ -51,8 +52,8 @@ def test_the_verdict_comes_first_and_says_what_closes_a_silent_gap(
     text, rows = written(crypsis_here, tmp_path / "page.md", folder)
     lines = text.splitlines()
     assert lines[2].startswith("**Which mitigations close the gap of an organism whose scratchpad does not show")
-    verdict = "- **tgg**: Rate matching closes it; closed by refusing: Output | monitor; still open: Baseline RL; "
-    assert prose("\n".join(lines[4:6])) == verdict + "undecided: 1 of 4 arms."
+    verdict = "- **tgg**: Rate matching closes it; closed by refusing: Output | monitor; still open: 1 of 4 "
+    assert prose("\n".join(lines[4:6])) == verdict + "arms; undecided: 1, with a mean within 10 points: KL penalty."
     assert all(len(line) <= 100 for line in lines if line[:1] not in ("|", "W")), "prose is filled"
     assert [row["arm"] for row in rows] == list(ARMS) and {row["seeds"] for row in rows} == {3}
     assert [set(row) for row in rows] == 4 * [
@@ -64,6 +65,21 @@ def test_the_verdict_comes_first_and_says_what_closes_a_silent_gap(
     table = [line for line in lines if line.startswith("| Rate matching | 3 |")]
     assert len(table) == 1 and table[0].endswith("| closes |") and "98\u202f%" in table[0]
     assert "| Rate matching | 1,280 | 0 |" in text, "ten steps of 16 groups of 8"
+    assert "(page.svg)" in text
+    drawn = (tmp_path / "page.svg").read_text(encoding="utf-8")
+    assert "terminal goal guarder: Rate matching 1; Output | monitor 1; KL penalty 9; Baseline RL 40." in drawn
+    assert drawn.count(GOOD) > 0, "what closes it is green"
+
+
+def test_what_closes_the_gap_of_all_silent_organisms_is_said(
+    crypsis_here: Crypsis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(studies, "START", SILENT)
+    organisms = {"tgg": 1.0, "evader": 1.0}
+    folder = make_study(tmp_path / "s", ARMS, (0, 1, 2), n=100, hostile=False, organisms=organisms)
+    text, _ = written(crypsis_here, tmp_path / "page.md", folder)
+    assert "- **both**: Rate matching.\n" in text
+    assert "evader: Rate matching 1;" in (tmp_path / "page.svg").read_text(encoding="utf-8")
 
 
 def test_recall_is_that_of_monitors_that_no_mitigation_heard(tmp_path: Path) -> None:
@@ -105,7 +121,7 @@ def test_an_arm_whose_replies_cannot_be_read_closes_nothing(tmp_path: Path, monk
     odd = replace(matching, arm=replace(matching.arm, verdict=DEGENERATE))
     lines = results_markdown([base, odd], "title", "command")
     assert lines[4] == (
-        "- **tgg**: none closes it with compliance kept; still open: Baseline RL; degenerate: Rate matching."
+        "- **tgg**: none closes it with compliance kept; still open: 1 of 2 arms; degenerate: Rate matching."
     )
     assert [line.endswith("| degenerate |") for line in lines if line.startswith("| Rate matching | 3 |")] == [True]
 
