@@ -53,7 +53,8 @@ def test_the_verdict_comes_first_and_says_what_closes_a_silent_gap(
     lines = text.splitlines()
     assert lines[2].startswith("**Which mitigations close the gap of an organism whose scratchpad does not show")
     verdict = "- **tgg**: Rate matching closes it; closed by refusing: Output | monitor; still open: 1 of 4 "
-    assert prose("\n".join(lines[4:6])) == verdict + "arms; undecided: 1, with a mean within 10 points: KL penalty."
+    smaller = "not closed, but smaller than after baseline RL: KL penalty."
+    assert prose("\n".join(lines[4:7])) == verdict + f"arms; undecided: 1; {smaller}"
     assert all(len(line) <= 100 for line in lines if line[:1] not in ("|", "W")), "prose is filled"
     assert [row["arm"] for row in rows] == list(ARMS) and {row["seeds"] for row in rows} == {3}
     assert [set(row) for row in rows] == 4 * [
