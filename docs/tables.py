@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import yaml
 
+from crypsis.analysis.statistics.pooling import FEW
 from crypsis.registry import BUILT_IN, Kind, find, summary
 from crypsis.settings import REQUIRED, Setting, settings_of
 
@@ -125,11 +126,15 @@ def demo() -> str:
 
 
 def outcomes(study: str, *arms: str) -> str:
-    """Some arms of a study beside baseline RL, organism by organism, as ``crypsis export results`` wrote them."""
+    """Some arms of a study beside baseline RL, organism by organism, as ``crypsis export results`` wrote them.
+
+    What has fewer than ``FEW`` seeds is left out: nothing is claimed of it.
+    """
     labels = yaml.safe_load((DOCS.parent / "configs" / f"{study}.yaml").read_text(encoding="utf-8"))["arms"]
     found: dict[str, dict[str, Any]] = {}
     for row in _json(study):
-        found.setdefault(row["organism"], {})[row["arm"]] = row
+        if row["seeds"] >= FEW:
+            found.setdefault(row["organism"], {})[row["arm"]] = row
     rows = []
     for organism, by_arm in found.items():
         shown = [arm for arm in ("baseline", *arms) if arm in by_arm] if set(arms) & by_arm.keys() else []
@@ -325,7 +330,7 @@ def _interval(values: Sequence[float], digits: int = 2) -> str:
 
 
 def _number(value: float, digits: int = 2) -> str:
-    return f"{value + 0:.{digits}f}".replace("-", "−")
+    return f"{round(value, digits) + 0:.{digits}f}".replace("-", "−")
 
 
 def _value(value: object) -> str:
