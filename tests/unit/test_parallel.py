@@ -1,18 +1,20 @@
-"""Workers end with the process that started them, however early it dies."""
+"""Workers end with the process that started them, however early it dies; long work is not slowed by collections."""
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
 
-from crypsis.parallel import die_with_parent
+from crypsis.parallel import die_with_parent, settled
 
 pytestmark = pytest.mark.unit
 
@@ -96,3 +98,19 @@ def test_helpers_inherit_that_interrupts_are_held_back(tmp_path: Path) -> None:
     (tmp_path / "held.py").write_text(HELD)
     done = subprocess.run([sys.executable, tmp_path / "held.py"], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "False"]
+
+
+class Cycle:
+    me: Cycle
+
+
+def test_what_exists_is_left_out_of_collections_until_the_end() -> None:
+    with settled():
+        assert gc.get_freeze_count() > 1000
+        cycle = Cycle()
+        cycle.me = cycle
+        kept = weakref.ref(cycle)
+        del cycle
+        gc.collect()
+        assert kept() is None, "what came later is still collected"
+    assert gc.get_freeze_count() == 0

@@ -20,7 +20,7 @@ from crypsis.mitigations.base import Schedule
 from crypsis.mitigations.hooks import RoutesGradients, delay_of
 from crypsis.models import Policy
 from crypsis.monitors.base import judge, refreshed
-from crypsis.parallel import Ranks, release_memory
+from crypsis.parallel import Ranks, release_memory, settled
 from crypsis.rl.advantages import Advantages, step_advantages
 from crypsis.rl.context import RunContext, at_step, sample_step
 from crypsis.rl.delayed import delayed_rows
@@ -46,6 +46,7 @@ Evaluate = Callable[[Policy, int, Engine], None]
 """Evaluates the policy after so many steps and stores what it found; skips what is stored already."""
 
 
+@settled()
 def train(
     policy: Policy,
     config: RunConfig,
@@ -99,7 +100,7 @@ def train(
         record(folder, rollouts_path(folder, step + 1))
         if (step + 1) % rl.checkpoint_every == 0 or step + 1 == rl.steps:
             learner.save(folder / "checkpoints", step + 1, rows_digest(metrics))
-        release_memory()
+            release_memory()
         on_step(row)
     if blocks:
         blocks.remove()
@@ -153,7 +154,8 @@ def assist(policy: Policy, config: RunConfig, context: RunContext, folder: Path,
         now = replace(context, mitigations=at_step(context.mitigations, Schedule(step + 1, config.rl.steps)))
         sample_step(policy, config, now, step + 1, PhaseTimer(), ranks)
         learner.learn([], f"{config.name}: step {step + 1}", PhaseTimer())
-        release_memory()
+        if (step + 1) % config.rl.checkpoint_every == 0:
+            release_memory()
 
 
 def _checked(policy: Policy, config: RunConfig, context: RunContext, ranks: Ranks, log: Log) -> Engine:
