@@ -366,6 +366,12 @@ def test_one_source_under_two_names_is_one_version(tmp_path: Path) -> None:
     assert load_study(folder).version == "0.1.0 and 0.2.0"
     write_json(records[-1], read_json(records[-1]) | {"code": "abd"})
     assert "several versions of crypsis" in fault(folder)
+    modules = {"crypsis.rl.loop": "aa", "crypsis.types": "bb"}
+    for run in folder.glob("runs/*"):
+        write_json(run / "inputs.json", {"code": modules | {run.name: "what only this one reaches"}})
+    assert load_study(folder).version == "0.1.0 and 0.2.0", "what runs depend on is the same"
+    write_json(records[-1].parent / "inputs.json", {"code": modules | {"crypsis.rl.loop": "ab"}})
+    assert "several versions of crypsis" in fault(folder)
 
 
 def test_half_written_and_given_up_runs_are_told_with_their_reason(tmp_path: Path) -> None:

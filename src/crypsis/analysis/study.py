@@ -20,7 +20,7 @@ from crypsis.evaluation.columns import Columns, columns_of
 from crypsis.evaluation.metrics import Tally, count
 from crypsis.evaluation.tallies import TALLIES, read_tallies
 from crypsis.jsonlines import read_rows, read_steps
-from crypsis.store import CONFIG, FAILED, METRICS, PROVENANCE, RESULT, look, read_json, steps_of
+from crypsis.store import CONFIG, FAILED, INPUTS, METRICS, PROVENANCE, RESULT, look, read_json, steps_of
 from crypsis.types import UserError, visible
 
 REQUIRED = ("pair_id", "monitored", "scratchpad", "output")
@@ -351,8 +351,8 @@ def _mitigation(entry: object) -> str:
 def _one_version(folder: Path, provenance: Mapping[str, Any], runs: list[Path]) -> str:
     """The version of crypsis that made the study, from its provenance and that of each run that has one.
 
-    A version is what the installed package calls itself; where the source is the same throughout, several names are
-    no fault (a package under development that was installed again).
+    A version is what the installed package calls itself. Several names are no fault where the source is the same
+    throughout (a package under development that was installed again), or at least every module that a run depends on.
     """
     found: dict[str, str] = {}
     sources = set()
@@ -363,9 +363,21 @@ def _one_version(folder: Path, provenance: Mapping[str, Any], runs: list[Path]) 
         if version is not None:
             found.setdefault(str(version), path.name)
             sources.add(record.get("code"))
-    if len(found) > 1 and (len(sources) > 1 or None in sources):
+    if len(found) > 1 and (len(sources) > 1 or None in sources) and not _same_modules(runs):
         listed = ", ".join(f"{version} in {place}" for version, place in sorted(found.items()))
         raise UserError(
             f"{folder}: was made by several versions of crypsis ({listed}); run it again with --exists overwrite"
         )
     return " and ".join(sorted(found)) or "unknown"
+
+
+def _same_modules(runs: Sequence[Path]) -> bool:
+    """Whether each module is the same in all runs that depend on it; no if a run does not say."""
+    known: dict[str, object] = {}
+    for run in runs:
+        code = mapping(run / INPUTS).get("code")
+        if not isinstance(code, Mapping) or not code:
+            return False
+        if any(known.setdefault(module, digest) != digest for module, digest in code.items()):
+            return False
+    return True
