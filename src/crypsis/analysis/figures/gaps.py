@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from crypsis.analysis.figures.drawing import GOOD, INK, MUTED, PAGE, RULE, WIDE, percent_text
+from crypsis.analysis.figures.drawing import GOOD, INK, MUTED, PAGE, RULE, percent_text
 from crypsis.analysis.figures.panels import BOLD, INCH, MIDDLE, SMALL, Axes, floor_of
 from crypsis.analysis.figures.sheet import Label, Marks, Shape, Sheet, corners
 from crypsis.analysis.naming import organism_name
 from crypsis.analysis.statistics.bootstrap import SeedEstimate
 
-NAMES, HEAD, ROW, FOOT, BETWEEN, MARGIN = 3.3, 0.36, 0.2, 0.26, 0.3, 0.1
-"""Inches: room for the arms' names, above the rows, a row, below them, between columns, and at the right."""
+WIDTH, NAMES, HEAD, ROW, FOOT, BETWEEN, MARGIN = 7.0, 2.75, 0.36, 0.18, 0.26, 0.3, 0.1
+"""Inches: the figure, as wide as a page of prose; room for the arms' names; above the rows, a row, and below them;
+between columns, and at the right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,8 @@ def gaps_figure(rows: Sequence[GapRow], closed: float) -> tuple[Sheet, str] | No
         return None
     arms = sorted(dict.fromkeys(row.arm for row in known), key=lambda arm: _mean([r for r in known if r.arm == arm]))
     organisms = list(dict.fromkeys(row.organism for row in known))
-    each = (WIDE - NAMES - MARGIN - BETWEEN * (len(organisms) - 1)) / len(organisms)
-    sheet = Sheet(WIDE * INCH, (HEAD + ROW * len(arms) + FOOT) * INCH, PAGE)
+    each = (WIDTH - NAMES - MARGIN - BETWEEN * (len(organisms) - 1)) / len(organisms)
+    sheet = Sheet(WIDTH * INCH, (HEAD + ROW * len(arms) + FOOT) * INCH, PAGE)
     plain = {row.arm for row in known if row.plain}
     for place, arm in enumerate(arms):
         base = (HEAD + ROW * (place + 0.5)) * INCH + MIDDLE
