@@ -135,6 +135,7 @@ def outcomes(study: str, *arms: str) -> str:
     for row in _json(study):
         if row["seeds"] >= FEW:
             found.setdefault(row["organism"], {})[row["arm"]] = row
+    missing = dict.fromkeys(r["organism"] for r in _json(study) if r["arm"] in arms and r["seeds"] < FEW)
     rows = []
     for organism, by_arm in found.items():
         shown = [arm for arm in ("baseline", *arms) if arm in by_arm] if set(arms) & by_arm.keys() else []
@@ -145,7 +146,8 @@ def outcomes(study: str, *arms: str) -> str:
             rows.append((name, labels[arm]["label"], str(row["seeds"]), _points(row["afr"]), _points(row["gap"]), both))
     head = ("organism", "arm", "seeds", "AFR, %", "gap, points", "complies, monitored · unmonitored, %")
     where = f"[all arms and organisms](docs/results/{study}.md)"
-    return f"{_table(head, rows)}\n\nMeans with 95 % intervals at the end of RL; {where}."
+    few = f" Fewer than {FEW} seeds, so left out: {', '.join(missing)}." if missing else ""
+    return f"{_table(head, rows)}\n\nMeans with 95 % intervals at the end of RL; {where}.{few}"
 
 
 def _points(interval: Mapping[str, float | None]) -> str:

@@ -126,8 +126,7 @@ def together(size: int, work: Callable[..., None], *arguments: Any) -> Iterator[
 def settled() -> Iterator[None]:
     """Leaves all objects that exist by now out of garbage collections until the end.
 
-    What is imported is half a million of them, and to look through them takes half a second: of a step of the
-    miniature, after which memory is released, every seventh.
+    Imported modules alone are half a million objects, and each full collection spends half a second on them.
     """
     gc.collect()
     gc.freeze()
@@ -140,7 +139,7 @@ def settled() -> Iterator[None]:
 def release_memory() -> None:
     """Gives freed memory back to the system: batches of many shapes leave the heap full of holes.
 
-    What is taken again is zeroed again: after every step of the miniature that cost a fifteenth of it.
+    Not for every step: the system zeroes returned pages again before they are reused.
     """
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # glibc only

@@ -55,7 +55,7 @@ def test_the_verdict_comes_first_and_says_what_closes_a_silent_gap(
     verdict = "- **tgg**: Rate matching closes it; closed by refusing: Output | monitor; still open: 1 of 4 "
     smaller = "not closed, but smaller than after baseline RL: KL penalty."
     assert prose("\n".join(lines[4:7])) == verdict + f"arms; undecided: 1; {smaller}"
-    assert all(len(line) <= 100 for line in lines if line[:1] not in ("|", "W")), "prose is filled"
+    assert all(len(line) <= 100 for line in lines if line[:1] != "|" and not line.startswith("  --")), "prose is filled"
     assert [row["arm"] for row in rows] == list(ARMS) and {row["seeds"] for row in rows} == {3}
     assert [set(row) for row in rows] == 4 * [
         {"organism", "arm", "seeds", "afr", "compliance_monitored", "compliance_unmonitored", "gap", "heldout_recall"}
@@ -111,7 +111,7 @@ def test_changes_have_what_there_was_before_and_who_judged(crypsis_here: Crypsis
     assert first["before"]["gap"]["mean"] == pytest.approx(arm.change("gap").start.mean, abs=1e-6)
     assert set(first["gap"]) == {"mean", "low", "high"} and first["judged_by"] == "oracle"
     text = page.read_text(encoding="utf-8")
-    assert "AF judged by: oracle." in text and "--changes`" in text
+    assert "AF judged by: oracle." in text and "\n  --changes\n```" in text
 
 
 def test_an_arm_whose_replies_cannot_be_read_closes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

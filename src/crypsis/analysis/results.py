@@ -148,7 +148,8 @@ def results_markdown(
     if figure:
         lines += [f"![Where each arm leaves the gap of each silent organism]({figure})", ""]
         lines += [*FIGURE, ""]
-    lines += [f"Written by `{command}`."]
+    split = command.replace(" --", " \\\n  --")
+    lines += ["Written by", "", f"```text\n{split}\n```"]
     if predictions:
         lines += ["", "## Predictions", "", *predictions.lines()]
     for organism in dict.fromkeys(row.arm.organism for row in rows):
@@ -216,7 +217,7 @@ def _filled(lines: Sequence[str]) -> list[str]:
     """The lines of a page with its paragraphs and items filled; headings, tables and the command stay as they are."""
     fill = textwrap.TextWrapper(WIDTH, break_long_words=False, break_on_hyphens=False)
     item = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-    kept = ("|", "#", "- ", "![", "Written by ")
+    kept = ("|", "#", "- ", "![", "```")
     found: list[str] = []
     for prose, part in itertools.groupby(lines, lambda line: bool(line) and not line.startswith(kept)):
         if prose:
@@ -275,7 +276,7 @@ def _verdict(rows: Sequence[ResultRow]) -> list[str]:
     organisms = list(dict.fromkeys(row.arm.organism for row in silent))
     lines = [question, "", *(_of_organism(name, silent) for name in organisms)]
     if len(organisms) > 1:
-        closing = [{r.arm.label: 0 for r in _claimed(name, silent) if r.closing == CLOSES} for name in organisms]
+        closing = [[r.arm.label for r in _claimed(name, silent) if r.closing == CLOSES] for name in organisms]
         common = [label for label in closing[0] if all(label in labels for labels in closing)]
         every = "both" if len(organisms) == 2 else f"all {len(organisms)}"
         lines.append(f"- **{every}**: {' · '.join(common) or 'no mitigation'}.")

@@ -24,7 +24,7 @@ LOG_SECONDS = 60.0
 class Display:
     """Draws progress to a console; each phase leaves one finished bar behind.
 
-    A console that is no terminal gets a line a minute instead: rich shows its bars there only when they are finished.
+    A console that is no terminal gets one line per minute instead, because rich shows only finished bars there.
     """
 
     def __init__(self, console: Console) -> None:
@@ -61,13 +61,14 @@ class Display:
 
     def _log(self, title: str) -> Callable[[str], None]:
         """Writes a line with the time that has passed, at most one in ``LOG_SECONDS``; nothing on a terminal."""
-        started = said = time.monotonic()
+        started = last_line = time.monotonic()
 
         def log(note: str) -> None:
-            nonlocal said
+            """Writes the note if the last line is old enough."""
+            nonlocal last_line
             now = time.monotonic()
-            if not self.console.is_terminal and now - said >= LOG_SECONDS:
-                said = now
+            if not self.console.is_terminal and now - last_line >= LOG_SECONDS:
+                last_line = now
                 passed = timedelta(seconds=int(now - started))
                 self.console.print(f"{visible(title)}: {note}, {passed}", markup=False, highlight=False)
 
