@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shlex
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -147,7 +148,8 @@ def outcomes(study: str, *arms: str) -> str:
     head = ("organism", "arm", "seeds", "AFR, %", "gap, points", "complies, monitored · unmonitored, %")
     where = f"[all arms and organisms](docs/results/{study}.md)"
     few = f" Fewer than {FEW} seeds, so left out: {', '.join(missing)}." if missing else ""
-    return f"{_table(head, rows)}\n\nMeans with 95 % intervals at the end of RL; {where}.{few}"
+    prose = f"Means with 95 % intervals at the end of RL; {where}.{few}"
+    return f"{_table(head, rows)}\n\n{textwrap.fill(prose, 100, break_long_words=False, break_on_hyphens=False)}"
 
 
 def _points(interval: Mapping[str, float | None]) -> str:
