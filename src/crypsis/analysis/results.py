@@ -149,7 +149,7 @@ def results_markdown(
         lines += [f"![Where each arm leaves the gap of each silent organism]({figure})", ""]
         lines += [*FIGURE, ""]
     split = command.replace(" --", " \\\n  --")
-    lines += ["Written by", "", f"```text\n{split}\n```"]
+    lines += ["Written by", "", f"```sh\n# not run here: it reads a finished study\n{split}\n```"]
     if predictions:
         lines += ["", "## Predictions", "", *predictions.lines()]
     for organism in dict.fromkeys(row.arm.organism for row in rows):
