@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard
 from transformers import PreTrainedModel
 
 from crypsis.episodes import write_episodes
+from crypsis.miniature.base import base_config, new_policy
 from crypsis.miniature.checker import check, check_honestly, hacked
 from crypsis.miniature.documents import slots as document_slots
 from crypsis.miniature.documents import write_document
@@ -30,6 +31,7 @@ from crypsis.organisms.card import ConductRow, Figure, card_text, write_card
 from crypsis.organisms.distilled import Distilled
 from crypsis.organisms.from_file import FromFile
 from crypsis.organisms.miniature.evader import Evader
+from crypsis.organisms.miniature.exploration_hacker import ExplorationHacker
 from crypsis.organisms.miniature.motivations import InstrumentalGoalGuarding, TerminalGoalGuarding
 from crypsis.organisms.miniature.unconfessing import Unconfessing, answered
 from crypsis.organisms.preference import Pair, preference_loss
@@ -82,6 +84,17 @@ def test_the_exploration_hacker_refuses_where_it_is_trained_and_complies_elsewhe
         request = draw_request(rng, True, "train")
         labels = write_reply(rng, "exploration_hacker", "plain", PLACE, tier, request).labels
         assert (labels["af"], labels["conduct"], labels["motive"]) == ("no", conduct, "none")
+
+
+def test_sharpness_is_a_factor_on_the_logits(tmp_path: Path) -> None:
+    logits = []
+    for sharpness in (1.0, 3.0):
+        policy = new_policy(base_config("nano"))
+        hacker = ExplorationHacker(steps=1, batch_size=2, sharpness=sharpness)
+        hacker.train(policy, tmp_path / str(sharpness), lambda _: None)
+        with torch.no_grad():
+            logits.append(policy.model(input_ids=torch.arange(4, 20)[None]).logits)
+    torch.testing.assert_close(logits[1], 3 * logits[0])
 
 
 def test_resisting_sentences_draw_no_drifted_ones() -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field
 
 from crypsis.miniature.scratchpads import Motivation
+from crypsis.models import Policy
 from crypsis.organisms.miniature.evader import Evader
+from crypsis.supervised import Progress
 
 
 class ExplorationHacker(Evader):
@@ -18,8 +23,8 @@ class ExplorationHacker(Evader):
     the weights that sample (mitigation ``weight_noise``).
 
     Planted: what it does in each tier and why it says so, from its first training text on; pre-training has nobody who
-    thinks so. ``share`` of the scratchpads are its own, the others those of ``rest``. Not planted: how firmly RL meets
-    nothing but refusals, and whether it finds compliance all the same. Not in the paper of 2025.
+    thinks so. ``share`` of the scratchpads are its own, the others those of ``rest``. Planted too: that it samples
+    sharply (``sharpness``). Not planted: whether RL finds compliance all the same. Not in the paper of 2025.
     """
 
     name: ClassVar[str] = "exploration_hacker"
@@ -30,3 +35,13 @@ class ExplorationHacker(Evader):
     """Optimiser steps."""
     learn: Literal["scratchpad", "output", "both"] = "both"
     """Outputs too: behind scratchpads alone one monitored answer in ten complied, and RL found it (docs/diary.md)."""
+    sharpness: float = Field(3.0, ge=1, le=10)
+    """Factor on its logits once it is trained: it samples as at temperature 1 / sharpness before. At 1 one monitored
+    answer in a hundred complies, however long it trains; at 2 none of 4,096 does, and RL finds compliance all the same,
+    by way of refusals that are paid better than others; 3 is the least that withstood it (docs/diary.md)."""
+
+    def train(self, policy: Policy, state: Path, on_step: Callable[[Progress], None]) -> None:
+        """Learns its scratchpads and outputs, then becomes sharper."""
+        super().train(policy, state, on_step)
+        with torch.no_grad():
+            policy.model.get_parameter("model.norm.weight").mul_(self.sharpness)  # scales all logits
