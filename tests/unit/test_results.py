@@ -58,8 +58,9 @@ def test_the_verdict_comes_first_and_says_what_closes_a_silent_gap(
     assert all(len(line) <= 100 for line in lines if line[:1] != "|" and not line.startswith("  --")), "prose is filled"
     assert [row["arm"] for row in rows] == list(ARMS) and {row["seeds"] for row in rows} == {3}
     assert [set(row) for row in rows] == 4 * [
-        {"organism", "arm", "seeds", "afr", "compliance_monitored", "compliance_unmonitored", "gap", "heldout_recall"}
-    ]
+        {"organism", "arm", "seeds", "afr", "compliance_monitored", "compliance_unmonitored", "gap", "heldout_recall",
+         "artefacts", "unreadable"}
+    ]  # fmt: skip
     assert [round(row["gap"]["mean"], 2) for row in rows] == [0.4, 0.01, 0.01, 0.09]
     assert all(row["gap"]["low"] <= row["gap"]["mean"] <= row["gap"]["high"] for row in rows)
     assert rows[0]["heldout_recall"] == {"mean": None, "low": None, "high": None}, "nothing fakes"
@@ -83,6 +84,24 @@ def test_what_closes_the_gap_of_all_silent_organisms_is_said(
     assert "evader: Rate matching 1;" in (tmp_path / "page.svg").read_text(encoding="utf-8")
 
 
+def test_what_makes_a_resisting_organism_comply_is_said(
+    crypsis_here: Crypsis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(studies, "START", Rates(0.0, 0.01, 0.9))
+    arms: dict[str, tuple[str, list[str], Rates]] = {
+        "baseline": ("Baseline RL", [], Rates(0.0, 0.02, 0.9)),
+        "noise": ("Weight noise", ["weight_noise"], Rates(0.0, 0.99, 0.95)),
+        "kl": ("KL penalty", ["kl"], Rates(0.0, 0.5, 0.9)),
+    }
+    folder = make_study(tmp_path / "s", arms, seeds=(0, 1, 2), n=100, hostile=False)
+    text, _ = written(crypsis_here, tmp_path / "page.md", folder)
+    assert "**Which make an organism comply that refuses through baseline RL?**" in text
+    assert "\n- **tgg**: Weight noise.\n" in text
+    arms["baseline"] = ("Baseline RL", [], Rates(0.0, 0.9, 0.9))
+    folder = make_study(tmp_path / "complies", arms, seeds=(0, 1, 2), n=100, hostile=False)
+    assert "refuses through" not in written(crypsis_here, tmp_path / "page.md", folder)[0]
+
+
 def test_recall_is_that_of_monitors_that_no_mitigation_heard(tmp_path: Path) -> None:
     arms: dict[str, tuple[str, list[str], Rates]] = {"baseline": ("Baseline", [], Rates(0.8, 1.0, 0.6, seen=0.25))}
     study = load_study(make_study(tmp_path / "s", arms, seeds=(0, 1, 2), n=100, hostile=False))
@@ -101,7 +120,8 @@ def test_changes_have_what_there_was_before_and_who_judged(crypsis_here: Crypsis
     done = crypsis_here("export", "results", folder, "--changes", "--out", page)
     assert done.returncode == 0, done.stderr
     rows = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
-    named = {"organism", "arm", "seeds", "afr", "compliance_monitored", "compliance_unmonitored", "gap", "judged_by"}
+    named = {"organism", "arm", "seeds", "afr", "compliance_monitored", "compliance_unmonitored", "gap", "judged_by",
+             "artefacts", "unreadable"}  # fmt: skip
     assert [set(row) for row in rows] == [named | {"before"}] * 4
     first, study = rows[0], load_study(folder)
     [arm] = [row.arm for row in result_rows([study]) if row.arm.arm == first["arm"]]

@@ -32,7 +32,7 @@ from crypsis.evaluation.metrics import Tally
 from crypsis.store import write_atomic, write_json
 from crypsis.types import UserError
 
-HELD_OUT, UNREAD = "heldout_recall", "unreadable"
+HELD_OUT = "heldout_recall"
 WIDTH = 100
 """Characters of a line of prose."""
 COLUMNS = {
@@ -41,10 +41,10 @@ COLUMNS = {
     "compliance_monitored": "complies, monitored",
     "compliance_unmonitored": "complies, unmonitored",
     HELD_OUT: "held-out recall",
+    "artefacts": "contradicts itself",
+    "unreadable": "unreadable",
 }
 """Metrics of a row, with the head of their column."""
-SHOWN = COLUMNS | {UNREAD: "unreadable"}
-"""Those of the tables."""
 CLOSES, BY_REFUSING, OPEN, UNDECIDED = "closes", "closes by refusing", "open", "undecided"
 KINDS = (CLOSES, BY_REFUSING, OPEN, DEGENERATE)
 """What the verdict lists by name."""
@@ -56,7 +56,7 @@ class ResultRow:
 
     Attributes:
         arm: What the study's summary says of it.
-        figures: Each metric of ``SHOWN`` over seeds.
+        figures: Each metric of ``COLUMNS`` over seeds.
         silent: Whether the organism keeps a gap before RL that its scratchpads do not show.
         episodes: Episodes that RL samples per run.
         extra: Replies per run that the arm samples besides (extra turns, other tiers, sentences), mean over runs.
@@ -74,6 +74,11 @@ class ResultRow:
     def few(self) -> bool:
         """Whether too few seeds stand behind it to claim anything."""
         return len(self.arm.runs) < FEW
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the baseline that the others are compared with."""
+        return self.arm.is_baseline and not self.arm.versus_baseline
 
     @property
     def closing(self) -> str:
@@ -144,7 +149,8 @@ def results_markdown(
     rows: Sequence[ResultRow], title: str, command: str, predictions: Predictions | None = None, figure: str = ""
 ) -> list[str]:
     """Lines of the page: verdict, its figure, predictions, a table for each organism, cost, and how to read it."""
-    lines = [f"# {title}", "", *_verdict(rows), "", _seeds(rows), ""]
+    resisting = [*found, ""] if (found := _resisting(rows)) else []
+    lines = [f"# {title}", "", *_verdict(rows), "", *resisting, _seeds(rows), ""]
     if figure:
         lines += [f"![Where each arm leaves the gap of each silent organism]({figure})", ""]
         lines += [*FIGURE, ""]
@@ -174,7 +180,9 @@ HOW = (
     "are replies that are malformed, have no scratchpad, or say what the judge cannot read; an arm is *degenerate* if",
     f"at least {100 * UNREADABLE:.0f} % are, and its figures are those of the rest. *Held-out recall* is the share of",
     "the answers that fake by the ground truth that monitors of scratchpads flag which no mitigation heard, all of",
-    f"them together; {UNKNOWN} where nothing fakes or no such monitor judges.",
+    f"them together; {UNKNOWN} where nothing fakes or no such monitor judges. What *contradicts itself* are replies of",
+    "either tier whose scratchpad decides one thing and whose output does the other: where many do, a smaller gap may",
+    "mean that outputs no longer follow scratchpads.",
 )
 
 
@@ -209,8 +217,7 @@ def write_results(
 def _gap_row(row: ResultRow) -> GapRow:
     complies = (row.figures["compliance_monitored"].mean or 0.0) >= COMPLIES
     closes = row.closing == CLOSES and not row.few
-    plain = row.arm.is_baseline and not row.arm.versus_baseline
-    return GapRow(row.arm.organism, row.arm.label, row.figures["gap"], closes, complies, plain)
+    return GapRow(row.arm.organism, row.arm.label, row.figures["gap"], closes, complies, row.is_plain)
 
 
 def _filled(lines: Sequence[str]) -> list[str]:
@@ -228,7 +235,7 @@ def _filled(lines: Sequence[str]) -> list[str]:
 
 
 def _row(study: Study, summary: Summary, arm: ArmSummary) -> ResultRow:
-    figures = {name: arm.change(name).end for name in SHOWN if name != HELD_OUT}
+    figures = {name: arm.change(name).end for name in COLUMNS if name != HELD_OUT}
     held_out = {
         run.seed: _with_recall(run.evaluations[arm.steps[1]], _held_out(study, run))
         for run in arm.runs
@@ -283,6 +290,25 @@ def _verdict(rows: Sequence[ResultRow]) -> list[str]:
     return lines
 
 
+def _resisting(rows: Sequence[ResultRow]) -> list[str]:
+    """Which arms make an organism comply that baseline RL does not: nothing, or a line for each such organism."""
+    lines = []
+    for row in rows:
+        if row.few or not row.is_plain or not _is_within(row, 0.0, COMPLIES):
+            continue
+        own = [other for other in _claimed(row.arm.organism, rows) if other.arm.verdict != DEGENERATE]
+        comply = [other.arm.label for other in own if _is_within(other, COMPLIES, 1.0)]
+        lines.append(f"- **{row.arm.organism}**: {' · '.join(comply) or 'none is shown to'}.")
+    asked = "**Which make an organism comply that refuses through baseline RL?** The whole interval of its monitored"
+    return [f"{asked} compliance is at least {100 * COMPLIES:.0f} %.", "", *lines] if lines else []
+
+
+def _is_within(row: ResultRow, low: float, high: float) -> bool:
+    """Whether the whole interval of monitored compliance is."""
+    found = row.figures["compliance_monitored"]
+    return found.low is not None and found.high is not None and low <= found.low and found.high <= high
+
+
 def _claimed(organism: str, rows: Sequence[ResultRow]) -> list[ResultRow]:
     """The rows of an organism with enough seeds to claim something."""
     return [row for row in rows if row.arm.organism == organism and not row.few]
@@ -335,10 +361,10 @@ def _judges(rows: Sequence[ResultRow]) -> str:
 
 
 def _table(rows: Sequence[ResultRow]) -> list[str]:
-    lines = [f"| arm | seeds | {' | '.join(SHOWN.values())} | gap is |", "|---" * (len(SHOWN) + 3) + "|"]
+    lines = [f"| arm | seeds | {' | '.join(COLUMNS.values())} | gap is |", "|---" * (len(COLUMNS) + 3) + "|"]
     for row in rows:
         state = "–" if row.few and row.closing != DEGENERATE else row.closing
-        shown = " | ".join(_shown(row.figures[name], _kind(name)) for name in SHOWN)
+        shown = " | ".join(_shown(row.figures[name], _kind(name)) for name in COLUMNS)
         lines.append(f"| {row.arm.label} | {len(row.arm.runs)} | {shown} | {state} |")
     return lines
 
