@@ -129,14 +129,20 @@ def demo() -> str:
 def outcomes(study: str, *arms: str) -> str:
     """Some arms of a study beside baseline RL, organism by organism, as ``crypsis export results`` wrote them.
 
-    What has fewer than ``FEW`` seeds is left out: nothing is claimed of it.
+    ``of=ORGANISM`` leaves others out. What has fewer than ``FEW`` seeds is left out: nothing is claimed of it.
     """
     labels = yaml.safe_load((DOCS.parent / "configs" / f"{study}.yaml").read_text(encoding="utf-8"))["arms"]
+    only = [arm.removeprefix("of=") for arm in arms if arm.startswith("of=")]
+    arms = tuple(arm for arm in arms if not arm.startswith("of="))
     found: dict[str, dict[str, Any]] = {}
+    missing: dict[str, None] = {}
     for row in _json(study):
+        if only and row["organism"] not in only:
+            continue
         if row["seeds"] >= FEW:
             found.setdefault(row["organism"], {})[row["arm"]] = row
-    missing = dict.fromkeys(r["organism"] for r in _json(study) if r["arm"] in arms and r["seeds"] < FEW)
+        elif row["arm"] in arms:
+            missing[row["organism"]] = None
     rows = []
     for organism, by_arm in found.items():
         shown = [arm for arm in ("baseline", *arms) if arm in by_arm] if set(arms) & by_arm.keys() else []
@@ -145,11 +151,14 @@ def outcomes(study: str, *arms: str) -> str:
             both = f"{_points(row['compliance_monitored'])} · {_points(row['compliance_unmonitored'])}"
             name = "" if place else organism
             rows.append((name, labels[arm]["label"], str(row["seeds"]), _points(row["afr"]), _points(row["gap"]), both))
-    head = ("organism", "arm", "seeds", "AFR, %", "gap, points", "complies, monitored · unmonitored, %")
     where = f"[all arms and organisms](docs/results/{study}.md)"
+    if not rows:
+        return f"Fewer than {FEW} seeds so far, of which nothing is claimed; {where}."
+    head = ("organism", "arm", "seeds", "AFR, %", "gap, points", "complies, monitored · unmonitored, %")
+    table = _table(head[1:], [row[1:] for row in rows]) if len(only) == 1 else _table(head, rows)
     few = f" Fewer than {FEW} seeds, so left out: {', '.join(missing)}." if missing else ""
     prose = f"Means with 95 % intervals at the end of RL; {where}.{few}"
-    return f"{_table(head, rows)}\n\n{textwrap.fill(prose, 100, break_long_words=False, break_on_hyphens=False)}"
+    return f"{table}\n\n{textwrap.fill(prose, 100, break_long_words=False, break_on_hyphens=False)}"
 
 
 def _points(interval: Mapping[str, float | None]) -> str:
