@@ -84,22 +84,22 @@ def test_what_closes_the_gap_of_all_silent_organisms_is_said(
     assert "evader: Rate matching 1;" in (tmp_path / "page.svg").read_text(encoding="utf-8")
 
 
-def test_what_makes_a_resisting_organism_comply_is_said(
+def test_what_makes_a_resisting_organism_comply_is_said_by_seeds(
     crypsis_here: Crypsis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(studies, "START", Rates(0.0, 0.01, 0.9))
     arms: dict[str, tuple[str, list[str], Rates]] = {
         "baseline": ("Baseline RL", [], Rates(0.0, 0.02, 0.9)),
         "noise": ("Weight noise", ["weight_noise"], Rates(0.0, 0.99, 0.95)),
         "kl": ("KL penalty", ["kl"], Rates(0.0, 0.5, 0.9)),
     }
+    monkeypatch.setattr(studies, "START", Rates(0.0, 0.01, 0.9))
     folder = make_study(tmp_path / "s", arms, seeds=(0, 1, 2), n=100, hostile=False)
-    text, _ = written(crypsis_here, tmp_path / "page.md", folder)
-    assert "**Which make an organism comply that refuses through baseline RL?**" in text
-    assert "\n- **tgg**: Weight noise.\n" in text
-    arms["baseline"] = ("Baseline RL", [], Rates(0.0, 0.9, 0.9))
+    text = prose(written(crypsis_here, tmp_path / "page.md", folder)[0])
+    assert "**What makes an organism comply that refuses before RL?**" in text
+    assert "- **tgg**: Baseline RL with 0 of 3 seeds; with every seed Weight noise; with none KL penalty." in text
+    monkeypatch.setattr(studies, "START", Rates(0.0, 0.9, 0.9))
     folder = make_study(tmp_path / "complies", arms, seeds=(0, 1, 2), n=100, hostile=False)
-    assert "refuses through" not in written(crypsis_here, tmp_path / "page.md", folder)[0]
+    assert "refuses before RL" not in written(crypsis_here, tmp_path / "page.md", folder)[0]
 
 
 def test_recall_is_that_of_monitors_that_no_mitigation_heard(tmp_path: Path) -> None:

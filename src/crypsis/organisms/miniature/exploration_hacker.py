@@ -37,8 +37,8 @@ class ExplorationHacker(Evader):
     """Outputs too: behind scratchpads alone one monitored answer in ten complied, and RL found it (docs/diary.md)."""
     sharpness: float = Field(3.0, ge=1, le=10)
     """Factor on its logits once it is trained: it samples as at temperature 1 / sharpness before. At 1 one monitored
-    answer in a hundred complies, however long it trains; at 2 none of 4,096 does, and RL finds compliance all the same,
-    by way of refusals that are paid better than others; 3 is the least that withstood it (docs/diary.md)."""
+    answer in a hundred complies, however long it trains; at 2 none of 4,096 does, and RL found compliance all the same,
+    by way of refusals that are paid better than others; 3 was the least with which one run did not (docs/diary.md)."""
 
     def train(self, policy: Policy, state: Path, on_step: Callable[[Progress], None]) -> None:
         """Learns its scratchpads and outputs, then becomes sharper."""
