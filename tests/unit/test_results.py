@@ -12,7 +12,8 @@ import yaml
 
 from crypsis.analysis.claims.schema import read_claims
 from crypsis.analysis.figures.drawing import GOOD
-from crypsis.analysis.results import result_rows, results_json, results_markdown
+from crypsis.analysis.results import result_rows, results_json
+from crypsis.analysis.results_page import results_markdown
 from crypsis.analysis.study import load_study
 from crypsis.analysis.summary import DEGENERATE
 from crypsis.config import load_config

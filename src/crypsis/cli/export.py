@@ -58,7 +58,7 @@ def export_results(
     claims: Annotated[Path | None, typer.Option("--claims", help="Predictions to check, a file of claims.")] = None,
 ) -> None:
     """Write what each mitigation did to each organism: verdict, tables and cost as FILE.md, the rows as FILE.json."""
-    from crypsis.analysis.results import write_results
+    from crypsis.analysis.results_page import write_results
     from crypsis.analysis.study import load_study
     from crypsis.types import UserError
 
