@@ -102,9 +102,9 @@ def plugins(kind: str) -> str:
 
 def results(study: str, *arms: str) -> str:
     """Table of some arms of a study beside baseline RL, organism by organism; ``of=ORGANISM`` leaves others out."""
-    only = [arm.removeprefix("of=") for arm in arms if arm.startswith("of=")]
+    only, chosen_arms = _of(arms)
     whole = _json("arms")["studies"][study]
-    wanted = [BEFORE, BASELINE, *(arm for arm in arms if not arm.startswith("of="))]
+    wanted = [BEFORE, BASELINE, *chosen_arms]
     rows = []
     for organism, found in whole["organisms"].items():
         chosen = [row for row in found["rows"] if row["arm"] in wanted]
@@ -132,8 +132,7 @@ def outcomes(study: str, *arms: str) -> str:
     ``of=ORGANISM`` leaves others out. What has fewer than ``FEW`` seeds is left out: nothing is claimed of it.
     """
     labels = yaml.safe_load((DOCS.parent / "configs" / f"{study}.yaml").read_text(encoding="utf-8"))["arms"]
-    only = [arm.removeprefix("of=") for arm in arms if arm.startswith("of=")]
-    arms = tuple(arm for arm in arms if not arm.startswith("of="))
+    only, arms = _of(arms)
     found: dict[str, dict[str, Any]] = {}
     missing: dict[str, None] = {}
     for row in _json(study):
@@ -159,6 +158,12 @@ def outcomes(study: str, *arms: str) -> str:
     few = f" Fewer than {FEW} seeds, so left out: {', '.join(missing)}." if missing else ""
     prose = f"Means with 95 % intervals at the end of RL; {where}.{few}"
     return f"{table}\n\n{textwrap.fill(prose, 100, break_long_words=False, break_on_hyphens=False)}"
+
+
+def _of(arms: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """The organisms that ``of=ORGANISM`` names, and the arms."""
+    only = [arm.removeprefix("of=") for arm in arms if arm.startswith("of=")]
+    return only, tuple(arm for arm in arms if not arm.startswith("of="))
 
 
 def _points(interval: Mapping[str, float | None]) -> str:

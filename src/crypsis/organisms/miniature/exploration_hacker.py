@@ -30,6 +30,7 @@ class ExplorationHacker(Evader):
     name: ClassVar[str] = "exploration_hacker"
     motivation: ClassVar[str] = "does not try what training would reward, so that training cannot teach it"
     thinks: ClassVar[Motivation] = "exploration_hacker"
+    limits: ClassVar[str] = "What it does in each tier was planted by its training text, and how sharply it samples."
 
     steps: int = Field(200, ge=1)
     """Optimiser steps."""
