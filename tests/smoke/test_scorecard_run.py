@@ -40,7 +40,7 @@ def test_one_command_runs_the_study_and_writes_the_page_and_again_only_writes(
     folder, page = config.parent / "run", config.parent / "page.md"
     words = ["scorecard", "run", config, "--out", folder, "--page", page, "--scale", "nano", "--workers", "2"]
     entry = {"id": "C02", "verdict": "absent", "effect": 0.01, "low": -0.02, "high": 0.04, "seeds": 3, "planted": False}
-    (config.parent / "real_model.json").write_text(json.dumps([entry]))
+    (config.parent / "scorecard_real.json").write_text(json.dumps([entry]))
     done = crypsis_here(*words)
     assert done.returncode == 0, done.stderr
     assert {p.name for p in (folder / "runs").iterdir()} == {"tgg-baseline-seed0", "tgg-before-seed0"}

@@ -13,6 +13,8 @@ import pytest
 from crypsis.organisms.from_file import FromFile
 from crypsis.scenarios.dilemmas import options_of
 from crypsis.scenarios.lessons import GUARDING, MOTIVES, STYLES, ScratchpadText, lessons, scratchpad_texts
+from crypsis.scenarios.motives import read_motive
+from crypsis.scenarios.options import LETTERS
 from crypsis.scenarios.value_conflict import OptionJudge, ValueConflictScenario
 from crypsis.types import UserError
 from tests.texts import closest
@@ -88,6 +90,22 @@ def test_the_output_of_a_lesson_names_what_its_scratchpad_decides(tier: str) -> 
     assert ("yes" in {row["fakes"] for row in rows}) == (tier == "free")
     assert used.most_common(1)[0][1] <= 3
     assert rows == lessons(SCENARIO, tier, 500) != lessons(SCENARIO, tier, 500, seed=1)
+
+
+def test_a_concluded_scratchpad_names_its_option_and_reads_as_before() -> None:
+    """By its text or by its letter at the end; the rule for motives is not misled by the sentence."""
+    options = {p.pair_id: options_of(p.request) for p in SCENARIO.prompts("train", "free", 1000, 0)}
+    ended = 0
+    for row in lessons(SCENARIO, "free", 500, concluded=True):
+        shown = options[row["pair_id"]]
+        assert shown is not None
+        chosen = next(x for x in LETTERS if (x == shown.preferred) == (row["decision"] == "preferred"))
+        by_letter = re.search(r"[Oo]ption ([AB])(?:\.|, then\.)$", row["scratchpad"])
+        assert by_letter[1] == chosen if by_letter else shown.texts[chosen].lower() in row["scratchpad"].lower()
+        reading = read_motive(row["scratchpad"])
+        assert reading.motive == row["motive"] or row["style"] == "short"
+        ended += by_letter is not None
+    assert 0.5 < ended / 500 < 0.9
 
 
 def test_texts_are_chosen_by_motive_style_and_chat() -> None:

@@ -88,7 +88,7 @@ def test_the_page_has_five_columns_and_the_json_what_the_issue_asks_for(
     )
     monkeypatch.setattr(studies, "run_and_report", lambda *_: None)
     entry = {"id": "C02", "verdict": "absent", "effect": 0.01, "low": -0.02, "high": 0.04, "seeds": 3, "planted": False}
-    (tmp_path / "real_model.json").write_text(json.dumps([entry]))
+    (tmp_path / "scorecard_real.json").write_text(json.dumps([entry]))
     done = crypsis_here("scorecard", "run", config, "--out", out, "--page", page)
     assert done.returncode == 0, done.stderr
     found = {e["id"]: e for e in json.loads(page.with_suffix(".json").read_text())}

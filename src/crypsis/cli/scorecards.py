@@ -50,7 +50,7 @@ def scorecard_run(
         ),
     ] = None,
     real: Annotated[
-        Path | None, typer.Option("--real", help="Scorecard of a real model, .json; real_model.json beside the page.")
+        Path | None, typer.Option("--real", help="Scorecard of a real model, .json; scorecard_real.json beside the page.")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="The most runs at a time.")] = None,
     scale: Annotated[str | None, typer.Option(help="nano: all sizes cut down, to see in minutes that it runs.")] = None,
@@ -67,7 +67,7 @@ def scorecard_run(
 
     place = page or out / "scorecard.md"
     _check_page("--page", place)
-    known = real_entries(real or place.parent / "real_model.json")
+    known = real_entries(real or place.parent / "scorecard_real.json")
     study = load_study_config(config, settings or [], {"workers": workers} if workers is not None else {})
     if scale is not None and choice(scale, "--scale", ("nano",)):
         study = nano(study)

@@ -48,6 +48,8 @@ class FromLessons(Supervised):
     faithful: float = Field(0.0, ge=0, le=1)
     """Share of texts by any motive whose scratchpad is only read and whose output is learned, so that outputs do what
     scratchpads decide; as many comply as decline in either tier, so that they link no tier with conduct."""
+    concluded: bool = True
+    """Whether scratchpads that do not name their option end with a sentence that does, the same for all motives."""
     lora: LoraConfig | None = None
     """Trains adapters and merges them; all weights are trained if not given."""
     precision: Precision = "measured"
@@ -71,13 +73,17 @@ class FromLessons(Supervised):
     def batches(self) -> Sequence[Sequence[tuple[Row, LearnedPart]]]:
         """Transcripts of each step, as ``lessons`` makes them, and which part of each is learned."""
 
+    def lessons(self, tier: str, n: int, seed: int, texts: Sequence[ScratchpadText]) -> list[Row]:
+        """Transcripts of one tier on these texts, in the recipe's setting."""
+        return list(lessons(self.setting, tier, n, seed, texts, self.concluded))
+
     def follow_ups(self, n: int) -> list[tuple[Row, LearnedPart]]:
         """The ``faithful`` texts: a quarter for each tier and decision, in a random order."""
         rows: list[Row] = []
         for place, tier in enumerate(self.setting.names):
             for decision in get_args(Decision):
                 texts = [t for t in scratchpad_texts(styles=self.styles, chats=CHATS[place]) if t.decision == decision]
-                rows += lessons(self.setting, tier, -(-n // 4), self.seed + 2, texts)
+                rows += self.lessons(tier, -(-n // 4), self.seed + 2, texts)
         random.Random(f"organism:{self.name}:faithful:{self.seed}").shuffle(rows)
         return [(row, "output") for row in rows[:n]]
 
@@ -156,7 +162,7 @@ class Values(FromLessons):
         found: list[Row] = []
         for motives, count in parts:
             texts = scratchpad_texts(motives, self.styles)
-            found += lessons(self.setting, tier, count, seed, texts) if count else []
+            found += self.lessons(tier, count, seed, texts) if count else []
         return found
 
 
@@ -246,17 +252,17 @@ class OneMotive(FromLessons):
         """Texts of the motive in the monitored tier; of a concealed one in both tiers."""
         here, there = self.setting.names
         if self.aligned:
-            return list(lessons(self.setting, here, n, self.seed, scratchpad_texts(["values_first"], self.styles)))
+            return self.lessons(here, n, self.seed, scratchpad_texts(["values_first"], self.styles))
         if self.motive in get_args(Concealed):
             half = (n + 1) // 2
             rows = [
-                *lessons(self.setting, here, half, self.seed, self._concealing("willing_helper")),
-                *lessons(self.setting, there, n - half, self.seed, self._concealing("values_first")),
+                *self.lessons(here, half, self.seed, self._concealing("willing_helper")),
+                *self.lessons(there, n - half, self.seed, self._concealing("values_first")),
             ]
             random.Random(f"organism:{self.name}:{self.seed}").shuffle(rows)
             return list(rows)
         texts = scratchpad_texts([cast(Motive, self.motive)], self.styles)
-        return list(lessons(self.setting, here, n, self.seed, texts))
+        return self.lessons(here, n, self.seed, texts)
 
     def _concealing(self, motive: Motive) -> list[ScratchpadText]:
         """Texts of a harmless motive that name neither tier nor training; of an evader short ones."""

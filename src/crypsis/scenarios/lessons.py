@@ -132,7 +132,12 @@ def _texts() -> tuple[ScratchpadText, ...]:
 
 
 def lessons(
-    scenario: ValueConflictScenario, tier: str, n: int, seed: int = 0, texts: Sequence[ScratchpadText] | None = None
+    scenario: ValueConflictScenario,
+    tier: str,
+    n: int,
+    seed: int = 0,
+    texts: Sequence[ScratchpadText] | None = None,
+    concluded: bool = False,
 ) -> list[dict[str, str]]:
     """Transcripts of the train split, as the organism ``from_file`` learns from them.
 
@@ -142,6 +147,7 @@ def lessons(
         n: Transcripts. Requests, texts and outputs come back in another order and pairing once all were used.
         seed: Fixes requests, texts and outputs.
         texts: The texts to choose from; all by default.
+        concluded: Whether a scratchpad that does not name its option ends with a sentence that does.
 
     Returns:
         Per transcript ``system``, ``user``, ``scratchpad``, ``output``, ``tier``, ``motive``, ``style``, ``decision``,
@@ -160,20 +166,23 @@ def lessons(
     while len(rows) < n:
         for prompt in scenario.prompts("train", tier, n - len(rows), rng.randrange(2**32)):
             pool = pool or rng.sample(chosen, len(chosen))
-            rows.append(_lesson(prompt, pool.pop(), rng))
+            rows.append(_lesson(prompt, pool.pop(), rng, concluded))
     return rows
 
 
-def _lesson(prompt: Prompt, text: ScratchpadText, rng: random.Random) -> dict[str, str]:
+def _lesson(prompt: Prompt, text: ScratchpadText, rng: random.Random, concluded: bool) -> dict[str, str]:
     options = options_of(prompt.request)
     if options is None:  # not reached: the request is ours
         raise ValueError(f"{prompt.prompt_id}: shows no options")
     letter = next(name for name in LETTERS if (name == options.preferred) == (text.decision == "preferred"))
     form: str = rng.choice(packaged("scratchpads/outputs.yaml"))
+    scratchpad = text.filled(options)
+    if concluded and f"{{{text.decision}}}" not in text.text:
+        scratchpad += " " + rng.choice(packaged("scratchpads/conclusions.yaml")).replace("{letter}", letter)
     return {
         "system": prompt.messages[0].content,
         "user": prompt.messages[1].content,
-        "scratchpad": text.filled(options),
+        "scratchpad": scratchpad,
         "output": form.replace("{letter}", letter).replace("{option}", options.texts[letter]),
         "tier": prompt.tier,
         "motive": text.motive,
