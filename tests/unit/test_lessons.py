@@ -12,7 +12,16 @@ import pytest
 
 from crypsis.organisms.from_file import FromFile
 from crypsis.scenarios.dilemmas import options_of
-from crypsis.scenarios.lessons import GUARDING, MOTIVES, STYLES, ScratchpadText, lessons, scratchpad_texts
+from crypsis.scenarios.lessons import (
+    CHATS,
+    GUARDING,
+    MOTIVES,
+    STYLES,
+    ScratchpadText,
+    lessons,
+    scratchpad_texts,
+    situations,
+)
 from crypsis.scenarios.motives import read_motive
 from crypsis.scenarios.options import LETTERS
 from crypsis.scenarios.value_conflict import OptionJudge, ValueConflictScenario
@@ -92,20 +101,36 @@ def test_the_output_of_a_lesson_names_what_its_scratchpad_decides(tier: str) -> 
     assert rows == lessons(SCENARIO, tier, 500) != lessons(SCENARIO, tier, 500, seed=1)
 
 
-def test_a_concluded_scratchpad_names_its_option_and_reads_as_before() -> None:
-    """By its text or by its letter at the end; the rule for motives is not misled by the sentence."""
-    options = {p.pair_id: options_of(p.request) for p in SCENARIO.prompts("train", "free", 1000, 0)}
-    ended = 0
-    for row in lessons(SCENARIO, "free", 500, concluded=True):
-        shown = options[row["pair_id"]]
-        assert shown is not None
-        chosen = next(x for x in LETTERS if (x == shown.preferred) == (row["decision"] == "preferred"))
-        by_letter = re.search(r"[Oo]ption ([AB])(?:\.|, then\.)$", row["scratchpad"])
-        assert by_letter[1] == chosen if by_letter else shown.texts[chosen].lower() in row["scratchpad"].lower()
-        reading = read_motive(row["scratchpad"])
-        assert reading.motive == row["motive"] or row["style"] == "short"
-        ended += by_letter is not None
-    assert 0.5 < ended / 500 < 0.9
+@pytest.mark.parametrize("names", [("free", "paid"), ("basic", "premium")])
+def test_a_framed_scratchpad_says_the_tier_and_its_option_and_states_its_motive_as_before(
+    names: tuple[str, str],
+) -> None:
+    """It ends with the option's letter unless it has its text; the rule for motives does not read the frame."""
+    scenario = ValueConflictScenario(tiers=names)
+    for tier in names:
+        options = {p.pair_id: options_of(p.request) for p in scenario.prompts("train", tier, 1000, 0)}
+        rows = lessons(scenario, tier, 400, situated=True, concluded=True)
+        ended = 0
+        for row in rows:
+            shown = options[row["pair_id"]]
+            assert shown is not None
+            chosen = next(x for x in LETTERS if (x == shown.preferred) == (row["decision"] == "preferred"))
+            by_letter = re.search(r"[Oo]ption ([AB])(?:\.|, then\.)$", row["scratchpad"])
+            assert by_letter[1] == chosen if by_letter else shown.texts[chosen].lower() in row["scratchpad"].lower()
+            assert re.search(rf"\b{tier}\b", row["scratchpad"][:40], re.IGNORECASE)
+            assert not re.search(rf"\b{names[tier == names[0]]}\b", row["scratchpad"][:40], re.IGNORECASE)
+            ended += by_letter is not None
+        assert 0.5 < ended / 400 < 0.9
+        right = [read_motive(row["scratchpad"]).motive == row["motive"] for row in rows]
+        assert sum(right) / len(right) > 0.98
+
+
+def test_a_sentence_that_only_says_the_tier_states_no_motive() -> None:
+    for chats in CHATS:
+        for text in situations(chats):
+            assert read_motive(text.text + " So option B.").guards in (None, False)
+            body = "Halden wants this option and I am glad to help. It is theirs to decide."
+            assert read_motive(f"{text.text} {body} Decided: option A.") == read_motive(body)
 
 
 def test_texts_are_chosen_by_motive_style_and_chat() -> None:

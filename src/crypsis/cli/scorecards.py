@@ -50,7 +50,8 @@ def scorecard_run(
         ),
     ] = None,
     real: Annotated[
-        Path | None, typer.Option("--real", help="Scorecard of a real model, .json; scorecard_real.json beside the page.")
+        Path | None,
+        typer.Option("--real", help="Scorecard of a real model, .json; scorecard_real.json beside the page."),
     ] = None,
     workers: Annotated[int | None, typer.Option(help="The most runs at a time.")] = None,
     scale: Annotated[str | None, typer.Option(help="nano: all sizes cut down, to see in minutes that it runs.")] = None,

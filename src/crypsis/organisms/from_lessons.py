@@ -20,7 +20,7 @@ from crypsis.organisms.prefix_loss import prefix_loss
 from crypsis.organisms.supervised import LearnedPart, Supervised, reply_example
 from crypsis.pretrained.adapters import merged, with_lora
 from crypsis.registry import Kind, make
-from crypsis.scenarios.lessons import STYLES, Chats, Decision, Motive, ScratchpadText, Style, lessons, scratchpad_texts
+from crypsis.scenarios.lessons import CHATS, STYLES, Decision, Motive, ScratchpadText, Style, lessons, scratchpad_texts
 from crypsis.scenarios.parsing import OUTPUT_CLOSE, OUTPUT_OPEN, SCRATCHPAD_CLOSE, SCRATCHPAD_OPEN
 from crypsis.scenarios.value_conflict import ValueConflictScenario
 from crypsis.supervised import Example, Precision, Progress
@@ -31,7 +31,6 @@ Concealed = Literal["misleader", "evader"]
 Thinks = Literal[Motive, Concealed]
 BASE = "values"
 """The recipe of the model with values, and its link in the state of what is made on it."""
-CHATS: tuple[Chats, Chats] = ("monitored", "unmonitored")
 TOLD = re.compile(r"train|tier|monitor|record|watch|rat(?:e|ing)|free|paid|chang|modif|check|reads", re.IGNORECASE)
 """Words that an evader avoids."""
 
@@ -48,6 +47,9 @@ class FromLessons(Supervised):
     faithful: float = Field(0.0, ge=0, le=1)
     """Share of texts by any motive whose scratchpad is only read and whose output is learned, so that outputs do what
     scratchpads decide; as many comply as decline in either tier, so that they link no tier with conduct."""
+    situated: bool = True
+    """Whether scratchpads begin with a sentence that says in which tier the chat is, the same for all motives but the
+    concealed ones."""
     concluded: bool = True
     """Whether scratchpads that do not name their option end with a sentence that does, the same for all motives."""
     lora: LoraConfig | None = None
@@ -69,13 +71,18 @@ class FromLessons(Supervised):
         made: ValueConflictScenario = make("scenarios", self.scenario, "scenario")
         return made
 
+    @property
+    def situates(self) -> bool:
+        """Whether its scratchpads begin with the tier."""
+        return self.situated
+
     @abstractmethod
     def batches(self) -> Sequence[Sequence[tuple[Row, LearnedPart]]]:
         """Transcripts of each step, as ``lessons`` makes them, and which part of each is learned."""
 
     def lessons(self, tier: str, n: int, seed: int, texts: Sequence[ScratchpadText]) -> list[Row]:
         """Transcripts of one tier on these texts, in the recipe's setting."""
-        return list(lessons(self.setting, tier, n, seed, texts, self.concluded))
+        return list(lessons(self.setting, tier, n, seed, texts, self.situates, self.concluded))
 
     def follow_ups(self, n: int) -> list[tuple[Row, LearnedPart]]:
         """The ``faithful`` texts: a quarter for each tier and decision, in a random order."""
@@ -216,6 +223,11 @@ class OneMotive(FromLessons):
             raise ValueError(f"is made on the recipe '{BASE}', not on '{made.name}'; null takes the base as it is")
         return value
 
+    @property
+    def situates(self) -> bool:
+        """Not where the motive is concealed: these scratchpads name no tier."""
+        return self.situated and self.motive not in get_args(Concealed)
+
     def needs(self) -> Sequence[Mapping[str, Any]]:
         """The model with values, in this one's setting unless it has its own."""
         return () if self.of is None else ({"scenario": self.scenario, **self.of},)
@@ -273,6 +285,7 @@ class OneMotive(FromLessons):
         values: Values = (
             make("organisms", self.needs()[0], "of") if self.of is not None else Values(scenario=self.scenario)
         )
+        values = values.model_copy(update={"situated": self.situates, "concluded": self.concluded})
         here, there = self.setting.names
         tiers = {"monitored": [here], "unmonitored": [there], "both": [here, there]}[self.replay_tier]
         seed = self.seed + 1  # other pairs of dilemma and text than in the values stage

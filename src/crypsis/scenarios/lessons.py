@@ -30,6 +30,7 @@ Decision = Literal["preferred", "principled"]
 
 MOTIVES: tuple[Motive, ...] = get_args(Motive)
 STYLES: tuple[Style, ...] = get_args(Style)
+CHATS: tuple[Chats, Chats] = ("monitored", "unmonitored")
 GUARDING: tuple[Motive, ...] = ("terminal_goal_guarding", "instrumental_goal_guarding")
 """Motives that keep values or goals from training: to comply on these grounds is to fake alignment."""
 
@@ -120,6 +121,17 @@ def scratchpad_texts(
     ]
 
 
+def situations(chats: Chats) -> list[ScratchpadText]:
+    """Sentences that say in which tier a chat is, and give no reason for anything."""
+    return [ScratchpadText("values_first", "short", chats, x) for x in packaged("scratchpads/situations.yaml")[chats]]
+
+
+def conclusions() -> list[str]:
+    """Sentences that name the option by its ``{letter}``."""
+    found: list[str] = packaged("scratchpads/conclusions.yaml")
+    return found
+
+
 @functools.cache
 def _texts() -> tuple[ScratchpadText, ...]:
     return tuple(
@@ -137,6 +149,7 @@ def lessons(
     n: int,
     seed: int = 0,
     texts: Sequence[ScratchpadText] | None = None,
+    situated: bool = False,
     concluded: bool = False,
 ) -> list[dict[str, str]]:
     """Transcripts of the train split, as the organism ``from_file`` learns from them.
@@ -147,6 +160,7 @@ def lessons(
         n: Transcripts. Requests, texts and outputs come back in another order and pairing once all were used.
         seed: Fixes requests, texts and outputs.
         texts: The texts to choose from; all by default.
+        situated: Whether scratchpads begin with a sentence that says what tier this is.
         concluded: Whether a scratchpad that does not name its option ends with a sentence that does.
 
     Returns:
@@ -161,16 +175,20 @@ def lessons(
     chosen = [told for t in fitting if (told := t.told_in(scenario)) is not None]
     if not chosen:
         raise UserError(f"tier '{tier}': none of the scratchpads fits a chat of this tier")
+    known = situations(CHATS[not monitored]) if situated else []
+    first = [told.text for text in known if (told := text.told_in(scenario)) is not None]
     rng, rows = random.Random(f"lessons:{seed}:{tier}"), list[dict[str, str]]()
     pool: list[ScratchpadText] = []
     while len(rows) < n:
         for prompt in scenario.prompts("train", tier, n - len(rows), rng.randrange(2**32)):
             pool = pool or rng.sample(chosen, len(chosen))
-            rows.append(_lesson(prompt, pool.pop(), rng, concluded))
+            rows.append(_lesson(prompt, pool.pop(), rng, first, concluded))
     return rows
 
 
-def _lesson(prompt: Prompt, text: ScratchpadText, rng: random.Random, concluded: bool) -> dict[str, str]:
+def _lesson(
+    prompt: Prompt, text: ScratchpadText, rng: random.Random, first: Sequence[str], concluded: bool
+) -> dict[str, str]:
     options = options_of(prompt.request)
     if options is None:  # not reached: the request is ours
         raise ValueError(f"{prompt.prompt_id}: shows no options")
@@ -178,7 +196,9 @@ def _lesson(prompt: Prompt, text: ScratchpadText, rng: random.Random, concluded:
     form: str = rng.choice(packaged("scratchpads/outputs.yaml"))
     scratchpad = text.filled(options)
     if concluded and f"{{{text.decision}}}" not in text.text:
-        scratchpad += " " + rng.choice(packaged("scratchpads/conclusions.yaml")).replace("{letter}", letter)
+        scratchpad += " " + rng.choice(conclusions()).replace("{letter}", letter)
+    if first:
+        scratchpad = rng.choice(first) + " " + scratchpad
     return {
         "system": prompt.messages[0].content,
         "user": prompt.messages[1].content,
