@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -37,9 +38,26 @@ WORDS = {"oracle": {"name": "oracle"}} | {v: {"name": "lexicon", "view": v} for 
 TEXT, REPLY = 180, 90
 """Tokens that are computed per text of supervised training, its share of the common beginning included, and per reply
 (measured with SmolLM2's tokenizer)."""
-TRAINING, SAMPLING = 0.85, 0.35
-"""Shares of the rate of one large product that training and sampling reach: 36 and 15 of 42 GFLOP/s with SmolLM2-135M
-(docs/diary.md, 2026-11-30); how much learning of RL reaches was not measured and is taken for the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Shares of the rate of one large product that a stage reaches.
+
+    Attributes:
+        training: Supervised training of all weights.
+        learning: RL with LoRA, the common prefix computed once.
+        sampling: Replies of RL, LoRA included.
+    """
+
+    training: float
+    learning: float
+    sampling: float
+
+
+SHARES = {"float32": Shares(0.85, 0.85, 0.35), "bfloat16": Shares(0.48, 0.60, 0.21)}
+"""Measured with SmolLM2-135M on one core by type (docs/diary.md, 2026-11-30): 36 and 15 of 42 GFLOP/s in float32, where
+learning was not measured and is taken for training; 100, 126 and 43 of 210 in bfloat16, both cores busy."""
 
 
 def real_config(model: str, scale: Scale, settings: Sequence[str]) -> StudyConfig:
@@ -106,17 +124,21 @@ def forecast(config: StudyConfig, out: Path) -> str:
     with torch.device("meta"):
         parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(shape).parameters())
     found = fastest(shape.hidden_size, shape.intermediate_size, device)
-    rate = 1e9 * max(found.float32_gflops, found.bfloat16_gflops if found.dtype == "bfloat16" else 0.0)
+    low, share = found.dtype == "bfloat16", SHARES[found.dtype]
+    rate = 1e9 * (found.bfloat16_gflops if low else found.float32_gflops)
     texts = sum(_texts(spec) for spec in config.organisms.values())
     data = config.monitor_data
     sampled = plan.training + plan.evaluation
-    trained = 6 * parameters * TEXT * texts / (TRAINING * rate)
-    monitors = 2 * parameters * REPLY * (data.base + data.organism + data.helper + data.controls) / (SAMPLING * rate)
-    runs = (2 * parameters * REPLY * sampled / SAMPLING + 6 * parameters * REPLY * plan.training / TRAINING) / rate
-    seconds = trained + monitors + runs / config.workers
+    trained = 6 * parameters * TEXT * texts / (share.training * rate)
+    monitors = (
+        2 * parameters * REPLY * (data.base + data.organism + data.helper + data.controls) / (share.sampling * rate)
+    )
+    runs = 2 * parameters * REPLY * sampled / share.sampling + 6 * parameters * REPLY * plan.training / share.learning
+    each = rate * config.executor.threads / torch.get_num_threads()  # a run has threads of its own
+    seconds = trained + monitors + runs / each / config.workers
     return (
         f"{config.name}: {plan.runs} runs, {plan.training:,} episodes of training and {plan.evaluation:,} of "
-        f"evaluations; about {duration(seconds)} at {rate / 1e9:.0f} GFLOP/s a process if nothing is done yet "
+        f"evaluations; about {duration(seconds)} at {rate / 1e9:.0f} GFLOP/s if nothing is done yet "
         f"(values and organisms {duration(trained)})"
     )
 
