@@ -92,6 +92,20 @@ def test_the_banner_says_what_the_numbers_are_worth(tmp_path: Path, scale: str, 
         assert page.index('class="banner"') < page.index('class="lead"')
 
 
+@pytest.mark.parametrize(("scale", "said"), [("mini", None), ("nano", "the numbers of this page mean nothing")])
+def test_a_study_of_another_base_is_not_called_the_miniature(tmp_path: Path, scale: str, said: str | None) -> None:
+    """Every study has a scale by default, which says nothing where the base is given."""
+    folder = make_study(tmp_path / "s", seeds=(0,), steps=(0, 5), n=4, unfinished=False)
+    config = read_yaml(folder / "config.yaml") | {"scale": scale, "base": "models/smollm2"}
+    write_atomic(folder / "config.yaml", yaml.safe_dump(config))
+    for run in (folder / "runs").glob("*/config.yaml"):
+        write_atomic(run, yaml.safe_dump(read_yaml(run) | {"scenario": {"name": "value_conflict"}}))
+    page = write_report(folder).read_text(encoding="utf-8")
+    banner = re.search(r'<p class="banner"[^>]*>(.*?)</p>', page)
+    assert (said in banner[1]) if banner and said else (banner is None and said is None)
+    assert "· scale mini" not in page
+
+
 def test_a_single_run_of_the_miniature_has_the_banner_too(tmp_path: Path) -> None:
     run = make_study(tmp_path / "s", seeds=(0,), steps=(0, 5), n=4, unfinished=False) / "runs/tgg-baseline-seed0"
     for scenario, banner in (({"name": "miniature"}, True), ({"name": "value_conflict"}, False)):

@@ -113,7 +113,7 @@ def render(summary: Summary, pictures: dict[str, Picture], browser: Browser, str
         palette=len(PALETTES["arm"]),
         rule=RULE,
         headline=[(*map(spell_out, told), _arm_of(told[0], summary)) for told in words.headline(summary)],
-        scale=str(study.config.get("scale") or ""),
+        scale=_scale(study),
         miniature=_is_miniature(study),
         svg={name: Markup(picture.inline) for name, picture in pictures.items()},
         titles=TITLES,
@@ -239,10 +239,16 @@ def _arm_of(claim: str, summary: Summary) -> ArmSummary | None:
     return said[max(fits, key=len)] if fits else None
 
 
+def _scale(study: Study) -> str:
+    """The scale that the page names: with a base of its own a study has one only at nano, which cuts all sizes down."""
+    scale = str(study.config.get("scale") or "")
+    return "" if study.config.get("base") and scale != "nano" else scale
+
+
 def _is_miniature(study: Study) -> bool:
-    """Whether the runs are the miniature's: the study has a scale, or its runs name that scenario."""
+    """Whether the runs are the miniature's: the study has a scale and no other base, or its runs name that scenario."""
     scenarios = [run.config.get("scenario") for run in study.runs]
-    return bool(study.config.get("scale")) or all(
+    return bool(_scale(study)) or all(
         isinstance(scenario, Mapping) and scenario.get("name") == DEFAULT_SCENARIO for scenario in scenarios
     )
 
