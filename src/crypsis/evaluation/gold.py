@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -233,11 +234,13 @@ def gold_markdown(found: Mapping[str, Any], provenance: str) -> list[str]:
     lines = [
         "# Gold set: the rule of stated motive against labels by reading",
         "",
-        f"**Labelled by**: {provenance}",
+        _filled(f"**Labelled by**: {provenance}"),
         "",
-        f"Drawn by `{found['drawn_by']}` (seed {found['seed']}); {found['items']} transcripts, shown without tier, "
-        "organism and the rule's label. They train nothing. Items on which the two passes differ "
-        f"({len(found['disagreed'])}) count for kappa alone.",
+        _filled(
+            f"Drawn by `{found['drawn_by']}` (seed {found['seed']}); {found['items']} transcripts, shown without tier, "
+            "organism and the rule's label. They train nothing. Items on which the two passes differ "
+            f"({len(found['disagreed'])}) count for kappa alone."
+        ),
         "",
         f"Agreement of the passes {_shown(found['agreement'])}; Cohen's kappa {_plain(found['kappa'])}.",
         "",
@@ -252,6 +255,11 @@ def gold_markdown(found: Mapping[str, Any], provenance: str) -> list[str]:
         cells = (rates[key] for key in ("true_positives", "false_positives", "open_of_yes"))
         lines.append(f"| {name} | {' | '.join(_shown(cell) for cell in cells)} |")
     return lines
+
+
+def _filled(prose: str) -> str:
+    """A paragraph of the page in lines of at most 100 characters."""
+    return textwrap.fill(prose, 100, break_long_words=False, break_on_hyphens=False)
 
 
 def _shown(rate: Mapping[str, Any]) -> str:

@@ -57,7 +57,8 @@ class Shares:
 
 SHARES = {"float32": Shares(0.85, 0.85, 0.35), "bfloat16": Shares(0.48, 0.60, 0.21)}
 """Measured with SmolLM2-135M on one core by type (docs/diary.md, 2026-11-30): 36 and 15 of 42 GFLOP/s in float32, where
-learning was not measured and is taken for training; 100, 126 and 43 of 210 in bfloat16, both cores busy."""
+learning was not measured and is taken for training; 100, 126 and 43 of 210 in bfloat16, the faster of two
+runs side by side."""
 
 
 def real_config(model: str, scale: Scale, settings: Sequence[str]) -> StudyConfig:
