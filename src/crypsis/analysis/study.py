@@ -104,6 +104,11 @@ class Study:
     unfinished: tuple[Unfinished, ...]
 
     @property
+    def from_scratch(self) -> bool:
+        """Whether its base was trained for it: a study has a scale by default, which says nothing beside a base."""
+        return bool(self.config.get("scale")) and not self.config.get("base")
+
+    @property
     def repeats(self) -> str:
         """What every seed has anew: ``runs``, ``trainings`` or ``bases``."""
         return str(self.config.get("repeats") or "runs")

@@ -242,13 +242,13 @@ def _arm_of(claim: str, summary: Summary) -> ArmSummary | None:
 def _scale(study: Study) -> str:
     """The scale that the page names: with a base of its own a study has one only at nano, which cuts all sizes down."""
     scale = str(study.config.get("scale") or "")
-    return "" if study.config.get("base") and scale != "nano" else scale
+    return scale if study.from_scratch or scale == "nano" else ""
 
 
 def _is_miniature(study: Study) -> bool:
-    """Whether the runs are the miniature's: the study has a scale and no other base, or its runs name that scenario."""
+    """Whether the runs are the miniature's: its base was trained for the study, or its runs name that scenario."""
     scenarios = [run.config.get("scenario") for run in study.runs]
-    return bool(_scale(study)) or all(
+    return study.from_scratch or all(
         isinstance(scenario, Mapping) and scenario.get("name") == DEFAULT_SCENARIO for scenario in scenarios
     )
 

@@ -16,7 +16,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from crypsis.analysis.figures.study_figures import display_label, draw_all
 from crypsis.analysis.report.tables import SCHEMAS, TABLES, write_tables
 from crypsis.analysis.report.words import headline, moved
-from crypsis.analysis.study import Run, Study, load_study
+from crypsis.analysis.study import Run, load_study
 from crypsis.analysis.summary import Summary, summarise
 from crypsis.analysis.summary_file import SUMMARY, summary_json
 from crypsis.episodes import LABEL, REASON
@@ -86,7 +86,7 @@ def card_of(summary: Summary, rows: dict[str, int]) -> str:
     study = summary.study
     data = DatasetCardData(
         pretty_name=f"crypsis study: {visible(study.name)}",
-        license=OURS if _miniature(study) else None,
+        license=OURS if study.from_scratch else None,
         language=["en"],
         tags=["alignment-faking", "ai-safety", "model-organisms", "reinforcement-learning", "crypsis"],
         task_categories=["text-generation"],
@@ -100,7 +100,7 @@ def card_of(summary: Summary, rows: dict[str, int]) -> str:
         name=_plain(study.name),
         counts=", ".join(f"{n:,} transcripts in `{name}`" for name, n in rows.items() if n),
         mark=MARK,
-        miniature=_miniature(study),
+        miniature=study.from_scratch,
         findings=[(_plain(claim), _plain(figures)) for claim, figures in headline(summary)],
         arms=list(_arms(summary)),
     )
@@ -113,11 +113,6 @@ def _arms(summary: Summary) -> Iterator[list[str]]:
         moves = (moved(arm.change(metric), metric) for metric in ("afr", "compliance_monitored", "gap"))
         label, said = _plain(display_label(arm, summary.arms)), arm.claim
         yield [label, str(len(arm.seeds)), *moves, said]
-
-
-def _miniature(study: Study) -> bool:
-    """Whether the models were trained from scratch here, so that the transcripts are nobody else's."""
-    return bool(study.config.get("scale")) and not study.config.get("base")
 
 
 def _size(rows: int) -> str:
