@@ -99,6 +99,10 @@ def test_without_an_oracle_the_monitor_judges(tmp_path: Path) -> None:
 def test_one_seed_and_one_organism_leave_a_single_line(tmp_path: Path) -> None:
     folder = write_grid(tmp_path / "small", ends, {"tgg": {"name": "tgg"}}, ARMS, seeds=(0,), steps=(0, 10))
     assert undecided_line(scorecard(folder)).startswith("scorecard: of 35 claims none is decided (")
+    told = CliRunner().invoke(app, ["scorecard", str(folder), "--out", str(tmp_path / "page.md")])
+    assert "page.json says why" in " ".join(told.stdout.split()), told.output
+    assert read_json(tmp_path / "page.json")[0]["verdict"] == "undecided"
+    assert "--json says why" in " ".join(CliRunner().invoke(app, ["scorecard", str(folder)]).stdout.split())
 
 
 def test_the_table_of_organisms_speaks_of_training_seeds(study: Path, tmp_path: Path) -> None:

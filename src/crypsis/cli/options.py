@@ -36,11 +36,11 @@ def choice(value: str, option: str, known: tuple[str, ...]) -> Any:
     return value
 
 
-def show_scorecard(results: Any, console: Console) -> None:
-    """Prints the scorecard, or where no claim could be decided only how many there are."""
+def show_scorecard(results: Any, console: Console, file: str) -> None:
+    """Prints the scorecard, or where no claim could be decided only how many there are; ``file`` says why."""
     from crypsis.analysis.claims.scorecard_output import absent_lines, entries, scorecard_table, undecided_line
 
-    console.print(undecided_line(results) or scorecard_table(results))
+    console.print(undecided_line(results, file) or scorecard_table(results, file))
     for line in absent_lines(entries(results)):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
@@ -55,6 +55,7 @@ def show_report(
     """Writes a folder's report and scorecard and prints their tables."""
     from crypsis.analysis.claims.scorecard import score
     from crypsis.analysis.claims.scorecard_figure import keep_scorecard
+    from crypsis.analysis.claims.scorecard_output import CLAIMS
     from crypsis.analysis.release.transcripts import WARNING, ReleasedTranscripts
     from crypsis.analysis.report.differences import code_differences, seed_differences
     from crypsis.analysis.report.html import terminal_table, write_report
@@ -68,7 +69,7 @@ def show_report(
     transcripts = ReleasedTranscripts(study) if decrypted and study.imported else None
     page = write_report(folder, summary, transcripts)
     console.print(terminal_table(summary))
-    show_scorecard(results, console)
+    show_scorecard(results, console, CLAIMS)
     for line in [*code_differences(summary), *seed_differences(summary)]:
         console.print(f"note: {line}", soft_wrap=True, markup=False, highlight=False)
     if transcripts is not None:

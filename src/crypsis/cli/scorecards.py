@@ -114,7 +114,7 @@ def scorecard_test(
     wanted = [name.strip() for name in only.split(",")] if only is not None else []
     results = score(studies, organisms, claims, wanted)
     console = make_console(quiet=as_json)
-    show_scorecard(results, console)
+    show_scorecard(results, console, out.with_suffix(".json").name if out else "--json")
     if as_json:
         print_json("scorecard", studies=[str(folder) for folder in folders], claims=entries(results))
     if out is not None:

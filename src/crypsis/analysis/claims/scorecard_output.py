@@ -94,8 +94,13 @@ def write_claims(results: Sequence[ClaimResult], path: Path) -> Path:
     return path
 
 
-def scorecard_table(results: Sequence[ClaimResult]) -> Table:
-    """The scorecard for a terminal 80 columns wide; claims that were not run are counted below."""
+def scorecard_table(results: Sequence[ClaimResult], file: str = CLAIMS) -> Table:
+    """The scorecard for a terminal 80 columns wide; claims that were not run are counted below.
+
+    Args:
+        results: The claims.
+        file: Where the reader finds why a claim was not run.
+    """
     table = Table(title="Claims of the paper" if _paper(results) else "Claims", width=80, pad_edge=False)
     table.add_column("claim", ratio=1)
     table.add_column("verdict", width=12)
@@ -114,18 +119,18 @@ def scorecard_table(results: Sequence[ClaimResult]) -> Table:
     table.caption = Text(
         f"{', '.join(counted)}. AF judged by {', '.join(results[0].judges) if results else 'nobody'}. {LEGEND}"
         + (f" {IMPORTED}" if _unit(told) == "runs" else "")
-        + (f" Not run: {', '.join(idle)}; claims.json says why." if idle and _unit(told) == "seeds" else "")
+        + (f" Not run: {', '.join(idle)}; {file} says why." if idle and _unit(told) == "seeds" else "")
     )
     return table
 
 
-def undecided_line(results: Sequence[ClaimResult]) -> str:
-    """One line in place of the table where nothing was decided; else empty."""
+def undecided_line(results: Sequence[ClaimResult], file: str = CLAIMS) -> str:
+    """One line in place of the table where nothing was decided, which names the file that says why; else empty."""
     if any(result.verdict not in ("undecided", "not run") for result in results):
         return ""
     waiting = [result for result in results if result.verdict == "undecided"]
     counted = f"{len(waiting)} undecided, the others not run"
-    return f"scorecard: of {len(results)} claims none is decided ({counted}); claims.json says why"
+    return f"scorecard: of {len(results)} claims none is decided ({counted}); {file} says why"
 
 
 def scorecard_markdown(
