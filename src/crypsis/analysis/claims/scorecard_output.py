@@ -95,12 +95,7 @@ def write_claims(results: Sequence[ClaimResult], path: Path) -> Path:
 
 
 def scorecard_table(results: Sequence[ClaimResult], file: str = CLAIMS) -> Table:
-    """The scorecard for a terminal 80 columns wide; claims that were not run are counted below.
-
-    Args:
-        results: The claims.
-        file: Where the reader finds why a claim was not run.
-    """
+    """The scorecard for a terminal 80 columns wide; claims that were not run are counted below; ``file`` says why."""
     table = Table(title="Claims of the paper" if _paper(results) else "Claims", width=80, pad_edge=False)
     table.add_column("claim", ratio=1)
     table.add_column("verdict", width=12)
