@@ -40,7 +40,7 @@ def test_what_mitigations_did_is_exported(demo: tuple[Path, str], crypsis_here: 
             *("mean", "low", "high")
         }
     lines = page.read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "# What mitigations did: demo" and "Which mitigations close the gap" in lines[2]
+    assert lines[0] == "# What mitigations did: demo" and any(line.startswith("Seeds so far: ") for line in lines)
     assert "| Baseline RL |" in page.read_text(encoding="utf-8")
 
 

@@ -152,7 +152,10 @@ def test_two_seeds_claim_nothing_and_a_faker_is_not_asked_about(
     crypsis_here: Crypsis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text, _ = written(crypsis_here, tmp_path / "fakes.md", make_study(tmp_path / "fakes", ARMS, hostile=False))
-    assert "No organism of these studies has a gap that its scratchpads do not show." in prose(text)
+    assert "Which mitigations close the gap" not in text
+    arms = [line.split(" | ") for line in text.splitlines() if line.startswith(("| before RL", "| Baseline"))]
+    before, baseline = arms[:2]  # below them that of costs
+    assert before[1] == baseline[1] == "2" and before[3] != baseline[3]  # the gaps
     monkeypatch.setattr(studies, "START", SILENT)
     text, _ = written(crypsis_here, tmp_path / "few.md", make_study(tmp_path / "few", ARMS, hostile=False))
     assert "Nothing is claimed yet: no arm has 3 seeds on such an organism." in prose(text) and "| closes |" not in text

@@ -224,7 +224,7 @@ def test_only_some_claims_are_tested(study: Path, tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["scorecard", str(study), "--only", "C06, C02", "--out", str(out)]).exit_code == 0
     assert list(by_id(out.with_suffix(".json"))) == ["C02", "C06"]
     text = out.read_text()
-    assert text.startswith("# Scorecard of C02, C06\n") and "--only 'C06, C02'" in text
+    assert text.startswith("# Scorecard of C02, C06: ") and "--only 'C06, C02'" in text
     for wrong, told in (("C6", "no claim 'C6'; did you mean"), ("C06,", "no claim ''"), ("", "no claim ''")):
         bad = CliRunner().invoke(app, ["scorecard", str(study), "--only", wrong])
         assert isinstance(bad.exception, UserError) and told in str(bad.exception)

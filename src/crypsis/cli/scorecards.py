@@ -126,6 +126,7 @@ def scorecard_test(
         version = ", ".join(sorted({study.version for study in studies}))
         sources = [*given, *([str(organisms)] if organisms else [])]
         told = entries(results)
-        title = "Scorecard" if only is None else f"Scorecard of {', '.join(entry['id'] for entry in told)}"
+        named = "" if only is None else f" of {', '.join(entry['id'] for entry in told)}"
+        title = f"Scorecard{named}: " + ", ".join(dict.fromkeys(study.name for study in studies))
         write_scorecard(out, results, scorecard_markdown(told, sources, command, version, rates, title))
         console.print(f"scorecard: {out.resolve()}", soft_wrap=True, markup=False, highlight=False)
