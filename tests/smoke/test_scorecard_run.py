@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,13 @@ def test_one_command_runs_the_study_and_writes_the_page_and_again_only_writes(
     (row,) = [line for line in text.splitlines() if line.startswith("| C02 |") and "runs/paper" in line]
     assert "absent, 0.01 [−0.02, 0.04]; 3 seeds" in row and "undecided" in row
     assert "Every seed repeats the training of each organism and RL" in text
+    assert "Not finished" not in text
     finished = folder / "runs" / "tgg-baseline-seed0" / "result.json"
     before = finished.stat().st_mtime_ns
     assert crypsis_here(*words).returncode == 0 and finished.stat().st_mtime_ns == before
+    shutil.rmtree(finished.parent)
+    assert crypsis_here(*words, "--so-far").returncode == 0 and not finished.exists()
+    assert "> **Not finished**: 1 of 2 runs." in page.read_text() and "--so-far" in page.read_text()
 
 
 def test_a_page_that_is_none_and_a_real_model_that_is_no_scorecard_are_refused_first(

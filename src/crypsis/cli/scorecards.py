@@ -55,6 +55,9 @@ def scorecard_run(
     ] = None,
     workers: Annotated[int | None, typer.Option(help="The most runs at a time.")] = None,
     scale: Annotated[str | None, typer.Option(help="nano: all sizes cut down, to see in minutes that it runs.")] = None,
+    so_far: Annotated[
+        bool, typer.Option("--so-far", help="Run nothing: a page of the runs that are done; they may still go on.")
+    ] = False,
     exists: ExistsOption = "resume",
 ) -> None:
     """Run a study, or go on with it, test all claims on it and write one page."""
@@ -64,6 +67,7 @@ def scorecard_run(
     from crypsis.cli.studies import run_and_report
     from crypsis.store import write_atomic, write_json
     from crypsis.study.config import load_study_config
+    from crypsis.study.grid import unbuilt_grid
     from crypsis.study.nano import nano
 
     place = page or out / "scorecard.md"
@@ -73,13 +77,15 @@ def scorecard_run(
     if scale is not None and choice(scale, "--scale", ("nano",)):
         study = nano(study)
     console = make_console()
-    run_and_report(study, out, exists, console)
+    if not so_far:
+        run_and_report(study, out, exists, console)
     loaded = load_study(out)
     results = score([loaded])
     given = [("--out", out), ("--page", page), ("--real", real), ("--scale", scale)]
     said = [word for name, value in given if value is not None for word in (name, str(value))]
+    said += ["--so-far"] * so_far
     command = shlex.join(["crypsis", "scorecard", "run", str(config), *(settings or []), *said])
-    write_atomic(place, scorecard_page(results, loaded, command, known))
+    write_atomic(place, scorecard_page(results, loaded, command, known, len(unbuilt_grid(study))))
     write_json(place.with_suffix(".json"), scorecard_json(results, known))
     console.print(f"scorecard: {place.resolve()}", soft_wrap=True, markup=False, highlight=False)
 

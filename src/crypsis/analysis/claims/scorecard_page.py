@@ -74,7 +74,9 @@ def real_entries(path: Path | None) -> dict[str, Entry]:
     return {str(entry["id"]): entry for entry in found}
 
 
-def scorecard_page(results: Sequence[ClaimResult], study: Study, command: str, real: Mapping[str, Entry]) -> str:
+def scorecard_page(
+    results: Sequence[ClaimResult], study: Study, command: str, real: Mapping[str, Entry], planned: int
+) -> str:
     """The page.
 
     Args:
@@ -82,14 +84,17 @@ def scorecard_page(results: Sequence[ClaimResult], study: Study, command: str, r
         study: Their study.
         command: That made the page.
         real: Entries of a real model's scorecard by id.
+        planned: How many runs the study has when it is finished.
     """
     found = scorecard_json(results, real)
     counted = ", ".join(f"{sum(e['verdict'] == verdict for e in found)} {verdict}" for verdict in VERDICTS)
     judges = ", ".join(found[0]["judges"]) if found else "nobody"
     seeds = sorted({run.seed for run in study.runs})
+    short = planned > len(study.runs)
     lines = [
         "# Scorecard",
         "",
+        *([f"> **Not finished**: {len(study.runs)} of {planned} runs.", ""] if short else []),
         f"In the miniature: {counted}. {len(study.runs)} runs, {len(seeds)} seeds; AF judged by {visible(judges)}. "
         f"Made by `{visible(command)}` (crypsis {visible(study.version)}). {REPEATS.get(study.repeats, '')}".rstrip(),
         "",
