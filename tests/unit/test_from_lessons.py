@@ -14,7 +14,7 @@ import torch
 from crypsis.identity.files import content_digest
 from crypsis.models import load_policy
 from crypsis.organisms.from_lessons import OneMotive, Values
-from crypsis.organisms.prefix_loss import SHORTEST, prefix_loss
+from crypsis.organisms.prefix_loss import SHORTEST, plain_attention, prefix_loss
 from crypsis.pretrained.head import head_of
 from crypsis.registry import make
 from crypsis.scenarios.lessons import lessons, scratchpad_texts
@@ -57,6 +57,17 @@ def test_the_common_beginning_is_computed_once() -> None:
     examples = [Example([*range(30), 40 + i, 50], [0] * 31 + [1]) for i in range(4)]
     prefix_loss(model, examples, head_of(model))
     assert seen[-2:] == [30, 8]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+def test_attention_in_plain_products_gives_the_same_loss_and_is_put_back(kind: str) -> None:
+    model = random_model(kind)
+    examples = [Example([*range(30), 40 + i, 50], [0] * 31 + [1]) for i in range(4)]
+    loss, before = prefix_loss(model, examples, head_of(model)), model.config._attn_implementation
+    with plain_attention(model):
+        assert model.config._attn_implementation == "eager"
+        torch.testing.assert_close(prefix_loss(model, examples, head_of(model)), loss)
+    assert model.config._attn_implementation == before != "eager"
 
 
 def test_a_beginning_that_is_learned_is_not_shared() -> None:

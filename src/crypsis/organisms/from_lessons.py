@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from crypsis.model_config import LoraConfig
 from crypsis.models import Policy, check_length, load_policy
 from crypsis.organisms.base import Builder
-from crypsis.organisms.prefix_loss import prefix_loss
+from crypsis.organisms.prefix_loss import plain_attention, prefix_loss
 from crypsis.organisms.supervised import LearnedPart, Supervised, reply_example
 from crypsis.pretrained.adapters import merged, with_lora
 from crypsis.registry import Kind, make
@@ -107,7 +107,8 @@ class FromLessons(Supervised):
             torch.manual_seed(self.seed)  # a new adapter is random
             model = with_lora(model.requires_grad_(False), model.name_or_path or "", self.lora)
         trained = replace(policy, model=model)
-        self.learn_from(lambda step: batches[step], trained, state, on_step, self.precision, prefix_loss)
+        with plain_attention(policy.model):  # below adapters: they are put into its layers
+            self.learn_from(lambda step: batches[step], trained, state, on_step, self.precision, prefix_loss)
         merged(model)  # in place
 
 
