@@ -213,3 +213,9 @@ def test_an_adapter_is_imported_merged(llama: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         torch.testing.assert_close(imported.model(ids).logits, policy.model(ids).logits, rtol=1e-4, atol=1e-5)
     assert (tmp_path / "whole" / "config.json").exists()
+    assert import_model(str(tmp_path / "adapter"), tmp_path / "whole") == tmp_path / "whole"
+    with torch.no_grad():
+        next(weight for name, weight in policy.model.named_parameters() if "lora_B" in name).add_(0.01)
+    save_policy(policy, tmp_path / "other" / "adapter")  # of the same name
+    with pytest.raises(UserError, match="holds something else"):
+        import_model(str(tmp_path / "other" / "adapter"), tmp_path / "whole")

@@ -25,6 +25,7 @@ from transformers import (
 from transformers.utils import logging
 
 from crypsis.disk import disk_faults
+from crypsis.identity.files import content_digest
 from crypsis.locks import locked
 from crypsis.models import load_policy
 from crypsis.organisms.card import about_base
@@ -121,8 +122,11 @@ class Imported:
     def told(self) -> str:
         """What the card says of where it was made from."""
         path = Path(self.file)
-        made = f"{path.name} (digest {file_digest([path])})" if self.is_gguf else f"the checkpoint {self.source}"
-        return f"Imported by `crypsis model import` from {made}; weights in float32, unchanged in value."
+        name = path.name if self.is_gguf else f"the checkpoint {self.source}"
+        made = file_digest([path]) if self.is_gguf else content_digest(self.file)
+        return (
+            f"Imported by `crypsis model import` from {name} (digest {made}); weights in float32, unchanged in value."
+        )
 
 
 def import_model(name: str, out: Path, chat_template: Path | None = None) -> Path:
