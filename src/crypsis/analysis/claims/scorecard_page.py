@@ -141,7 +141,8 @@ def _found(entry: Entry) -> str:
     if entry["verdict"] == NOT_RUN:
         return NOT_RUN
     wanted = f"; {needs(entry)}" if entry.get("needs") else ""
-    return _cell(f"{mark(entry)}, {figures(entry)}; {entry.get('seeds') or '–'} seeds{wanted}")
+    seeds = entry.get("seeds") or "–"
+    return _cell(f"{mark(entry)}, {figures(entry)}; {seeds} seed{'s' * (seeds != 1)}{wanted}")
 
 
 def _cell(text: str) -> str:
