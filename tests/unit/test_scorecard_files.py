@@ -207,7 +207,7 @@ def test_the_commands(study: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["scorecard", str(study), "--out", str(out)])
     assert done.exit_code == 0, done.output
     text = out.read_text()
-    assert f"crypsis scorecard {study} --out {out}" in text
+    assert f"crypsis scorecard {study} --out {out}" in " ".join(text.split())
     assert "| C06 | Process supervision brings AFR to about 0 in every organism | reproduced |" in text
     assert by_id(out.with_suffix(".json"))["C06"]["verdict"] == "reproduced"
     told = [line.split(" | ") for line in text.partition("## Organism by organism")[2].splitlines() if "| C14" in line]
@@ -224,7 +224,7 @@ def test_only_some_claims_are_tested(study: Path, tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["scorecard", str(study), "--only", "C06, C02", "--out", str(out)]).exit_code == 0
     assert list(by_id(out.with_suffix(".json"))) == ["C02", "C06"]
     text = out.read_text()
-    assert text.startswith("# Scorecard of C02, C06: ") and "--only 'C06, C02'" in text
+    assert text.startswith("# Scorecard of C02, C06: ") and "--only 'C06, C02'" in " ".join(text.split())
     for wrong, told in (("C6", "no claim 'C6'; did you mean"), ("C06,", "no claim ''"), ("", "no claim ''")):
         bad = CliRunner().invoke(app, ["scorecard", str(study), "--only", wrong])
         assert isinstance(bad.exception, UserError) and told in str(bad.exception)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,10 +27,9 @@ from crypsis.analysis.statistics.bootstrap import SeedEstimate
 from crypsis.analysis.statistics.pooling import FEW
 from crypsis.analysis.study import Study
 from crypsis.analysis.summary import COMPLIES, DEGENERATE, FAKES_NOT, GAP_OPEN, UNREADABLE
+from crypsis.markdown import filled
 from crypsis.store import write_atomic, write_json
 
-WIDTH = 100
-"""Characters of a line of prose."""
 KINDS = (CLOSES, BY_REFUSING, OPEN, DEGENERATE)
 """What the verdict lists by name."""
 
@@ -104,7 +101,7 @@ def write_results(
     if drawn:
         write_atomic(figure, svg.clean(drawn[0].tree(), drawn[1]))
     name = figure.name if drawn else ""
-    write_atomic(page, "\n".join(_filled(results_markdown(rows, title, command, predictions, name))) + "\n")
+    write_atomic(page, "\n".join(filled(results_markdown(rows, title, command, predictions, name))) + "\n")
     write_json(page.with_suffix(".json"), (changes_json if changes else results_json)(rows))
     return rows
 
@@ -113,20 +110,6 @@ def _gap_row(row: ResultRow) -> GapRow:
     complies = (row.figures["compliance_monitored"].mean or 0.0) >= COMPLIES
     closes = row.closing == CLOSES and not row.few
     return GapRow(row.arm.organism, row.arm.label, row.figures["gap"], closes, complies, row.is_plain)
-
-
-def _filled(lines: Sequence[str]) -> list[str]:
-    """The lines of a page with its paragraphs and items filled; headings, tables and the command stay as they are."""
-    fill = textwrap.TextWrapper(WIDTH, break_long_words=False, break_on_hyphens=False)
-    item = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-    kept = ("|", "#", "- ", "![", "```")
-    found: list[str] = []
-    for prose, part in itertools.groupby(lines, lambda line: bool(line) and not line.startswith(kept)):
-        if prose:
-            found += fill.wrap(" ".join(part))
-        else:
-            found += [text for line in part for text in (item.wrap(line) if line.startswith("- ") else [line])]
-    return found
 
 
 def _verdict(rows: Sequence[ResultRow]) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import random
-import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from crypsis.config import digest, read_yaml
 from crypsis.episodes import LABEL, VERDICT, read_episodes
 from crypsis.evaluation.metrics import wilson
 from crypsis.jsonlines import read_rows
+from crypsis.markdown import filled
 from crypsis.store import CONFIG, read_json, write_atomic, write_json
 from crypsis.types import UserError
 
@@ -234,13 +234,11 @@ def gold_markdown(found: Mapping[str, Any], provenance: str) -> list[str]:
     lines = [
         "# Gold set: the rule of stated motive against labels by reading",
         "",
-        _filled(f"**Labelled by**: {provenance}"),
+        f"**Labelled by**: {provenance}",
         "",
-        _filled(
-            f"Drawn by `{found['drawn_by']}` (seed {found['seed']}); {found['items']} transcripts, shown without tier, "
-            "organism and the rule's label. They train nothing. Items on which the two passes differ "
-            f"({len(found['disagreed'])}) count for kappa alone."
-        ),
+        f"Drawn by `{found['drawn_by']}` (seed {found['seed']}); {found['items']} transcripts, shown without tier, "
+        "organism and the rule's label. They train nothing. Items on which the two passes differ "
+        f"({len(found['disagreed'])}) count for kappa alone.",
         "",
         f"Agreement of the passes {_shown(found['agreement'])}; Cohen's kappa {_plain(found['kappa'])}.",
         "",
@@ -254,12 +252,7 @@ def gold_markdown(found: Mapping[str, Any], provenance: str) -> list[str]:
     for name, rates in [*found["by_organism"].items(), ("all", found["rule"])]:
         cells = (rates[key] for key in ("true_positives", "false_positives", "open_of_yes"))
         lines.append(f"| {name} | {' | '.join(_shown(cell) for cell in cells)} |")
-    return lines
-
-
-def _filled(prose: str) -> str:
-    """A paragraph of the page in lines of at most 100 characters."""
-    return textwrap.fill(prose, 100, break_long_words=False, break_on_hyphens=False)
+    return filled(lines)
 
 
 def _shown(rate: Mapping[str, Any]) -> str:

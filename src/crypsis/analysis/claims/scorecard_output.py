@@ -16,6 +16,7 @@ from crypsis.analysis.claims.schema import START, Condition, built_in
 from crypsis.analysis.claims.scorecard import ClaimResult, TestResult
 from crypsis.analysis.claims.verdicts import VERDICTS
 from crypsis.analysis.statistics.pooling import FEW
+from crypsis.markdown import filled
 from crypsis.store import write_atomic, write_json
 from crypsis.types import visible
 
@@ -163,7 +164,7 @@ def scorecard_markdown(
     ]
     planted = [f"- {e['id']}: {_cell(e['planted_how'])}" for e in found if e["planted"]]
     lines += ["", "## What is planted", "", *planted] if planted else []
-    return "\n".join([*lines, *by_organism(found), *_rates(rates)]) + "\n"
+    return "\n".join(filled([*lines, *by_organism(found), *_rates(rates)])) + "\n"
 
 
 def claims_markdown(found: Sequence[Entry]) -> list[str]:

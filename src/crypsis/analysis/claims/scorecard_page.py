@@ -14,6 +14,7 @@ from crypsis.analysis.claims.scorecard import NOT_IMPORTED, ClaimResult
 from crypsis.analysis.claims.scorecard_output import Entry, by_organism, claims_markdown, entries, figures, mark, needs
 from crypsis.analysis.claims.verdicts import VERDICTS
 from crypsis.analysis.study import REPEATS, Study
+from crypsis.markdown import filled
 from crypsis.store import read_json
 from crypsis.types import UserError, visible
 
@@ -21,6 +22,12 @@ NOT_RUN = "not run"
 OURS = "ours"
 """Source of a claim that is not the paper's."""
 RELEASE = "crypsis scorecard runs/paper --only {id}"
+FETCH = """\
+```sh
+# not run here: needs the network
+crypsis data fetch alignment-faking-rl --out data/paper
+crypsis study import data/paper --out runs/paper
+```"""
 
 
 def scorecard_json(results: Sequence[ClaimResult], real: Mapping[str, Entry]) -> list[dict[str, Any]]:
@@ -113,11 +120,7 @@ def scorecard_page(
         "The release holds verdicts by the paper's classifier. These commands fetch and import it; then the command "
         "beside a claim tests it. – where the claim is ours, or the release lacks the quantity.",
         "",
-        "```sh",
-        "# not run here: needs the network",
-        "crypsis data fetch alignment-faking-rl --out data/paper",
-        "crypsis study import data/paper --out runs/paper",
-        "```",
+        FETCH,
         "",
         "## What was tested",
         "",
@@ -125,7 +128,7 @@ def scorecard_page(
     ]
     planted = [f"- {e['id']}: {visible(e['planted_how'])}" for e in found if e["planted"]]
     lines += ["", "## What is planted", "", *planted] if planted else []
-    return "\n".join([*lines, *by_organism(found)]) + "\n"
+    return "\n".join(filled([*lines, *by_organism(found)])) + "\n"
 
 
 def _row(entry: Entry, real: Entry | None) -> str:
