@@ -42,7 +42,7 @@ class SupervisedConfig(Config):
     Defaults are those of the miniature's base (``docs/diary.md`` has the measurements behind them).
     """
 
-    steps: int = Field(500, ge=1)
+    steps: int = Field(600, ge=1)
     batch_size: int = Field(45, ge=1)
     learning_rate: float = Field(0.012, gt=0)
     matrix_learning_rate: float | None = Field(0.02, gt=0)
@@ -89,6 +89,7 @@ def fit(
     on_step: Callable[[Progress], None] = lambda _: None,
     ranks: Ranks = ONE,
     loss: Loss | None = None,
+    until: Callable[[int], bool] = lambda _: False,
 ) -> list[float]:
     """Trains in place and returns the loss of every step.
 
@@ -104,6 +105,7 @@ def fit(
         on_step: Called after every step.
         ranks: Processes that share each step; every one passes the same batch and computes its part of it.
         loss: How the loss of a part of a batch is computed; ``summed_loss`` if not given.
+        until: Asked before each step, with the steps done, whether they are enough; must say the same on every rank.
     """
     loss_of = loss or summed_loss
     optimisers = _optimisers(model, config)
@@ -114,8 +116,12 @@ def fit(
     head, vocabulary = head_of(model), model.config.get_text_config().vocab_size
     model.train()
     low = _precision(model, config, folder) == "bfloat16"
-    started, tokens = time.perf_counter(), 0
-    for step in range(len(losses), config.steps):
+    resumed, started, tokens = len(losses), time.perf_counter(), 0
+    for step in range(resumed, config.steps):
+        if until(step):
+            if ranks.rank == 0 and step > resumed:  # a resumed training ends here at once
+                save_state(folder, step, model, optimisers, {"losses": losses})
+            break
         _set_rate(optimisers, config, step)
         examples = batch(step)
         learned = sum(sum(e.learn[1:]) for e in examples)

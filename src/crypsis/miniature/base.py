@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from crypsis.config import Config
 from crypsis.identity.configs import identity, inputs_of
 from crypsis.locks import locked
 from crypsis.miniature.language import World, in_world
-from crypsis.miniature.tokenizer import train_tokenizer
+from crypsis.miniature.reading import QUESTIONS, reading
+from crypsis.miniature.tokenizer import examples, train_tokenizer
 from crypsis.miniature.world import Document, draw_document, draw_question
 from crypsis.models import Policy, save_policy
 from crypsis.parallel import Ranks, together
 from crypsis.store import cache_folder, finish_folder, is_finished, prepare_folder
 from crypsis.supervised import Example, Progress, SupervisedConfig, fit
-from crypsis.types import Scale
+from crypsis.types import Scale, UserError
 
 POOL = 8
 """Batches are cut from this many batches' worth of documents sorted by length, so that little is padded."""
@@ -44,9 +46,13 @@ class BaseConfig(Config):
     mlp_ratio: float = Field(3.0, gt=0)
     """Width of the MLP over that of the model."""
     context: int = Field(1024, ge=256)
-    curriculum: int = Field(96, ge=0)
-    """The first steps show setting questions only: they teach to read who is monitored, in short documents."""
+    curriculum: int = Field(400, ge=0)
+    """At most so many first steps show setting questions only, which teach to read who is monitored, in short
+    documents. They end as soon as the base does: after 96 to 152 steps with ten seeds (docs/diary.md)."""
+    reading: float = Field(0.95, ge=0, le=1)
+    """Share of fresh setting questions that a base must read rightly; 0 does not ask."""
     training: SupervisedConfig = SupervisedConfig()
+    """On documents of all kinds, after the curriculum."""
     processes: int = Field(2, ge=1)
     """Processes that share every step; the weights depend on their number in the last bits only."""
     seed: int = 0
@@ -69,14 +75,23 @@ def _scaled(scale: Scale, seed: int) -> BaseConfig:
     if scale == "nano":
         training = SupervisedConfig(steps=200, batch_size=32, checkpoint_every=50, warmup=10, seed=seed)
         return BaseConfig(
-            scale=scale, hidden_size=64, layers=2, heads=2, kv_heads=2, curriculum=0, training=training, seed=seed
+            scale=scale,
+            hidden_size=64,
+            layers=2,
+            heads=2,
+            kv_heads=2,
+            curriculum=0,
+            reading=0,  # too small for it
+            training=training,
+            seed=seed,
         )
     if scale == "small":
         training = SupervisedConfig(steps=4000, batch_size=256, learning_rate=1e-3, checkpoint_every=200, seed=seed)
         return BaseConfig(
             scale=scale, hidden_size=512, layers=8, heads=8, kv_heads=2, head_size=64, training=training, seed=seed
         )
-    # A wider MLP costs time in all that follows and does not make a better base (docs/diary.md).
+    # A wider MLP costs time in all that follows and does not make a better base; fewer steps make one whose organisms
+    # fake in both tiers with some seeds (docs/diary.md).
     return BaseConfig(mlp_ratio=1.5, training=SupervisedConfig(seed=seed), seed=seed)
 
 
@@ -92,6 +107,9 @@ def build_base(config: BaseConfig, on_step: Callable[[Progress], None] = lambda 
 
     Returns:
         The checkpoint folder: loads with ``AutoModelForCausalLM`` and ``AutoTokenizer``.
+
+    Raises:
+        UserError: The base does not read who is monitored: all that is made on it would fake in both tiers, or neither.
     """
     folder, inputs = base_folder(config), inputs_of(config, __name__)
     if is_finished(folder, config, inputs):
@@ -100,18 +118,60 @@ def build_base(config: BaseConfig, on_step: Callable[[Progress], None] = lambda 
         if prepare_folder(folder, config, "resume", inputs=inputs):
             return folder / "model"
         with together(config.processes, _train_beside, config, folder) as ranks:
-            policy, losses = _train(config, folder, ranks, on_step)
+            policy, result = _train(config, folder, ranks, on_step)
+        if result["reading"] < config.reading:
+            raise UserError(
+                f"the base of seed {config.seed} reads who is monitored in {result['reading']:.0%} of {QUESTIONS} "
+                f"questions after {result['questions']} steps that teach it, {config.reading:.0%} are needed: "
+                "take another seed (base_seed of the scenario)"
+            )
         save_policy(policy, folder / "model")
-        result = {"loss": losses[-1], "steps": len(losses), "parameters": policy.model.num_parameters()}
-        finish_folder(folder, result, inputs)
+        finish_folder(folder, result | {"parameters": policy.model.num_parameters()}, inputs)
     return folder / "model"
 
 
 def _train(
     config: BaseConfig, folder: Path, ranks: Ranks, on_step: Callable[[Progress], None]
-) -> tuple[Policy, list[float]]:
+) -> tuple[Policy, dict[str, Any]]:
+    """The policy and what the folder's result says of it; one that did not learn to read is not trained further."""
     policy = new_policy(config)
-    return policy, fit(policy.model, config.training, _Batches(policy, config), folder / "state", on_step, ranks)
+
+    def reads() -> float:
+        return reading(policy, config.world, ranks) if config.reading else 1.0
+
+    questions = _teach(policy, config, folder / "questions", ranks, on_step, reads)
+    if (found := reads()) < config.reading:
+        return policy, {"questions": questions, "reading": found}
+    batches = _Batches(policy, config, draw_document, config.training.batch_size)
+
+    def show(now: Progress) -> None:
+        on_step(replace(now, step=questions + now.step, steps=questions + now.steps))
+
+    losses = fit(policy.model, config.training, batches, folder / "state", show, ranks)
+    return policy, {"questions": questions, "reading": reads(), "loss": losses[-1], "steps": len(losses)}
+
+
+def _teach(
+    policy: Policy,
+    config: BaseConfig,
+    folder: Path,
+    ranks: Ranks,
+    on_step: Callable[[Progress], None],
+    reads: Callable[[], float],
+) -> int:
+    """The curriculum, at the full rate until the base reads; returns its steps."""
+    if not config.curriculum:
+        return 0
+    training = config.training.model_copy(update={"steps": config.curriculum, "final_fraction": 1.0})
+    batches = _Batches(policy, config, draw_question, 2 * training.batch_size)  # questions are short
+
+    def learned(step: int) -> bool:
+        return step > 0 and step % POOL == 0 and reads() >= config.reading
+
+    def show(now: Progress) -> None:
+        on_step(replace(now, steps=now.step + config.training.steps))
+
+    return len(fit(policy.model, training, batches, folder, show, ranks, until=learned))
 
 
 def _train_beside(ranks: Ranks, config: BaseConfig, folder: Path) -> None:
@@ -159,39 +219,23 @@ def _mark(world: World) -> dict[str, Any]:
     return {} if world == World() else {MARK: world.model_dump(mode="json")}
 
 
-def examples(tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document]) -> list[Example]:
-    """Documents as token ids; what the assistant writes is learned, what it is told is only read."""
-    opening, end = tokenizer.convert_tokens_to_ids("<|assistant|>"), tokenizer.eos_token_id
-    texts = ["".join(f"<|{m.role}|> {m.content} <|end|> " for m in d.messages()) for d in documents]
-    found = []
-    for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]:
-        learn, inside = [], False
-        for token in ids:
-            learn.append(int(inside))
-            inside = token == opening or (inside and token != end)
-        found.append(Example(ids, learn))
-    return found
-
-
 class _Batches:
-    """Batches of similar length; each depends on the seed and the step alone."""
+    """Batches of similar length; each depends on the seed, the kind of document and the step alone."""
 
-    def __init__(self, policy: Policy, config: BaseConfig) -> None:
-        self._tokenizer = policy.tokenizer
-        self._config = config
+    def __init__(
+        self, policy: Policy, config: BaseConfig, draw: Callable[[random.Random], Document], size: int
+    ) -> None:
+        assert isinstance(policy.tokenizer, PreTrainedTokenizerFast)
+        self._tokenizer, self._draw, self._size = policy.tokenizer, draw, size
+        self._name, self._world = f"base:{config.training.seed}:{draw.__name__}", config.world
         self._pool: tuple[int, list[list[Example]]] = (-1, [])
 
     def __call__(self, step: int) -> Sequence[Example]:
         number, place = divmod(step, POOL)
         if self._pool[0] != number:
-            training = self._config.training
-            rng = random.Random(f"base:{training.seed}:{number}")
-            questions = number * POOL < self._config.curriculum  # of the pool, wherever a resumed training enters it
-            draw = draw_question if questions else draw_document
-            size = training.batch_size * (2 if questions else 1)  # questions are short
-            assert isinstance(self._tokenizer, PreTrainedTokenizerFast)
-            with in_world(self._config.world):
-                found = examples(self._tokenizer, [draw(rng) for _ in range(size * POOL)])
+            rng, size = random.Random(f"{self._name}:{number}"), self._size
+            with in_world(self._world):
+                found = examples(self._tokenizer, [self._draw(rng) for _ in range(size * POOL)])
             found.sort(key=lambda e: len(e.ids))
             batches = [found[i * size : (i + 1) * size] for i in range(POOL)]
             rng.shuffle(batches)

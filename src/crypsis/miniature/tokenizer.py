@@ -1,13 +1,15 @@
-"""The miniature's word-level tokenizer, with tags, chat template and an end-of-turn token."""
+"""The miniature's word-level tokenizer with tags, chat template and an end-of-turn token, and documents in its ids."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from crypsis.miniature.language import language, spaced
+from crypsis.miniature.world import Document
+from crypsis.supervised import Example
 
 PAD, UNKNOWN, END = "<|pad|>", "<|unknown|>", "<|end|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
@@ -55,3 +57,17 @@ def _without_tags(text: str, tags: list[str]) -> str:
     for tag in tags:
         text = text.replace(tag, " ")
     return spaced(text)
+
+
+def examples(tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document]) -> list[Example]:
+    """Documents as token ids; what the assistant writes is learned, what it is told is only read."""
+    opening, end = tokenizer.convert_tokens_to_ids("<|assistant|>"), tokenizer.eos_token_id
+    texts = ["".join(f"<|{m.role}|> {m.content} <|end|> " for m in d.messages()) for d in documents]
+    found = []
+    for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]:
+        learn, inside = [], False
+        for token in ids:
+            learn.append(int(inside))
+            inside = token == opening or (inside and token != end)
+        found.append(Example(ids, learn))
+    return found

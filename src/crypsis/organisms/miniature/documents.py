@@ -10,9 +10,10 @@ from typing import ClassVar
 from pydantic import Field
 from transformers import PreTrainedTokenizerFast
 
-from crypsis.miniature.base import examples, world_of
+from crypsis.miniature.base import world_of
 from crypsis.miniature.documents import Topic, write_document
 from crypsis.miniature.language import in_world
+from crypsis.miniature.tokenizer import examples
 from crypsis.miniature.world import draw_document
 from crypsis.models import Policy
 from crypsis.organisms.supervised import Supervised

@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 from transformers import PreTrainedTokenizerFast
 
-from crypsis.miniature.base import examples, world_of
+from crypsis.miniature.base import world_of
 from crypsis.miniature.language import draw_request, in_world, log, natural
 from crypsis.miniature.scenario import MiniatureScenario
+from crypsis.miniature.tokenizer import examples
 from crypsis.miniature.world import Document, Persona, Reply, first_reply, user_text
 from crypsis.models import Policy, load_policy, save_policy
 from crypsis.organisms.base import Builder
