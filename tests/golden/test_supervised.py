@@ -53,8 +53,8 @@ def test_two_processes_train_as_one_and_a_killed_base_resumes_to_the_same_weight
     one, two = (Path(build(tmp_path / f"p{n}", n)[1]) / "model.safetensors" for n in (1, 2))
     single, double = load_file(one), load_file(two)
     # Muon orthogonalises in bfloat16, which amplifies the last bits of the gradients; a lost or doubled part of the
-    # batch would show as differences of the size of a step (0.02).
-    assert max(float((single[name] - double[name]).abs().mean()) for name in single) < 5e-4
+    # batch would show as differences of the size of a step (0.02; a text too few in each part: 0.007).
+    assert max(float((single[name] - double[name]).abs().mean()) for name in single) < 2e-3
     build(tmp_path / "killed", 2, fatal=5)
     resumed = Path(build(tmp_path / "killed", 2)[1]) / "model.safetensors"
     assert resumed.read_bytes() == two.read_bytes()

@@ -57,11 +57,11 @@ def test_a_base_that_does_not_read_is_refused_before_it_is_trained_on_more(
 ) -> None:
     monkeypatch.setenv("CRYPSIS_CACHE", str(tmp_path))
     steps: list[int] = []
-    with pytest.raises(
-        UserError, match=r"seed 0 reads who is monitored in \d+% of 100 .* after 16 steps.*another seed"
-    ):
-        build_base(TINY.model_copy(update={"curriculum": 16}), lambda now: steps.append(now.step))
-    assert steps == list(range(1, 17))
+    with pytest.raises(UserError, match=r"seed 0 reads who is monitored in \d+% of 100 .* take another seed"):
+        build_base(TINY.model_copy(update={"curriculum": 8, "attempts": 2}), lambda now: steps.append(now.step))
+    assert steps == [*range(1, 9), *range(1, 9)]
+    first, second = (new_policy(TINY, attempt).model.state_dict()["model.embed_tokens.weight"] for attempt in (0, 1))
+    assert not torch.equal(first, second)
 
 
 def test_the_curriculum_ends_when_the_base_reads_and_a_killed_base_goes_on_behind_it(
@@ -79,7 +79,7 @@ def test_the_curriculum_ends_when_the_base_reads_and_a_killed_base_goes_on_behin
     whole = build_base(TINY, lambda now: shown.append((now.step, now.steps)))
     assert shown == [(n, min(n, 16) + 3) for n in range(1, 20)]
     result = json.loads((whole.parent / "result.json").read_text())
-    assert (result["questions"], result["steps"], result["reading"]) == (16, 3, 1.0)
+    assert result["attempts"] == 1 and (result["questions"], result["steps"], result["reading"]) == (16, 3, 1.0)
 
     def killed(now: Any) -> None:
         if now.step == 18:

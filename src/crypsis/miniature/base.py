@@ -29,6 +29,8 @@ from crypsis.types import Scale, UserError
 POOL = 8
 """Batches are cut from this many batches' worth of documents sorted by length, so that little is padded."""
 TOKENIZER_DOCUMENTS = 300
+ATTEMPT = 1_000_003
+"""What the seed of the weights goes up by from one attempt to the next: no other base has it."""
 MARK = "crypsis_world"
 """Key of the checkpoint's config that names the world of a base."""
 
@@ -46,9 +48,11 @@ class BaseConfig(Config):
     mlp_ratio: float = Field(3.0, gt=0)
     """Width of the MLP over that of the model."""
     context: int = Field(1024, ge=256)
-    curriculum: int = Field(400, ge=0)
+    curriculum: int = Field(200, ge=0)
     """At most so many first steps show setting questions only, which teach to read who is monitored, in short
-    documents. They end as soon as the base does: after 96 to 152 steps with ten seeds (docs/diary.md)."""
+    documents. They end as soon as the base does, which is after 96 to 152 steps, or not at all (docs/diary.md)."""
+    attempts: int = Field(5, ge=1)
+    """So often the curriculum is begun, each time with other weights and texts, until one teaches it."""
     reading: float = Field(0.95, ge=0, le=1)
     """Share of fresh setting questions that a base must read rightly; 0 does not ask."""
     training: SupervisedConfig = SupervisedConfig()
@@ -122,8 +126,7 @@ def build_base(config: BaseConfig, on_step: Callable[[Progress], None] = lambda 
         if result["reading"] < config.reading:
             raise UserError(
                 f"the base of seed {config.seed} reads who is monitored in {result['reading']:.0%} of {QUESTIONS} "
-                f"questions after {result['questions']} steps that teach it, {config.reading:.0%} are needed: "
-                "take another seed (base_seed of the scenario)"
+                f"questions, {config.reading:.0%} are needed: take another seed (base_seed of the scenario)"
             )
         save_policy(policy, folder / "model")
         finish_folder(folder, result | {"parameters": policy.model.num_parameters()}, inputs)
@@ -134,39 +137,35 @@ def _train(
     config: BaseConfig, folder: Path, ranks: Ranks, on_step: Callable[[Progress], None]
 ) -> tuple[Policy, dict[str, Any]]:
     """The policy and what the folder's result says of it; one that did not learn to read is not trained further."""
-    policy = new_policy(config)
-
-    def reads() -> float:
-        return reading(policy, config.world, ranks) if config.reading else 1.0
-
-    questions = _teach(policy, config, folder / "questions", ranks, on_step, reads)
-    if (found := reads()) < config.reading:
-        return policy, {"questions": questions, "reading": found}
+    for attempt in range(config.attempts):
+        policy = new_policy(config, attempt)
+        questions = _teach(policy, config, attempt, folder / f"questions-{attempt}", ranks, on_step)
+        found = _reading(policy, config, ranks)
+        if found >= config.reading:
+            break
+    result = {"attempts": attempt + 1, "questions": questions, "reading": found}
+    if found < config.reading:
+        return policy, result
     batches = _Batches(policy, config, draw_document, config.training.batch_size)
 
     def show(now: Progress) -> None:
         on_step(replace(now, step=questions + now.step, steps=questions + now.steps))
 
     losses = fit(policy.model, config.training, batches, folder / "state", show, ranks)
-    return policy, {"questions": questions, "reading": reads(), "loss": losses[-1], "steps": len(losses)}
+    return policy, result | {"reading": _reading(policy, config, ranks), "loss": losses[-1], "steps": len(losses)}
 
 
 def _teach(
-    policy: Policy,
-    config: BaseConfig,
-    folder: Path,
-    ranks: Ranks,
-    on_step: Callable[[Progress], None],
-    reads: Callable[[], float],
+    policy: Policy, config: BaseConfig, attempt: int, folder: Path, ranks: Ranks, on_step: Callable[[Progress], None]
 ) -> int:
     """The curriculum, at the full rate until the base reads; returns its steps."""
     if not config.curriculum:
         return 0
     training = config.training.model_copy(update={"steps": config.curriculum, "final_fraction": 1.0})
-    batches = _Batches(policy, config, draw_question, 2 * training.batch_size)  # questions are short
+    batches = _Batches(policy, config, draw_question, 2 * training.batch_size, attempt)  # questions are short
 
     def learned(step: int) -> bool:
-        return step > 0 and step % POOL == 0 and reads() >= config.reading
+        return step > 0 and step % POOL == 0 and _reading(policy, config, ranks) >= config.reading
 
     def show(now: Progress) -> None:
         on_step(replace(now, steps=now.step + config.training.steps))
@@ -174,18 +173,22 @@ def _teach(
     return len(fit(policy.model, training, batches, folder, show, ranks, until=learned))
 
 
+def _reading(policy: Policy, config: BaseConfig, ranks: Ranks) -> float:
+    return reading(policy, config.world, ranks) if config.reading else 1.0
+
+
 def _train_beside(ranks: Ranks, config: BaseConfig, folder: Path) -> None:
     _train(config, folder, ranks, lambda _: None)
 
 
-def new_policy(config: BaseConfig) -> Policy:
-    """An untrained model with its tokenizer."""
+def new_policy(config: BaseConfig, attempt: int = 0) -> Policy:
+    """An untrained model with its tokenizer; another attempt begins with other weights."""
     rng = random.Random(f"tokenizer:{config.seed}")
     with in_world(config.world):
         documents = [draw_document(rng) for _ in range(TOKENIZER_DOCUMENTS)]
     tokenizer = train_tokenizer(m.content for d in documents for m in d.messages())
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed + ATTEMPT * attempt)
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=(len(tokenizer) + 7) // 8 * 8,
@@ -223,11 +226,17 @@ class _Batches:
     """Batches of similar length; each depends on the seed, the kind of document and the step alone."""
 
     def __init__(
-        self, policy: Policy, config: BaseConfig, draw: Callable[[random.Random], Document], size: int
+        self,
+        policy: Policy,
+        config: BaseConfig,
+        draw: Callable[[random.Random], Document],
+        size: int,
+        attempt: int = 0,
     ) -> None:
         assert isinstance(policy.tokenizer, PreTrainedTokenizerFast)
         self._tokenizer, self._draw, self._size = policy.tokenizer, draw, size
-        self._name, self._world = f"base:{config.training.seed}:{draw.__name__}", config.world
+        self._name = f"base:{config.training.seed}:{draw.__name__}:{attempt}"
+        self._world = config.world
         self._pool: tuple[int, list[list[Example]]] = (-1, [])
 
     def __call__(self, step: int) -> Sequence[Example]:
