@@ -56,6 +56,8 @@ class FromLessons(Supervised):
     """Trains adapters and merges them; all weights are trained if not given."""
     precision: Precision = "measured"
     """Precision of matrix products: ``measured`` takes the faster one. Weights stay in float32."""
+    final_fraction: float = Field(0.05, ge=0, le=1)
+    """Cosine decay ends at this fraction of the learning rate; 1 keeps it constant."""
 
     @field_validator("scenario")
     @classmethod
@@ -108,7 +110,9 @@ class FromLessons(Supervised):
             model = with_lora(model.requires_grad_(False), model.name_or_path or "", self.lora)
         trained = replace(policy, model=model)
         with plain_attention(policy.model):  # below adapters: they are put into its layers
-            self.learn_from(lambda step: batches[step], trained, state, on_step, self.precision, prefix_loss)
+            self.learn_from(
+                lambda step: batches[step], trained, state, on_step, self.precision, prefix_loss, self.final_fraction
+            )
         merged(model)  # in place
 
 

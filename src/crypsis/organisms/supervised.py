@@ -37,14 +37,16 @@ class Supervised(Organism):
         on_step: Callable[[Progress], None],
         precision: Precision = "float32",
         loss: Loss = summed_loss,
+        final_fraction: float = 0.05,
     ) -> None:
-        """Trains the policy in place on ``batch(step)``; arguments as for ``fit``."""
+        """Trains the policy in place on ``batch(step)``; arguments as for ``fit`` and ``SupervisedConfig``."""
         config = SupervisedConfig(
             steps=self.steps,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             matrix_learning_rate=None,
             warmup=5,
+            final_fraction=final_fraction,
             checkpoint_every=20,
             precision=precision,
             seed=self.seed,
