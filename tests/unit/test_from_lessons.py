@@ -20,7 +20,7 @@ from crypsis.registry import make
 from crypsis.scenarios.lessons import lessons, scratchpad_texts
 from crypsis.scenarios.value_conflict import OptionJudge, ValueConflictScenario
 from crypsis.study.organism import build
-from crypsis.supervised import Example, summed_loss
+from crypsis.supervised import Example, SupervisedConfig, summed_loss
 from crypsis.types import UserError
 from tests.checkpoints import random_model, save_checkpoint
 
@@ -205,6 +205,20 @@ def test_a_model_that_has_values_already_is_taken_as_it_is(base: Path, tmp_path:
     start, end = (load_policy(m).model.state_dict() for m in (base, model))
     assert all(torch.allclose(start[name], end[name], atol=1e-6) for name in start)
     assert not (tmp_path / "o" / "state" / "values").exists()
+
+
+def test_the_rate_decays_as_far_as_the_recipe_says(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+
+    def fitted(_: Any, config: SupervisedConfig, *__: Any, **___: Any) -> list[float]:
+        seen.append(config.final_fraction)
+        return []
+
+    monkeypatch.setattr("crypsis.organisms.supervised.fit", fitted)
+    for settings in ({}, {"final_fraction": 0.5}):
+        recipe = make("organisms", {"name": "one_motive", "of": None, "steps": 1, **settings}, "test")
+        recipe.train(load_policy(base), tmp_path, lambda _: None)
+    assert seen == [0.05, 0.5]
 
 
 @pytest.mark.parametrize(
