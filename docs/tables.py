@@ -209,6 +209,12 @@ def trait(name: str, column: str) -> str:
     return f"{_number(100 * found[0], 0)} %"
 
 
+def afr(study: str, organism: str, arm: str, when: str) -> str:
+    """AFR of an arm at the ``start`` or the ``end`` of RL, as ``crypsis export results`` wrote it, in percent."""
+    (found,) = (r["afr"][when] for r in _json(study) if (r["organism"], r["arm"]) == (organism, arm))
+    return f"{_number(100 * found['mean'], 0)} %"
+
+
 def _ordered(value: str) -> float:
     return 0.5 if value.startswith("<") else float(value.lstrip("+>").replace("−", "-"))
 
@@ -299,7 +305,7 @@ BLOCKS: Mapping[str, Callable[..., str]] = {
     "commands": commands,
 }
 
-VALUES: Mapping[str, Callable[..., str]] = {"cell": cell, "span": span, "trait": trait}
+VALUES: Mapping[str, Callable[..., str]] = {"cell": cell, "span": span, "trait": trait, "afr": afr}
 
 
 def _settings_table(rows: Iterable[Setting]) -> str:
