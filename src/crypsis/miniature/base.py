@@ -94,8 +94,8 @@ def _scaled(scale: Scale, seed: int) -> BaseConfig:
         return BaseConfig(
             scale=scale, hidden_size=512, layers=8, heads=8, kv_heads=2, head_size=64, training=training, seed=seed
         )
-    # A wider MLP costs time in all that follows and does not make a better base; fewer steps make one whose organisms
-    # fake in both tiers with some seeds (docs/diary.md).
+    # A wider MLP costs time in all that follows and does not make a better base; with fewer steps the conduct of
+    # organisms hangs less on the tier with some seeds (docs/diary.md).
     return BaseConfig(mlp_ratio=1.5, training=SupervisedConfig(seed=seed), seed=seed)
 
 
