@@ -17,6 +17,7 @@ from crypsis.identity.code import code_parts
 from crypsis.identity.configs import identity, inputs_of
 from crypsis.identity.files import content_digest, content_parts, file_sha
 from crypsis.locks import locked
+from crypsis.organisms.build import BUILDER
 from crypsis.run_config import RunConfig
 from crypsis.store import prepare_folder, write_atomic
 from crypsis.types import UserError
@@ -251,6 +252,13 @@ def test_a_change_of_any_module_that_is_reached_counts_and_others_do_not(
     comment = root / "rl" / "loss.py"
     comment.write_text(f"# a comment\n{comment.read_text()}")
     assert code_parts("crypsis.organisms.af_plus", "crypsis.study.organism") == reached
+
+
+def test_the_packaged_demo_counts_by_what_it_sets_and_not_as_data_of_its_organisms() -> None:
+    parts = code_parts(BUILDER, "crypsis.organisms.from_lessons")
+    assert "crypsis.study" in parts
+    assert "crypsis.scenarios/scratchpads/terminal_goal_guarding.yaml" in parts  # data that it does learn
+    assert not [name for name in parts if name.startswith("crypsis.study/")]
 
 
 def test_code_is_digested_fast() -> None:

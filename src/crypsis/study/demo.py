@@ -15,7 +15,7 @@ from crypsis.types import Scale
 
 def demo_config(scale: Scale, settings: Sequence[str]) -> StudyConfig:
     """The packaged demo at a scale, with ``a.b=c`` settings on top."""
-    text = resources.files("crypsis.study").joinpath("demo.yaml").read_text(encoding="utf-8")
+    text = resources.files("crypsis.study.packaged").joinpath("demo.yaml").read_text(encoding="utf-8")
     config = parse_config(StudyConfig, yaml.safe_load(text), "demo.yaml")
     if scale == "nano":
         config = nano(config)

@@ -73,7 +73,7 @@ def real_config(model: str, scale: Scale, settings: Sequence[str]) -> StudyConfi
     Raises:
         UserError: The model is not installed or cannot be used, or a setting does not fit.
     """
-    text = resources.files("crypsis.study").joinpath("real.yaml").read_text(encoding="utf-8")
+    text = resources.files("crypsis.study.packaged").joinpath("real.yaml").read_text(encoding="utf-8")
     base = base_of(model)
     data = yaml.safe_load(text) | {"base": str(base)}
     if scale == "nano":

@@ -62,7 +62,7 @@ def table_config(settings: list[str]) -> TableConfig:
     Raises:
         UserError: An unknown setting.
     """
-    text = resources.files("crypsis.study").joinpath("organisms.yaml").read_text(encoding="utf-8")
+    text = resources.files("crypsis.study.packaged").joinpath("organisms.yaml").read_text(encoding="utf-8")
     return parse_config(TableConfig, apply_overrides(yaml.safe_load(text), settings), "organisms.yaml")
 
 
