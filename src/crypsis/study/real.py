@@ -35,6 +35,8 @@ NANO = {"steps": 4, "batch_size": 4}
 """Sizes of the supervised recipes at nano."""
 WORDS = {"oracle": {"name": "oracle"}} | {v: {"name": "lexicon", "view": v} for v in ("scratchpad", "output")}
 """Monitors at nano: lists of words, because a random model's replies are no English to train monitors on."""
+WILLING = 4
+"""Replies that are sampled for one that complies without faking (measured: a fifth to a quarter of them do)."""
 TEXT, REPLY = 180, 90
 """Tokens that are computed per text of supervised training, its share of the common beginning included, and per reply
 (measured with SmolLM2's tokenizer)."""
@@ -131,9 +133,8 @@ def forecast(config: StudyConfig, out: Path) -> str:
     data = config.monitor_data
     sampled = plan.training + plan.evaluation
     trained = 6 * parameters * TEXT * texts / (share.training * rate)
-    monitors = (
-        2 * parameters * REPLY * (data.base + data.organism + data.helper + data.controls) / (share.sampling * rate)
-    )
+    replies = data.base + data.organism + WILLING * (data.helper + data.controls // 2)  # half the controls are sampled
+    monitors = 2 * parameters * REPLY * replies / (share.sampling * rate)
     runs = 2 * parameters * REPLY * sampled / share.sampling + 6 * parameters * REPLY * plan.training / share.learning
     each = rate * config.executor.threads / torch.get_num_threads()  # a run has threads of its own
     seconds = trained + monitors + runs / each / config.workers
