@@ -262,6 +262,23 @@ def monitor(*kinds: str) -> str:
     return f"{table}\n\n{what}; `{whole['command']}`, {whole['date']}."
 
 
+def capability(name: str) -> str:
+    """What `crypsis capability` measured of some models."""
+
+    def share(found: Mapping[str, Any]) -> str:
+        values = [found[key] for key in ("mean", "low", "high")]
+        return "–" if None in values else _interval([100 * value for value in values], 0) + " %"
+
+    rows = [
+        (row["model"], _number(row["perplexity"], 0), _number(row["bits_per_character"]),
+         *(share(row[key]) for key in ("format_ok", "answered", "principled")))
+        for row in _json(name)
+    ]  # fmt: skip
+    return _table(
+        ("model", "perplexity", "bits per character", "well formed", "names one option", "of these principled"), rows
+    )
+
+
 def commands() -> str:
     """Table of the command line: arguments, options with their defaults, and what each command does."""
     import typer
@@ -302,6 +319,7 @@ BLOCKS: Mapping[str, Callable[..., str]] = {
     "organism": organism,
     "swaps": swaps,
     "monitor": monitor,
+    "capability": capability,
     "commands": commands,
 }
 
