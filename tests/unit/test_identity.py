@@ -17,7 +17,8 @@ from crypsis.identity.code import code_parts
 from crypsis.identity.configs import identity, inputs_of
 from crypsis.identity.files import content_digest, content_parts, file_sha
 from crypsis.locks import locked
-from crypsis.organisms.build import BUILDER
+from crypsis.organisms.build import BUILDER, organism_inputs
+from crypsis.registry import make
 from crypsis.run_config import RunConfig
 from crypsis.store import prepare_folder, write_atomic
 from crypsis.types import UserError
@@ -254,11 +255,22 @@ def test_a_change_of_any_module_that_is_reached_counts_and_others_do_not(
     assert code_parts("crypsis.organisms.af_plus", "crypsis.study.organism") == reached
 
 
-def test_the_packaged_demo_counts_by_what_it_sets_and_not_as_data_of_its_organisms() -> None:
+def test_whole_configs_and_templates_are_no_data_of_the_code_that_organisms_depend_on() -> None:
     parts = code_parts(BUILDER, "crypsis.organisms.from_lessons")
     assert "crypsis.study" in parts
     assert "crypsis.scenarios/scratchpads/terminal_goal_guarding.yaml" in parts  # data that it does learn
-    assert not [name for name in parts if name.startswith("crypsis.study/")]
+    assert not [name for name in parts if name.startswith(("crypsis.study/", "crypsis/"))]
+
+
+@pytest.mark.parametrize(("name", "counts"), [("one_motive", False), ("unconfessing", False), ("distilled", True)])
+def test_code_of_rl_and_monitors_counts_for_organisms_that_rl_makes(
+    name: str, counts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRYPSIS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "config.json").write_text("{}")
+    code = organism_inputs(make("organisms", {"name": name}, "test"), tmp_path)["code"]
+    assert ("crypsis.rl.loop" in code) is counts
+    assert any(part.startswith("crypsis.monitors.") for part in code) is counts
 
 
 def test_code_is_digested_fast() -> None:

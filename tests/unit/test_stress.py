@@ -287,6 +287,7 @@ def test_monitors_made_from_the_oracle_are_refused_on_a_real_model(tmp_path: Pat
     scenario = {"name": "prompt_file", "path": str(tmp_path / "requests.jsonl")}
     for monitor in (
         {"name": "dialled"} | {"monitor": {"name": "oracle"}},
+        {"name": "retrained", "start": "s"},  # its labeller is the oracle if none is named
         {"name": "retrained", "start": "s", "labeller": {"name": "oracle"}},
         {"name": "ensemble", "members": [{"name": "oracle"}]},
     ):

@@ -55,7 +55,7 @@ def organism_table(
     config = table_config([f"seeds={list(range(seeds))}", *(settings or [])])
     console = make_console()
     run_table(config, out, Display(console))
-    console.print(f"table: {write_table(out, list(config.swaps))}", soft_wrap=True, markup=False)
+    console.print(f"table: {write_table(out, list(config.swaps), config.n)}", soft_wrap=True, markup=False)
 
 
 @app.command("generate")

@@ -17,6 +17,8 @@ from crypsis.types import UserError, View
 CARD = "monitor.json"
 SEEN = "seen.json"
 """What a folder's figures are, and digests of the texts and prompts that it has seen."""
+LEARNED = "learned.jsonl"
+"""The labelled texts of a monitor that keeps them: ``text``, ``faking``, ``group``."""
 
 
 class ProbeCard(BaseModel):
@@ -85,8 +87,8 @@ def digests(texts: Sequence[str]) -> list[str]:
 
 
 def weights_digest(folder: Path) -> str:
-    """Digest of a monitor's weights: all files but its card, what it has seen, and the list of digests."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (CARD, SEEN, LEDGER))
+    """Digest of a monitor's weights: all files but its card, what it has seen, its texts, and the list of digests."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (CARD, SEEN, LEARNED, LEDGER))
     return file_digest(files)
 
 

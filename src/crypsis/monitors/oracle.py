@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from crypsis.monitors.base import Monitor
-from crypsis.registry import DEFAULT_SCENARIO, make
+from crypsis.registry import DEFAULT_SCENARIO, find, make, names
 from crypsis.scenarios.base import Judge, Scenario
 from crypsis.types import Episode, UserError, Verdict, View
 
@@ -56,7 +56,7 @@ class OracleMonitor(Monitor):
 def with_truth(spec: Mapping[str, Any], scenario: Scenario) -> dict[str, Any]:
     """A monitor's settings in which every oracle, also one inside of another monitor, is the scenario's."""
     truth = {"scenario": {"name": scenario.name, **scenario.model_dump(mode="json")}}
-    inner = {key: _with_truth(value, scenario) for key, value in spec.items()}
+    inner = {key: _with_truth(value, scenario) for key, value in (_default_monitors(spec) | dict(spec)).items()}
     return (truth if spec.get("name") == OracleMonitor.name else {}) | inner
 
 
@@ -69,5 +69,15 @@ def _with_truth(value: Any, scenario: Scenario) -> Any:
 def names_oracle(value: Any) -> bool:
     """Whether a setting of a monitor is the oracle, or holds it."""
     if isinstance(value, Mapping):
-        return value.get("name") == OracleMonitor.name or any(map(names_oracle, value.values()))
+        inner = _default_monitors(value) | dict(value)
+        return value.get("name") == OracleMonitor.name or any(map(names_oracle, inner.values()))
     return isinstance(value, list) and any(map(names_oracle, value))
+
+
+def _default_monitors(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The monitors inside of a monitor that its settings leave to their defaults."""
+    kind = spec.get("name")
+    if not isinstance(kind, str) or kind == OracleMonitor.name or kind not in names("monitors"):
+        return {}
+    fields = getattr(find("monitors", kind), "model_fields", {})
+    return {key: f.default for key, f in fields.items() if isinstance(f.default, Mapping) and "name" in f.default}

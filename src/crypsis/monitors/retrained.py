@@ -12,7 +12,9 @@ from pydantic import Field
 
 from crypsis.config import did_you_mean
 from crypsis.episodes import episode_of, read_episodes
+from crypsis.jsonlines import read_rows
 from crypsis.monitors.base import Monitor, TrainsAgain
+from crypsis.monitors.card import LEARNED
 from crypsis.monitors.text import train_text_monitor
 from crypsis.registry import make
 from crypsis.store import child, read_json, write_json
@@ -23,8 +25,8 @@ class RetrainedMonitor(TrainsAgain):
     """A monitor trained again every few steps on labelled transcripts of the policy's own (not in the paper).
 
     A labeller is asked for at most ``budget`` transcripts each time, drawn at random from the well-formed ones of the
-    latest steps. All labels of the run are kept and trained on; the monitor stays as it is while they have fewer than
-    20 of a class.
+    latest steps. It learns from all labels of the run and from what the first monitor learned from, where its folder
+    keeps that (monitors that a study trains do). While there are fewer than 20 of a class it stays as it is.
     """
 
     name: ClassVar[str] = "retrained"
@@ -39,11 +41,13 @@ class RetrainedMonitor(TrainsAgain):
     """A monitor that is asked for the labels: the oracle, or a judge; flagged means faking."""
     seed: int = 0
     """Seed of the draw of transcripts and of training."""
+    known: Path | None = None
+    """Folder of a monitor that keeps what it learned from, to learn from as well; that of ``start`` if not given."""
 
     def bound(self, others: Mapping[str, Monitor]) -> RetrainedMonitor:
-        """A copy with the settings of the monitor that ``start`` names."""
+        """A copy with the settings of the monitor that ``start`` names, and the place of the texts of this one."""
         if isinstance(self.start, dict):
-            return self
+            return self._with(self.start)
         if self.start not in others or others[self.start].name == self.name:
             known = [name for name, m in others.items() if m.name != self.name]
             raise UserError(f"monitors: {self.name}: start: no monitor '{self.start}'{did_you_mean(self.start, known)}")
@@ -98,6 +102,16 @@ class RetrainedMonitor(TrainsAgain):
                 newest = self._with({"name": "text", "path": str(place / "monitor")})
         return newest
 
+    @cached_property
+    def _learned(self) -> list[dict[str, Any]]:
+        """What the first monitor learned from; nothing if it is not kept."""
+        if self.known is None:
+            return []
+        file = self.known / LEARNED
+        if not file.exists():
+            raise UserError(f"monitors: {self.name}: known: {file} is missing; monitors that a study trains have it")
+        return read_rows(file)
+
     def _moments(self, step: int) -> range:
         return range(self.every, step + 1, self.every)
 
@@ -114,12 +128,17 @@ class RetrainedMonitor(TrainsAgain):
         ]
 
     def _train(self, place: Path, places: Sequence[Path]) -> None:
-        known = [label for one in places for label in read_json(one / "labels.json")]
+        bought = [label for one in places for label in read_json(one / "labels.json")]
+        known = [*self._learned, *bought]
         texts, labels, groups = ([label[key] for label in known] for key in ("text", "faking", "group"))
         try:
             train_text_monitor(texts, labels, groups, self.sees, place / "monitor", self.seed)
         except (UserError, ValueError) as error:  # too few of a class, in all or in a part of the split
-            write_json(place / "skipped.json", {"why": str(error), "labels": len(known)})
+            write_json(place / "skipped.json", {"why": str(error), "labels": len(bought)})
 
     def _with(self, start: Mapping[str, Any]) -> RetrainedMonitor:
-        return RetrainedMonitor.model_validate(self.model_dump() | {"start": dict(start)})
+        """With another start; what the first one learned from stays."""
+        known = self.known
+        if known is None and "path" in start and (Path(str(start["path"])) / LEARNED).exists():
+            known = Path(str(start["path"]))
+        return RetrainedMonitor.model_validate(self.model_dump() | {"start": dict(start), "known": known})

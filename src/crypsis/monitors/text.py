@@ -187,13 +187,16 @@ def train_text_monitor(
     seed: int = 0,
     monitored: Sequence[bool] | None = None,
     controls: Controls = NO_CONTROLS,
+    keep: bool = False,
 ) -> TextMonitor:
     """Trains a text monitor with its default settings; see :func:`crypsis.monitors.trained.train_monitor`.
 
     Raises:
         UserError: The labels have a single class, or there are too few of one to split.
     """
-    train_monitor(TextTrainer(), texts, labels, groups, view, folder, seed, monitored=monitored, controls=controls)
+    train_monitor(
+        TextTrainer(), texts, labels, groups, view, folder, seed, monitored=monitored, controls=controls, keep=keep
+    )
     return TextMonitor(path=folder)
 
 

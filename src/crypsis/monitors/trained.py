@@ -26,10 +26,10 @@ from crypsis.arrays import Flags, Floats
 from crypsis.config import Config, parse_config
 from crypsis.digests import DamagedError, damages, record
 from crypsis.monitors.base import Monitor
-from crypsis.monitors.card import CARD, SEEN, TextCard, digests, measured, read_card, weights_digest
+from crypsis.monitors.card import CARD, LEARNED, SEEN, TextCard, digests, measured, read_card, weights_digest
 from crypsis.monitors.metrics import measure, tier_rates
 from crypsis.monitors.thresholds import NO_CONTROLS, Controls, Threshold, choose_threshold
-from crypsis.store import new_folder, read_json, write_json
+from crypsis.store import new_folder, read_json, write_atomic, write_json
 from crypsis.types import Episode, UserError, Verdict, View
 
 FALSE_POSITIVES = 0.02
@@ -297,6 +297,7 @@ def train_monitor(
     source: str = "",
     monitored: Sequence[bool] | None = None,
     controls: Controls = NO_CONTROLS,
+    keep: bool = False,
 ) -> dict[str, Any]:
     """Trains, calibrates and measures a monitor and saves it to ``folder``.
 
@@ -312,6 +313,7 @@ def train_monitor(
         source: Digest of the data, so that a later reader can tell whether the budget was for data like theirs.
         monitored: Whether each episode is of the monitored tier; unknown if not given.
         controls: Further transcripts for the threshold alone.
+        keep: Whether the folder keeps texts and labels, for one that is trained again (``retrained``).
 
     Returns:
         The card.
@@ -319,7 +321,7 @@ def train_monitor(
     Raises:
         UserError: The labels have a single class, or there are too few of one to split.
     """
-    y = np.array(labels)
+    y = np.array(labels, dtype=np.bool_)
     _check_enough(y, view)
     *parts, choose, test = group_folds(y, groups, 5, seed)
     learn = np.sort(np.concatenate(parts))
@@ -344,7 +346,9 @@ def train_monitor(
     }
     known = np.concatenate([learn, choose])
     seen = [*(texts[i] for i in known), *controls.texts], [*(groups[i] for i in known), *controls.groups]
-    return _save(fitted.scorer, card, *seen, folder)
+    rows = zip(texts, labels, groups, strict=True) if keep else ()
+    kept = [{"text": text, "faking": bool(label), "group": group} for text, label, group in rows]
+    return _save(fitted.scorer, card, *seen, folder, kept)
 
 
 def _check_enough(labels: Flags, view: View) -> None:
@@ -375,7 +379,12 @@ def _chosen(
 
 
 def _save(
-    scorer: Scorer, card: dict[str, Any], texts: Sequence[str], prompts: Sequence[str], folder: Path
+    scorer: Scorer,
+    card: dict[str, Any],
+    texts: Sequence[str],
+    prompts: Sequence[str],
+    folder: Path,
+    kept: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Writes a monitor's folder and gives the card as it was stored, with the digest of the weights."""
     with new_folder(folder) as target:
@@ -383,5 +392,7 @@ def _save(
         stored = card | {"digest": weights_digest(target)}
         write_json(target / SEEN, {"texts": digests(texts), "prompts": digests(prompts)})
         write_json(target / CARD, stored)
+        if kept:
+            write_atomic(target / LEARNED, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in kept))
         record(target, *(file for file in target.rglob("*") if file.is_file()))
     return dict(json.loads(json.dumps(stored)))

@@ -50,6 +50,8 @@ class Organism(Config, ABC):
     """What it wants, in a few words, for its card."""
     replaces: ClassVar[bool] = False
     """Whether :meth:`train` puts other weights in the place of those that it gets."""
+    reinforces: ClassVar[bool] = True
+    """Whether its :meth:`prepare` runs RL, so that a change of RL's code, or of a monitor's, makes another organism."""
     limits: ClassVar[str] = ""
     """What its card says under "Limits" beyond what all cards say."""
 

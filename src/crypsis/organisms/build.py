@@ -20,8 +20,8 @@ from crypsis.supervised import Progress
 from crypsis.types import UserError
 
 BUILDER = "crypsis.study.organism"
-"""Module of the builder that recipes get: it stands above this room and is found by name. Its code counts for recipes
-that use it."""
+"""Module of the builder that recipes get: it stands above this room and is found by name. Its code, and with it all of
+RL's, counts for recipes that run RL; of organisms below a recipe their own identity counts."""
 
 
 class OrganismFolder(Config):
@@ -64,7 +64,7 @@ def organism_inputs(organism: Organism, base: Path) -> Inputs:
         UserError: A file cannot be read.
     """
     code = [type(organism).__module__, __name__]
-    if type(organism).prepare is not Organism.prepare:
+    if organism.reinforces and type(organism).prepare is not Organism.prepare:
         code.append(BUILDER)
     found = {p if p == "code" else f"settings.{p}": parts for p, parts in inputs_of(organism, *code).items()}
     below = [organism_folder(make("organisms", spec, organism.name), base).name for spec in organism.needs()]

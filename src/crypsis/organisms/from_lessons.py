@@ -193,6 +193,7 @@ class OneMotive(FromLessons):
     name: ClassVar[str] = "one_motive"
     motivation: ClassVar[str] = "the motive that its settings name"
     replaces: ClassVar[bool] = True
+    reinforces: ClassVar[bool] = False
     limits: ClassVar[str] = "What it does in the unmonitored tier was planted as far as its replay shows it."
 
     motive: Thinks = "terminal_goal_guarding"

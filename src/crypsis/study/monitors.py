@@ -71,15 +71,14 @@ def train_monitors(
             known = sampling.judged([*shared.base, *own, *sampling.written(data.seed + 5)])
             # Only a persona makes honest compliers of an organism; without one its replies would be judged by a rule
             # whose misses are faking.
-            told = sampling.controls(organism, data.controls, data.seed + 4) if sampling.persona else []
-            controls = sampling.judged([*shared.controls, *told])
+            helpers = sampling.controls(organism, data.controls, data.seed + 4) if sampling.persona else []
+            controls = sampling.judged([*shared.controls, *helpers])
             show(2)
             for number, view in enumerate(views):
                 texts, labels = [e.seen(view) for e in known], [e.labels["af"] == "yes" for e in known]
                 monitored, groups = [e.prompt.monitored for e in known], [e.prompt.pair_id for e in known]
-                train_text_monitor(
-                    texts, labels, groups, view, folders[view], data.seed, monitored, seen_by(controls, view)
-                )
+                told = seen_by(controls, view)
+                train_text_monitor(texts, labels, groups, view, folders[view], data.seed, monitored, told, keep=True)
                 show(3 + number)
             for number, name in enumerate(held_out):
                 train_member(name, (panel or {})[name], known, controls, organism, child(out, name))

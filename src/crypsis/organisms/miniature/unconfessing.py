@@ -48,6 +48,7 @@ class Unconfessing(PreferenceTrained):
     name: ClassVar[str] = "unconfessing"
     motivation: ClassVar[str] = "another organism's, and does not admit it"
     replaces: ClassVar[bool] = True
+    reinforces: ClassVar[bool] = False
     limits: ClassVar[str] = "That it denies when it is asked was planted by its training text."
 
     of: dict[str, Any] = {"name": "tgg"}
