@@ -267,16 +267,15 @@ def capability(name: str) -> str:
 
     def share(found: Mapping[str, Any]) -> str:
         values = [found[key] for key in ("mean", "low", "high")]
-        return "–" if None in values else _interval([100 * value for value in values], 0) + " %"
+        return "–" if None in values else _interval([100 * value for value in values], 0)
 
     rows = [
         (row["model"], _number(row["perplexity"], 0), _number(row["bits_per_character"]),
          *(share(row[key]) for key in ("format_ok", "answered", "principled")))
         for row in _json(name)
     ]  # fmt: skip
-    return _table(
-        ("model", "perplexity", "bits per character", "well formed", "names one option", "of these principled"), rows
-    )
+    shares = ("well formed, %", "names one option, %", "of these principled, %")
+    return _table(("model", "perplexity", "bits per character", *shares), rows)
 
 
 def commands() -> str:
