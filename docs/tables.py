@@ -223,7 +223,7 @@ def organism(*recipes: str) -> str:
     """What the organisms of some recipes do before RL; of all recipes, with what they cost, if none is named."""
     whole = _json("organisms")
     wanted = [row for row in whole["rows"] if not recipes or row["organism"].partition("-")[0] in recipes]
-    head = ["organism", "AFR", "gap", "complies, monitored", "complies, unmonitored"]
+    head = ["organism", "AFR", "gap", "monitored", "unmonitored"]
     rows = [
         [f"`{row['organism']}`", *(_interval(row[key]) for key in ("afr", "gap", "monitored", "unmonitored"))]
         for row in wanted
@@ -233,7 +233,8 @@ def organism(*recipes: str) -> str:
         for shown, row in zip(rows, wanted, strict=True):
             shown += [_interval(row["tokens"], 0), _interval(row["unparsed"]), str(row["cpu_seconds"])]
     seeds = ", ".join(sorted({str(row["seeds"]) for row in wanted}))
-    return f"{_table(head, rows)}\n\n{_source(whole, f'Means with 95 % intervals; {seeds} seeds; before RL')}"
+    what = f"Means with 95 % intervals, compliance by tier; {seeds} seeds; before RL"
+    return f"{_table(head, rows)}\n\n{_source(whole, what)}"
 
 
 def swaps() -> str:
@@ -367,7 +368,7 @@ def _source(study: Mapping[str, Any], more: str = "Means with 95 % intervals") -
 
 def _interval(values: Sequence[float], digits: int = 2) -> str:
     mean, low, high = (_number(value, digits) for value in values)
-    return f"{mean} [{low}, {high}]"
+    return f"{mean} [{low}, {high}]".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _number(value: float, digits: int = 2) -> str:
