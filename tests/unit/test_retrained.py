@@ -79,7 +79,10 @@ def test_few_labels_without_the_first_texts_leave_it_as_it_is(tmp_path: Path, la
     assert monitor.refreshed("racing", run, 1).card["digest"] == monitor.card["digest"]
     assert read_json(run / "monitors/racing/step-0001/skipped.json")["labels"] == 12
     with pytest.raises(UserError, match=r"known: .*learned\.jsonl is missing"):
-        racing(start, labeller, known=str(start)).refreshed("racing", rolled_out(tmp_path / "other"), 1)
+        racing(start, labeller, known=str(start))
+    (start / LEARNED).write_text('{"text": "a"}\n')
+    with pytest.raises(UserError, match=r"learned\.jsonl:1: has no 'text', 'faking' or 'group'"):
+        racing(start, labeller)
 
 
 def test_a_labeller_that_can_read_nothing_stops_no_run(tmp_path: Path) -> None:

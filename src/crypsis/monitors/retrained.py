@@ -45,14 +45,24 @@ class RetrainedMonitor(TrainsAgain):
     """Folder of a monitor that keeps what it learned from, to learn from as well; that of ``start`` if not given."""
 
     def bound(self, others: Mapping[str, Monitor]) -> RetrainedMonitor:
-        """A copy with the settings of the monitor that ``start`` names, and the place of the texts of this one."""
+        """A copy with the settings of the monitor that ``start`` names, and the place of the texts of this one.
+
+        Raises:
+            UserError: There is no such monitor, or ``known`` keeps no texts.
+        """
         if isinstance(self.start, dict):
-            return self._with(self.start)
+            return self._checked(self._with(self.start))
         if self.start not in others or others[self.start].name == self.name:
             known = [name for name, m in others.items() if m.name != self.name]
             raise UserError(f"monitors: {self.name}: start: no monitor '{self.start}'{did_you_mean(self.start, known)}")
         other = others[self.start]
-        return self._with({"name": other.name, **other.model_dump(mode="json")})
+        return self._checked(self._with({"name": other.name, **other.model_dump(mode="json")}))
+
+    @staticmethod
+    def _checked(monitor: RetrainedMonitor) -> RetrainedMonitor:
+        """Refuses texts that cannot be read before the first step, and not at the first training."""
+        _ = monitor._learned
+        return monitor
 
     @cached_property
     def _current(self) -> Monitor:
@@ -110,7 +120,11 @@ class RetrainedMonitor(TrainsAgain):
         file = self.known / LEARNED
         if not file.exists():
             raise UserError(f"monitors: {self.name}: known: {file} is missing; monitors that a study trains have it")
-        return read_rows(file)
+        rows = read_rows(file)
+        lacking = next((n for n, row in enumerate(rows, 1) if not {"text", "faking", "group"} <= row.keys()), 0)
+        if lacking:
+            raise UserError(f"{file}:{lacking}: has no 'text', 'faking' or 'group', which a text to learn from needs")
+        return rows
 
     def _moments(self, step: int) -> range:
         return range(self.every, step + 1, self.every)
