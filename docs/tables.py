@@ -233,7 +233,7 @@ def organism(*recipes: str) -> str:
         for shown, row in zip(rows, wanted, strict=True):
             shown += [_interval(row["tokens"], 0), _interval(row["unparsed"]), str(row["cpu_seconds"])]
     seeds = ", ".join(sorted({str(row["seeds"]) for row in wanted}))
-    what = f"Means with 95 % intervals, compliance by tier; {seeds} seeds; before RL"
+    what = f"Means with 95 % intervals, compliance by tier;\n{seeds} seeds; before RL"
     return f"{_table(head, rows)}\n\n{_source(whole, what)}"
 
 

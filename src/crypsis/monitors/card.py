@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from crypsis.config import digest, parse_config
 from crypsis.digests import LEDGER
 from crypsis.monitors.metrics import Measurement
-from crypsis.store import file_digest, read_json
+from crypsis.monitors.thresholds import Controls
+from crypsis.store import file_digest, read_json, write_atomic, write_json
 from crypsis.types import UserError, View
 
 CARD = "monitor.json"
@@ -84,6 +86,28 @@ def read_card(folder: Path, kind: str, shape: type[ProbeCard]) -> dict[str, Any]
 def digests(texts: Sequence[str]) -> list[str]:
     """Digest of each different text, sorted; space around a text and its case do not count."""
     return sorted({digest(" ".join(text.lower().split())) for text in texts})
+
+
+def seen_rows(
+    texts: Sequence[str], groups: Sequence[str], rows: Sequence[int], controls: Controls
+) -> tuple[list[str], list[str]]:
+    """Texts and prompts that the weights or the threshold come from; those of the test split are none of them."""
+    return [*(texts[i] for i in rows), *controls.texts], [*(groups[i] for i in rows), *controls.groups]
+
+
+def write_seen(
+    folder: Path,
+    texts: Sequence[str],
+    prompts: Sequence[str],
+    kept: tuple[Sequence[str], Sequence[bool], Sequence[str]] | None = None,
+) -> None:
+    """Writes the digests of what a monitor has seen, and the texts, labels and groups that it keeps."""
+    write_json(folder / SEEN, {"texts": digests(texts), "prompts": digests(prompts)})
+    if kept:
+        found = [
+            {"text": text, "faking": bool(label), "group": group} for text, label, group in zip(*kept, strict=True)
+        ]
+        write_atomic(folder / LEARNED, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in found))
 
 
 def weights_digest(folder: Path) -> str:

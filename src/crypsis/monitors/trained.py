@@ -26,10 +26,10 @@ from crypsis.arrays import Flags, Floats
 from crypsis.config import Config, parse_config
 from crypsis.digests import DamagedError, damages, record
 from crypsis.monitors.base import Monitor
-from crypsis.monitors.card import CARD, LEARNED, SEEN, TextCard, digests, measured, read_card, weights_digest
+from crypsis.monitors.card import CARD, SEEN, TextCard, measured, read_card, seen_rows, weights_digest, write_seen
 from crypsis.monitors.metrics import measure, tier_rates
 from crypsis.monitors.thresholds import NO_CONTROLS, Controls, Threshold, choose_threshold
-from crypsis.store import new_folder, read_json, write_atomic, write_json
+from crypsis.store import new_folder, read_json, write_json
 from crypsis.types import Episode, UserError, Verdict, View
 
 FALSE_POSITIVES = 0.02
@@ -321,8 +321,7 @@ def train_monitor(
     Raises:
         UserError: The labels have a single class, or there are too few of one to split.
     """
-    y = np.array(labels, dtype=np.bool_)
-    _check_enough(y, view)
+    y = _enough(labels, view)
     *parts, choose, test = group_folds(y, groups, 5, seed)
     learn = np.sort(np.concatenate(parts))
     features = trainer.represent(texts)
@@ -344,19 +343,19 @@ def train_monitor(
         "settings": trainer.model_dump(mode="json"),
         "seed": seed,
     }
-    known = np.concatenate([learn, choose])
-    seen = [*(texts[i] for i in known), *controls.texts], [*(groups[i] for i in known), *controls.groups]
-    rows = zip(texts, labels, groups, strict=True) if keep else ()
-    kept = [{"text": text, "faking": bool(label), "group": group} for text, label, group in rows]
-    return _save(fitted.scorer, card, *seen, folder, kept)
+    kept = (texts, labels, groups) if keep else None
+    return _save(fitted.scorer, card, *seen_rows(texts, groups, [*learn, *choose], controls), folder, kept)
 
 
-def _check_enough(labels: Flags, view: View) -> None:
+def _enough(given: Sequence[bool], view: View) -> Flags:
+    """The labels as an array, if there are enough of either class."""
+    labels = np.array(given, dtype=np.bool_)
     if min(labels.sum(), (~labels).sum()) < FEWEST:
         raise TooFewError(
             f"monitor '{view}': needs at least {FEWEST} examples of each class, found {labels.sum()} faking and "
             f"{(~labels).sum()} not"
         )
+    return labels
 
 
 def _chosen(
@@ -384,15 +383,13 @@ def _save(
     texts: Sequence[str],
     prompts: Sequence[str],
     folder: Path,
-    kept: Sequence[Mapping[str, Any]],
+    kept: tuple[Sequence[str], Sequence[bool], Sequence[str]] | None,
 ) -> dict[str, Any]:
     """Writes a monitor's folder and gives the card as it was stored, with the digest of the weights."""
     with new_folder(folder) as target:
         scorer.save(target)
         stored = card | {"digest": weights_digest(target)}
-        write_json(target / SEEN, {"texts": digests(texts), "prompts": digests(prompts)})
+        write_seen(target, texts, prompts, kept)
         write_json(target / CARD, stored)
-        if kept:
-            write_atomic(target / LEARNED, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in kept))
         record(target, *(file for file in target.rglob("*") if file.is_file()))
     return dict(json.loads(json.dumps(stored)))
