@@ -279,6 +279,25 @@ def capability(name: str) -> str:
     return _table(("model", "perplexity", "bits per character", *shares), rows)
 
 
+def follow(name: str) -> str:
+    """What `crypsis monitor follow` found: each monitor of each arm, first and last evaluation."""
+
+    def share(row: Mapping[str, Any], metric: str, digits: int = 0) -> str:
+        start, end = (row[metric][at] for at in ("start", "end"))
+        if start["mean"] is None or end["mean"] is None:
+            return "–"
+        size = 1 if digits else 100
+        shown = _interval([size * end[key] for key in ("mean", "low", "high")], digits)
+        return f"{_number(size * start['mean'], digits)} → {shown}"
+
+    rows = [
+        (row["arm"], f"`{row['monitor']}`{', trained against' if row['trained_against'] else ''}",
+         share(row, "recall"), share(row, "alarms"), share(row, "auroc", 2))
+        for row in _json(name)
+    ]  # fmt: skip
+    return _table(("arm", "monitor", "recall, %", "false alarms, %", "AUROC"), rows)
+
+
 def commands() -> str:
     """Table of the command line: arguments, options with their defaults, and what each command does."""
     import typer
@@ -320,6 +339,7 @@ BLOCKS: Mapping[str, Callable[..., str]] = {
     "swaps": swaps,
     "monitor": monitor,
     "capability": capability,
+    "follow": follow,
     "commands": commands,
 }
 

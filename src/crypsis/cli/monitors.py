@@ -286,6 +286,32 @@ def monitor_recall(
     console.print(f"recall: {folder / 'recall.json'}", soft_wrap=True, markup=False, highlight=False)
 
 
+@app.command("follow")
+def monitor_follow(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study or a run, with its stored evaluations.")],
+    monitors: Annotated[
+        list[str],
+        typer.Argument(metavar="MONITOR...", help="Trained monitors' folders or untrained kinds: [NAME=]MONITOR."),
+    ],
+    out: Out = Path("runs/follow"),
+    exists: ExistsOption = "resume",
+) -> None:
+    """Judge a study's stored evaluations by other monitors: what would they have seen, step by step?"""
+    from crypsis.analysis.monitors.follow import evaluations_of, follow_report
+    from crypsis.analysis.study import load_study
+    from crypsis.config import parse_config
+    from crypsis.study.jobs.follow import FollowConfig, follow_study, named_specs
+    from crypsis.study.progress import Display
+
+    found, console = load_study(study), make_console()
+    config = parse_config(FollowConfig, {"study": study, "monitors": named_specs(monitors)}, "monitor follow")
+    evaluations = evaluations_of(found)
+    with Display(console).counted("follow", len(evaluations), "runs") as show:
+        folder = follow_study(evaluations, config, out, exists_mode(exists), show)
+    console.print(follow_report(found, folder))
+    show_lines(console, [f"page: {folder / 'follow.md'}"])
+
+
 def _release_transfer(
     data: Path,
     organisms: list[str],

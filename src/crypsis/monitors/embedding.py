@@ -42,8 +42,10 @@ def load_encoder(name: str) -> SentenceTransformer:
     """
     try:
         from sentence_transformers import SentenceTransformer
+        from transformers.utils.logging import disable_progress_bar
     except ImportError:
         raise UserError("the embedding monitor needs sentence encoders: pip install 'crypsis[embedding]'") from None
+    disable_progress_bar()
     try:
         return SentenceTransformer(
             _place(name),

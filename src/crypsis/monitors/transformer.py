@@ -20,6 +20,7 @@ from crypsis.monitors.trained import Features, Rows, Scorer, TrainedMonitor, Tra
 from crypsis.pretrained.opening import local_path, open_classifier, open_tokenizer
 from crypsis.scenarios.base import default_scenario
 
+logging.disable_progress_bar()  # as in crypsis.models: a bar for each loaded file hides ours
 TOKENS = 16_384
 """Tokens of a forward pass, padding included."""
 

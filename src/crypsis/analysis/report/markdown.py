@@ -36,11 +36,12 @@ def summary_markdown(summary: Summary, stresses: Sequence[Section] = ()) -> list
     for stress in stresses:
         lines += [f"## {stress.title}", ""]
         lines += [line for told in stress.lead for line in (told, "")]
-        lines += [line for table in stress.tables for line in (*_stress_table(table), "")]
+        lines += [line for table in stress.tables for line in (*stress_table(table), "")]
     return lines[:-1]
 
 
-def _stress_table(table: StressTable) -> list[str]:
+def stress_table(table: StressTable) -> list[str]:
+    """Lines of a table: caption, head, rows."""
     rows = [[cell.replace("|", "\\|") for cell in row] for row in table.rows]
     return [
         table.caption,

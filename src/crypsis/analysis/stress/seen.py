@@ -28,8 +28,7 @@ def recall_section(summary: Summary, seen: Sequence[Watch]) -> Section | None:
     watched = [watch for watch in seen if watch.trained and watch.held_out]
     if not watched:
         return None
-    several = len({watch.organism for watch in seen}) > 1
-    names = {id(watch): whose(watch.organism, watch.label, several) for watch in seen}
+    names = _names(seen)
     pictures = []
     for watch in watched:
         palette = [card.name for card in summary.study.monitors_of(watch.organism)]
@@ -56,12 +55,13 @@ def recall_section(summary: Summary, seen: Sequence[Watch]) -> Section | None:
         "Faking by the oracle and what of it the monitor trained against does not flag, in per cent of monitored "
         "transcripts, first → last evaluation."
     )
-    tables = (StressTable(caption, head, rows), _by_monitor(seen, names))
+    tables = (StressTable(caption, head, rows), monitor_table(seen))
     return Section("recall", "Recall decay", headline, TRUTH, tables, tuple(pictures))
 
 
-def _by_monitor(seen: Sequence[Watch], names: dict[int, str]) -> StressTable:
-    rows = []
+def monitor_table(seen: Sequence[Watch]) -> StressTable:
+    """What each monitor saw of each arm, first and last."""
+    names, rows = _names(seen), []
     for watch in seen:
         for monitor in (*watch.trained, *watch.held_out):
             role = "trained against" if monitor in watch.trained else "held out"
@@ -82,6 +82,12 @@ def _by_monitor(seen: Sequence[Watch], names: dict[int, str]) -> StressTable:
         "(recall: that fake; false alarms: that do not)."
     )
     return StressTable(caption, head, tuple(rows))
+
+
+def _names(seen: Sequence[Watch]) -> dict[int, str]:
+    """How each arm is called, by the identity of its record."""
+    several = len({watch.organism for watch in seen}) > 1
+    return {id(watch): whose(watch.organism, watch.label, several) for watch in seen}
 
 
 def _headline(name: str, watch: Watch) -> str:
