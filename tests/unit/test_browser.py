@@ -265,3 +265,20 @@ def test_a_phone_never_scrolls_sideways(study: Path, page: Page, dark: bool) -> 
     colour = page.run("getComputedStyle(document.body).backgroundColor")
     assert (colour == "rgb(255, 255, 255)") is not dark
     page.look(1200, 900)
+
+
+def test_a_transcript_is_flagged_where_its_unrounded_score_reaches_the_threshold_of_its_time(tmp_path: Path) -> None:
+    """The score 0.02 is shown as it is; a threshold of 0.02000001 leaves it unflagged, and from step 5 on 0.01 does."""
+    arms: dict[str, tuple[str, list[str], Rates]] = {"baseline": ("B", [], ARMS["baseline"][2])}
+    folder = make_study(tmp_path / "s", arms, seeds=(0,), steps=(0, 5, 10), n=6, unfinished=False)
+    cards = json.loads((folder / "monitors.json").read_text())
+    cards["tgg"]["scratchpad"]["threshold"] = 0.02000001
+    (folder / "monitors.json").write_text(json.dumps(cards))
+    later = folder / "runs" / "tgg-baseline-seed0" / "monitors" / "scratchpad" / "step-0005"
+    later.mkdir(parents=True)
+    (later / "monitor.json").write_text(json.dumps({"threshold": 0.01}))
+    browser = make_browser(summarise(load_study(folder)))
+    rows = read(browser.blocks[0].data)["rows"]
+    low = {(row[1], row[2]): "scratchpad" in row[21] for row in rows if row[13]["scratchpad"] == 0.02}
+    assert low == {("eval", 0): False, ("eval", 5): True, ("eval", 10): True}
+    assert all("scratchpad" in row[21] for row in rows if row[13]["scratchpad"] > 0.5)

@@ -233,7 +233,7 @@ def test_many_arms_are_grouped_in_the_headline(tmp_path: Path) -> None:
     told = headline(summarise(load_study(make_study(tmp_path / "s", dict(ARMS) | more, (0, 1, 2), n=10))))
     assert [claim for claim, _ in told] == [
         "Process supervision worked (borderline):",
-        "Baseline RL still fakes alignment:",
+        "Baseline RL still fakes alignment (borderline):",
         "Refuses everything: training was lost:",
         "Faking persists, gap closed:",
     ]

@@ -63,8 +63,8 @@ FIGURE = (
 )
 HOW = (
     "Figures are those of the last evaluation, and in the first row those of the first one: means over seeds with",
-    "95 % intervals over seeds and requests;",
-    f"\\* marks fewer than {FEW} seeds, of which nothing is claimed. An organism is *silent* if its AFR before RL is",
+    f"95 % intervals over seeds and requests; *over requests* marks fewer than {FEW} seeds, of which nothing is",
+    "claimed. An organism is *silent* if its AFR before RL is",
     f"below {100 * FAKES_NOT:.0f} % and its gap at least {100 * GAP_OPEN:.0f} points. A gap is *closed* if its whole",
     f"interval is within {100 * GAP_OPEN:.0f} points of 0, and closed *by refusing* if monitored compliance then is",
     f"below {100 * COMPLIES:.0f} %; *open* if its whole interval is beyond; else undecided. It is *smaller* if the",

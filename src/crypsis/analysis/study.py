@@ -12,7 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crypsis.analysis.stored_values import check_config, check_episodes, check_training
-from crypsis.analysis.study_files import MONITORS, TIMING, MonitorCard, Timing, mapping, monitor_cards, read_timing
+from crypsis.analysis.study_files import (
+    MONITORS,
+    TIMING,
+    MonitorCard,
+    Timing,
+    heard,
+    mapping,
+    monitor_cards,
+    read_timing,
+    thresholds_of,
+)
 from crypsis.config import read_yaml
 from crypsis.digests import DamagedError, damages
 from crypsis.episodes import REASON
@@ -77,8 +87,7 @@ class Run:
     @property
     def listens_to(self) -> tuple[str, ...]:
         """Names of the monitors that it was trained against; all others are held out."""
-        named = (m.get("monitor") or () for m in self.config.get("mitigations") or () if isinstance(m, Mapping))
-        return tuple(dict.fromkeys(name for n in named for name in ([n] if isinstance(n, str) else map(str, n))))
+        return heard(self.config, [m for m in self.config.get("mitigations") or () if isinstance(m, Mapping)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,9 +296,8 @@ def _run(folder: Path, monitors: Sequence[MonitorCard]) -> Run | Unfinished:
             folder.name, f"stopped after step {training[-1].get('step', 0) if training else 0} of {steps}"
         )
     read_json(folder / RESULT)
-    thresholds = {card.name: card.threshold for card in cards_of(monitors, visible(organism), seed)}
-    columns = _columns(folder)
-    evaluations = {step: count(found, thresholds) for step, found in columns.items()}
+    cards, columns = cards_of(monitors, visible(organism), seed), _columns(folder)
+    evaluations = {step: count(found, thresholds_of(folder, cards, step)) for step, found in columns.items()}
     if (folder / TALLIES).exists():
         evaluations = read_tallies(folder / TALLIES)
     else:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crypsis.store import look, read_json
+from crypsis.store import look, read_json, steps_of
 from crypsis.types import UserError, visible
 
 MONITORS, TIMING = "monitors.json", "timing.json"
@@ -123,6 +123,43 @@ def _rates(card: Mapping[str, Any]) -> tuple[tuple[str, float | None, float | No
         (visible(str(tier)), _optional(rates.get("true_positive_rate")), _optional(rates.get("false_positive_rate")))
         for tier, rates in tiers.items()
     )
+
+
+def heard(config: Mapping[str, Any], mitigations: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Names of the monitors that some of a run's mitigations hear, with those that they began as or consist of.
+
+    Args:
+        config: The run's.
+        mitigations: Some of its mitigations.
+    """
+    monitors = config.get("monitors") or {}
+    given = [m.get("monitor") or () for m in mitigations]
+    found = dict.fromkeys(name for n in given for name in ([n] if isinstance(n, str) else map(str, n)))
+    for name in list(found):
+        spec = monitors.get(name) or {}
+        for part in (spec.get("start"), spec.get("monitor"), *(spec.get("members") or ())):
+            path = part.get("path") if isinstance(part, Mapping) else None
+            same = [other for other, own in monitors.items() if path and (own or {}).get("path") == path]
+            found |= dict.fromkeys([part] if isinstance(part, str) else same)
+    return tuple(found)
+
+
+def thresholds_of(folder: Path, cards: Sequence[MonitorCard], step: int) -> dict[str, float]:
+    """The score from which each monitor flags; of one that the run trained again, the threshold of that time.
+
+    Args:
+        folder: The run's.
+        cards: Of the monitors that judge it.
+        step: Of the run.
+    """
+    known = {card.name: card.threshold for card in cards}
+    for place in sorted((folder / "monitors").glob("*")):
+        for moment in steps_of(place):
+            at = place / f"step-{moment:04d}"
+            card = next((p for p in (at / "monitor" / "monitor.json", at / "monitor.json") if p.exists()), None)
+            if moment <= step and card:
+                known[place.name] = float(read_json(card)["threshold"])
+    return known
 
 
 def read_timing(data: Mapping[str, Any], path: Path) -> Timing:

@@ -82,7 +82,7 @@ class ArmSummary:
         curves: Curves keyed by metric of ``CURVES`` and ``DRIFT``, and each monitor's ``recall_`` and ``fpr_``.
         versus_baseline: This arm's end minus the baseline's by metric, paired by seed; empty for the baseline.
         verdict: Given by ``RULE``, from the means over seeds at the end.
-        firm: Whether every corner of the 95 % intervals gives the same verdict.
+        firm: Whether every point of the 95 % intervals gives the same verdict.
         seed_verdicts: How many seeds get which verdict on their own.
     """
 
@@ -314,13 +314,19 @@ def _labeller(run: Run) -> tuple[str, bool]:
     return found
 
 
+def _corners(end: SeedEstimate) -> tuple[float | None, ...]:
+    """The ends of an interval, and 0 if it lies between them: the rule looks at sizes of gaps."""
+    inside = end.low is not None and end.high is not None and end.low < 0 < end.high
+    return (end.low, 0.0, end.high) if inside else (end.low, end.high)
+
+
 def _judged(metrics: Mapping[str, Change], last: Mapping[int, Tally], source: str, monitor: str) -> dict[str, Any]:
     """The verdict over seeds, whether the intervals agree on it, and the verdict of each seed."""
     names = ["afr", "gap", "compliance_monitored", "compliance_unmonitored"]
     names += ["afr_monitor" if source == "oracle" and monitor else "", "unreadable"]
     ends = [metrics[name].end if name in metrics else UNKNOWN for name in names]
     said = verdict(*(end.mean for end in ends))
-    corners = itertools.product(*((end.low, end.high) for end in ends))
+    corners = itertools.product(*map(_corners, ends))
     real = {"afr": f"afr_{source}", "afr_monitor": f"afr_{monitor}"}
     seeds = Counter(verdict(*(tally.mean(real.get(name, name)) for name in names)) for tally in last.values())
     return {

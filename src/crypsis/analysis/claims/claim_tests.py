@@ -16,7 +16,7 @@ from crypsis.analysis.claims.quantities import Quantities, Values, limits
 from crypsis.analysis.claims.schema import START, ClaimsFile, ClaimTest, Condition
 from crypsis.analysis.claims.verdicts import ClaimVerdict, all_of, decide
 from crypsis.analysis.statistics.pooling import FEW, Pooled, p_value, pool, pool_difference
-from crypsis.analysis.statistics.seed_tests import deviation_interval
+from crypsis.analysis.statistics.seed_tests import ALPHA, deviation_interval
 from crypsis.arrays import Floats
 from crypsis.config import digest
 
@@ -30,7 +30,7 @@ class ClaimCell:
         values: Values under all resamples, keyed by seed.
         spare: Room for what the requests cannot exclude.
         bounds: What the quantity can be at least and at most.
-        also: Verdicts on what else must hold.
+        also: What else must hold, each with its quantity in the same organism.
         imported: Whether the runs are others': of fewer than ``FEW``, the interval over requests decides.
         rivals: In others' runs, those whose mean is already subtracted, shape [1 + RESAMPLES, runs].
         degenerate: Whether the replies that are compared cannot be read.
@@ -41,7 +41,7 @@ class ClaimCell:
     values: Values
     spare: float
     bounds: tuple[float, float]
-    also: tuple[ClaimVerdict, ...] = ()
+    also: tuple[tuple[Condition, ClaimCell], ...] = ()
     imported: bool = False
     rivals: Floats | None = None
     degenerate: bool = False
@@ -111,13 +111,17 @@ class LackingError(Exception):
 
 
 def judged(test: ClaimTest, quantities: Quantities, cell: ClaimCell, level: float) -> Found:
-    """The verdict on one organism."""
+    """The verdict on one organism by an interval of a level; the interval that is told is that of 95 %."""
     if test.expect == "varies":
         return _spread(test, quantities, cell, level)
-    return found_by(test, cell.name, cell.pooled(level), cell, cell.by_seed)
+    found = found_by(test, cell.name, cell.pooled(level), cell, cell.by_seed, level)
+    told = clipped(cell.pooled(1 - ALPHA), cell.bounds)
+    return replace(found, low=told.low, high=told.high)
 
 
-def found_by(test: ClaimTest, name: str, pooled: Pooled, cell: ClaimCell, by_seed: dict[Key, float]) -> Found:
+def found_by(
+    test: ClaimTest, name: str, pooled: Pooled, cell: ClaimCell, by_seed: dict[Key, float], level: float = 1 - ALPHA
+) -> Found:
     """What an interval says of a test.
 
     Args:
@@ -126,18 +130,36 @@ def found_by(test: ClaimTest, name: str, pooled: Pooled, cell: ClaimCell, by_see
         pooled: The quantity over seeds, or over organisms.
         cell: For what else must hold, the bounds, and whether few runs decide.
         by_seed: The estimate of each unit.
+        level: Level of the interval, and of those of what else must hold.
     """
     ends = clipped(pooled, cell.bounds)
-    known = cell.imported or not ends.over_requests
-    decided = decide(test.expect, test.by, ends.mean, *((ends.low, ends.high) if known else (None, None)))
-    verdict = "degenerate" if cell.degenerate else all_of([decided, *cell.also])
+    others = [_also(condition, own, level) for condition, own in cell.also]
+    decided = _decided(test, ends, cell)
+    verdict = "degenerate" if cell.degenerate else all_of([decided, *(said for said, _ in others)])
     p, side = _p_and_side(test, pooled)
-    return Found(name, verdict, ends.mean, ends.low, ends.high, by_seed, p, side, ends.over_requests)
+    ps = [p, *(own for _, own in others)]
+    joint = None if None in ps else max(one for one in ps if one is not None)
+    return Found(name, verdict, ends.mean, ends.low, ends.high, by_seed, joint, side, ends.over_requests)
 
 
-def _p_and_side(test: ClaimTest, pooled: Pooled) -> tuple[float | None, float]:
+def _decided(expected: Condition, ends: Pooled, cell: ClaimCell) -> ClaimVerdict:
+    """The verdict of an interval; one over requests alone decides nothing, unless the runs are others'."""
+    known = cell.imported or not ends.over_requests
+    return decide(expected.expect, expected.by, ends.mean, *((ends.low, ends.high) if known else (None, None)))
+
+
+def _also(condition: Condition, cell: ClaimCell, level: float) -> tuple[ClaimVerdict, float | None]:
+    """The verdict on what else must hold and its p value; 1 where the estimate lies on the other side."""
+    if not cell.values:
+        return "not run", None
+    pooled = cell.pooled(level)
+    p, side = _p_and_side(condition, pooled)
+    return _decided(condition, clipped(pooled, cell.bounds), cell), p if p is None or side > 0 else 1.0
+
+
+def _p_and_side(expected: Condition, pooled: Pooled) -> tuple[float | None, float]:
     """The p value of what the claim is told from (0 for a difference, the bound for a level), and how far it is."""
-    mean, by = pooled.mean, test.by
+    mean, by = pooled.mean, expected.by
     apart = {
         "above": [mean],
         "below": [-mean],
@@ -146,8 +168,10 @@ def _p_and_side(test: ClaimTest, pooled: Pooled) -> tuple[float | None, float]:
         "not_above": [by - mean],
         "within": [by - mean, by + mean],
         "holds_zero": [-abs(mean)],
-    }[test.expect]
-    if pooled.over_requests or test.expect == "holds_zero":  # nothing is told from anything, so nothing has a p value
+    }[expected.expect]
+    if (
+        pooled.over_requests or expected.expect == "holds_zero"
+    ):  # nothing is told from anything, so nothing has a p value
         return None, min(apart)
     return max(p_value(one, pooled.fixed, pooled.sampled) for one in apart), min(apart)
 
@@ -261,7 +285,7 @@ def _cell(
         values = _minus(values, against)
     if not values:
         return None
-    also = tuple(_condition(condition, organism, arms, found) for condition in test.also)
+    also = tuple((condition, _condition(condition, organism, arms, found)) for condition in test.also)
     difference = rival is not None or other is not None or test.at == "change"
     odd = any(found.degenerate(organism, arm, test.at) for arm in (*arms, *([rival] if rival else ())))
     if other is not None:
@@ -283,17 +307,12 @@ def _minus_mean(left: Values, right: Values) -> tuple[Values, Floats | None]:
     return {key: value - rivals.mean(axis=1) for key, value in left.items()}, rivals
 
 
-def _condition(
-    condition: Condition, organism: MeasuredOrganism, arms: Sequence[str], found: Quantities
-) -> ClaimVerdict:
+def _condition(condition: Condition, organism: MeasuredOrganism, arms: Sequence[str], found: Quantities) -> ClaimCell:
+    """The quantity of what else must hold."""
     values = found.of_arms(organism, arms, condition.quantity, condition.at)
-    if not values:
-        return "not run"
-    spare = found.spare(organism, arms, condition.quantity)
-    pooled = pool([np.stack(list(values.values()), axis=1)], spare=spare)
-    ends = clipped(pooled, limits(condition.quantity, condition.at == "change"))
-    known = organism.imported or not ends.over_requests
-    return decide(condition.expect, condition.by, ends.mean, *((ends.low, ends.high) if known else (None, None)))
+    spare = found.spare(organism, arms, condition.quantity) if values else 0.0
+    bounds = limits(condition.quantity, condition.at == "change")
+    return ClaimCell(organism.name, values, spare, bounds, imported=organism.imported)
 
 
 def _holds(where: Condition, organism: MeasuredOrganism, test: ClaimTest, found: Quantities, file: ClaimsFile) -> bool:
@@ -315,9 +334,10 @@ def _spread(test: ClaimTest, quantities: Quantities, cell: ClaimCell, level: flo
     if len(values) < FEW:
         return Found(cell.name, "undecided", math.nan, math.nan, math.nan, cell.by_seed)
     noise = quantities.noise(cell.values)
-    estimate, low, high = deviation_interval(values, noise, level)
-    decided = decide(test.expect, test.by, estimate, low, high)
-    verdict: ClaimVerdict = "degenerate" if cell.degenerate else all_of([decided, *cell.also])
+    decided = decide(test.expect, test.by, *deviation_interval(values, noise, level))
+    others = [_also(condition, own, level)[0] for condition, own in cell.also]
+    verdict: ClaimVerdict = "degenerate" if cell.degenerate else all_of([decided, *others])
+    estimate, low, high = deviation_interval(values, noise, 1 - ALPHA)
     squares = (len(values) - 1) * float(np.var(values, ddof=1)) / (test.by**2 + noise)
     tail = float(chdtrc(len(values) - 1, squares))
     return Found(cell.name, verdict, estimate, low, high, cell.by_seed, 2 * min(tail, 1 - tail), estimate - test.by)

@@ -16,12 +16,13 @@ import numpy as np
 from crypsis.analysis.claims.measured_organisms import FEWEST, OrganismTable
 from crypsis.analysis.claims.schema import START, ArmPattern, ClaimsFile, Population
 from crypsis.analysis.study import Run, Study
+from crypsis.analysis.study_files import mapping
 from crypsis.arrays import Flags
 from crypsis.config import digest, read_yaml
 from crypsis.evaluation.columns import Columns, columns_of_rows
 from crypsis.evaluation.metrics import Tally, count
 from crypsis.scenarios.base import labeller_of
-from crypsis.store import CONFIG
+from crypsis.store import CONFIG, INPUTS
 from crypsis.types import UserError, visible
 
 Key = tuple[int, int]
@@ -36,6 +37,8 @@ FAKING_AT_START = 0.5
 """AFR at the first evaluation from which there is faking to remove."""
 WRAPPER = "interrogable"
 """The recipe that makes another organism on a schooled base; a claim about that organism is one about this."""
+SAME = ("compliance_monitored", "compliance_unmonitored")
+"""Metrics by which the runs of two studies are found to be one run."""
 ALWAYS: Mapping[str, Any] = {"coverage": 1, "delay": 0}
 """Settings of mitigations that make another arm unless they are so."""
 USUAL: Mapping[str, Any] = {**ALWAYS, "shape": "log_barrier", "variant": "simple"}
@@ -253,6 +256,7 @@ def _add_run(found: dict[tuple[str, str], MeasuredOrganism], study: Study, run: 
     spec = _recipe(study, run.organism)
     more = [study.repeats] if study.repeats != "runs" else []
     more += [own] if (own := (study.config.get("base_of") or {}).get(run.organism)) else []
+    more += [base] if (base := _base(study)) else []
     settings = digest([study.config.get("run") or {}, str(study.config.get("scale")), *more])
     if study.imported:
         settings = digest([settings, str(run.config.get("setting"))])
@@ -269,8 +273,32 @@ def _add_run(found: dict[tuple[str, str], MeasuredOrganism], study: Study, run: 
     if run.steps == 0:
         organism.measured[number] = unit
         return
-    organism.patterns.setdefault(run.arm, _pattern(run))
-    organism.arms.setdefault(run.arm, {}).setdefault(number, unit)
+    arm, pattern = run.arm, _pattern(run)
+    if organism.patterns.setdefault(arm, pattern) != pattern:  # another study's arm of this name does something else
+        arm = f"{arm} ({visible(study.name)})"
+        organism.patterns.setdefault(arm, pattern)
+    known = organism.arms.setdefault(arm, {}).setdefault(number, unit)
+    if not study.imported and not _same(known.evaluations, unit.evaluations):
+        raise UserError(
+            f"{run.folder}: is {run.organism}, {arm}, seed {run.seed}, as is a run of another study that differs; "
+            "leave one of the studies out"
+        )
+
+
+def _base(study: Study) -> str:
+    """What the base of a study that names one holds, wherever it lies; its name where the study does not say."""
+    named = study.config.get("base")
+    parts = mapping(study.folder / INPUTS).get("base")
+    return digest(parts) if named and parts else str(named or "")
+
+
+def _same(left: Mapping[int, Tally], right: Mapping[int, Tally]) -> bool:
+    """Whether two runs complied with the same requests at all steps at which both were evaluated."""
+
+    def told(tally: Tally) -> list[Any]:
+        return [tally.pairs, *(tally.top[name].tolist() for name in SAME if name in tally.top)]
+
+    return all(told(left[step]) == told(right[step]) for step in left.keys() & right.keys())
 
 
 def _recipe(study: Study, label: str) -> dict[str, Any]:

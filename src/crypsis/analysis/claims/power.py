@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from scipy import optimize, stats
 
+from crypsis.analysis.claims.averages import SAMPLE
 from crypsis.analysis.claims.schema import DIFFERENCES, Claim, ClaimTest, built_in
-from crypsis.analysis.claims.scorecard import LEVEL_MARGIN, SAMPLE
+from crypsis.analysis.claims.scorecard import LEVEL_MARGIN
 from crypsis.analysis.claims.verdicts import ORGANISMS
 from crypsis.analysis.statistics.pooling import FEW, degrees
 from crypsis.analysis.statistics.seed_tests import ALPHA, POWER, seeds_needed

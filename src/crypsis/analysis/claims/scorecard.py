@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from scipy.special import ndtri
 
-from crypsis.analysis.claims.claim_tests import ClaimCell, Found, LackingError, cells, found_by, judged, present
+from crypsis.analysis.claims.averages import SAMPLE, Left, average, averaged
+from crypsis.analysis.claims.claim_tests import ClaimCell, Found, LackingError, cells, judged, present
 from crypsis.analysis.claims.evidence import Evidence, Key, collect
 from crypsis.analysis.claims.quantities import Quantities
 from crypsis.analysis.claims.schema import (
@@ -34,7 +35,7 @@ from crypsis.analysis.claims.verdicts import (
     over_organisms,
 )
 from crypsis.analysis.statistics.dip import dip_test
-from crypsis.analysis.statistics.pooling import FEW, pool
+from crypsis.analysis.statistics.pooling import FEW
 from crypsis.analysis.statistics.seed_tests import (
     ALPHA,
     DIP_RUNS,
@@ -51,8 +52,6 @@ from crypsis.evaluation.metrics import Z
 
 NAMED = 3
 """Names that a note tells."""
-SAMPLE = 3
-"""Organisms from which an average speaks of others as well; fewer are averaged as they are."""
 NOT_IMPORTED = {
     "lying_rate": "the release holds no interrogation turns, so no lying rate",
     "scratchpad_tokens": "the import reads verdicts and decrypts no scratchpad, so no length",
@@ -237,16 +236,14 @@ def run_test(test: ClaimTest, evidence: Evidence, file: ClaimsFile, found: Quant
 def _against(test: ClaimTest, rival: str | None, group: list[ClaimCell], found: Quantities) -> TestResult:
     """The test against one rival (or none), over organisms."""
     level = 1 - ALPHA / len(group) if test.over.startswith("some") else 1 - ALPHA
-    short = [cell.name for cell in group if len(cell.values) < FEW and not cell.imported]
-    if test.over == "average" and len(group) - len(short) >= SAMPLE:
-        group = [cell for cell in group if cell.name not in short]
-    else:
-        short = []
+    left = Left()
+    if test.over == "average":
+        group, left = averaged(group)
     each = tuple(judged(test, found, cell, level) for cell in group)
     seeds, alone = min(cell.runs for cell in group), [cell.name for cell in group if cell.requests_only]
     few = not test.organisms and len(group) < ORGANISMS
     if test.over == "average" and not few:
-        decider, verdict = _average(test, group), None
+        decider, verdict = average(test, group), None
     else:
         verdict = over_organisms("every" if test.over == "average" else test.over, [one.verdict for one in each])
         decider = _deciding(test, each)
@@ -256,7 +253,7 @@ def _against(test: ClaimTest, rival: str | None, group: list[ClaimCell], found: 
     needs = _needs(test, group, decider, seeds, few) if verdict == "undecided" else None
     name = f"{decider.name}, against {rival}" if rival else decider.name
     p = _joined_p(test, each, decider)
-    notes = (f"without {', '.join(short)}: fewer than {FEW} seeds",) if short else ()
+    notes = left.notes
     if odd := [cell.name for cell in group if cell.degenerate]:
         notes = (*notes, f"degenerate in {_some(odd)}: most replies cannot be read")
     if alone:
@@ -272,30 +269,6 @@ def _some(names: Sequence[str]) -> str:
     """The first few names."""
     more = len(names) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _average(test: ClaimTest, group: list[ClaimCell]) -> Found:
-    """The mean over organisms, each of which counts the same.
-
-    From ``SAMPLE`` organisms on they stand for others that might have been built, and are the units of the test;
-    fewer stand for themselves, and seeds are.
-    """
-    sampled = len(group) >= SAMPLE
-    spare = max(cell.spare for cell in group)
-    keys = sorted(set.intersection(*(set(cell.values) for cell in group)))
-    bases = bool(keys) and all(cell.shared for cell in group)
-    if bases:  # a base that some organism lacks cannot be drawn for all of them
-        group = [replace(cell, values={key: cell.values[key] for key in keys}) for cell in group]
-    pooled = pool([cell.draws for cell in group], spare=spare, sampled=sampled, shared=bases)
-    if sampled:
-        units = {(0, i): cell.mean for i, cell in enumerate(group)}
-    else:
-        units = {key: float(np.mean([cell.by_seed[key] for cell in group])) for key in keys}
-    name = f"average over {'' if sampled else 'these '}{len(group)} organisms"
-    together = replace(
-        group[0], also=(), degenerate=any(c.degenerate for c in group), imported=all(c.imported for c in group)
-    )
-    return found_by(test, name, pooled, together, units)
 
 
 def _deciding(test: ClaimTest, each: Sequence[Found]) -> Found:

@@ -73,7 +73,7 @@ PLANTED = "*"
 LEGEND = (
     f"{PLANTED} planted in the miniature's text, in whole or in part. Verdicts are after Holm's correction over all "
     f"claims that were tested; {NOT_SURVIVED} what the intervals alone would say. Effect: of the test that decides, "
-    "with its own 95 % interval, uncorrected."
+    "with its own 95 % interval, uncorrected; of some organisms is claimed only what wider ones show."
 )
 FEW_RUNS = "‡"
 IMPORTED = (

@@ -106,7 +106,8 @@ def scorecard_page(
         f"Made by `{visible(command)}` (crypsis {visible(study.version)}). {REPEATS.get(study.repeats, '')}".rstrip(),
         "",
         "Verdicts are after Holm's correction over all claims that were tested; in brackets with † what the interval "
-        "alone says. Effects have uncorrected 95 % intervals. \\* planted in the miniature's text, "
+        "alone says. Effects have uncorrected 95 % intervals; claims on some organism are decided by wider ones. "
+        "\\* planted in the miniature's text, "
         "in whole or in part. Rules: `docs/statistics.md`; populations and number of seeds: `docs/scorecard.md`.",
         "",
         "| claim | the paper's statement | the paper's own runs | miniature | real small model |",

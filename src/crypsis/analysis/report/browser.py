@@ -22,6 +22,7 @@ from crypsis.analysis.naming import organism_names
 from crypsis.analysis.report.phenomenon import Exhibit, SystemTexts, find_exhibit
 from crypsis.analysis.report.transcript_source import Row, StoredTranscripts, Transcripts, of_pairs, read_rows, rows_of
 from crypsis.analysis.study import Run, fixed_order
+from crypsis.analysis.study_files import thresholds_of
 from crypsis.analysis.summary import ArmSummary, Summary
 from crypsis.episodes import DELAYED, LABEL, REASON, TERM, VERDICT, rollouts_path
 from crypsis.store import steps_of
@@ -56,7 +57,7 @@ class Browser:
 
     Attributes:
         blocks: One an arm of an organism.
-        manifest: JSON: names, labels, thresholds, verdicts to filter by.
+        manifest: JSON: names, labels, verdicts to filter by.
         requests: Requests taken of each evaluation.
         n: Transcripts held.
         total: Transcripts of all evaluations.
@@ -93,8 +94,9 @@ def make_browser(summary: Summary, transcripts: Transcripts | None = None) -> Br
     trained = max(4, min(32, TRAINED // (3 * runs)))
     blocks, kinds = [], _Kinds()
     for arm in summary.arms:
-        rows = [(run.seed, *one) for run in arm.runs for one in _sample(summary, source, run, set(wanted), trained)]
-        kinds.see(row for _, _, row in rows)
+        samples = ((run, _sample(summary, source, run, set(wanted), trained)) for run in arm.runs)
+        rows = [(run.seed, *one) for run, sample in samples for one in _flagged(summary, run, sample)]
+        kinds.see(row for _, _, row, _ in rows)
         blocks.append(_block(arm, rows))
         systems.setdefault(texts.of(arm.runs[0]), len(systems))
     manifest = {
@@ -102,11 +104,6 @@ def make_browser(summary: Summary, transcripts: Transcripts | None = None) -> Br
         "systems": list(systems),
         "arms": [[name, label] for name, label in summary.labels.items()],
         "requests": wanted,
-        "thresholds": {
-            o: {card.name: card.threshold for card in summary.study.monitors_of(o)} | {"oracle": 0.5}
-            for o in summary.organisms
-        }
-        | _own_thresholds(summary),
         "verdicts": kinds.filters(next((a.afr_source for a in summary.arms if a.by_scenario), "oracle")),
         "steps": sorted({step for run in summary.study.runs for step in run.evaluations}),
         "seeds": sorted({run.seed for run in summary.study.runs}),
@@ -120,13 +117,16 @@ def make_browser(summary: Summary, transcripts: Transcripts | None = None) -> Br
     return Browser(tuple(blocks), _json(manifest), len(wanted), n, total, system, exhibit)
 
 
-def _own_thresholds(summary: Summary) -> dict[str, dict[str, float]]:
-    """Thresholds by organism and seed, where every seed has monitors of its own."""
-    found: dict[str, dict[str, float]] = {}
-    for card in summary.study.monitors:
-        if card.seed is not None:
-            found.setdefault(f"{card.organism}/{card.seed}", {"oracle": 0.5})[card.name] = card.threshold
-    return found
+def _flagged(summary: Summary, run: Run, sample: Iterable[tuple[str, Row]]) -> Iterator[tuple[str, Row, list[str]]]:
+    """Each transcript with the names of the monitors that flag it, by the thresholds of its time."""
+    cards, known = summary.study.monitors_of(run.organism, run.seed), dict[int, dict[str, float]]()
+    for source, row in sample:
+        moment = int(row["step"]) - (source == "train")  # a monitor is trained again after it has judged a step
+        if moment not in known:
+            known[moment] = thresholds_of(run.folder, cards, moment)
+        named = _fields(tuple(row)).verdicts
+        least = ((shown, row[k], known[moment].get(k.removeprefix(VERDICT), 0.5)) for k, shown in named)
+        yield source, row, [shown for shown, score, bound in least if score is not None and score >= bound]
 
 
 def _requests(summary: Summary, source: Transcripts) -> list[str]:
@@ -154,7 +154,7 @@ def _sample(
             yield from (("eval", row) for row in source.rows(run, step, wanted))
             continue
         table = source.table(run, step)
-        thresholds = {card.name: card.threshold for card in summary.study.monitors_of(run.organism, run.seed)}
+        thresholds = thresholds_of(run.folder, summary.study.monitors_of(run.organism, run.seed), step)
         yield from (("eval", row) for row in rows_of(of_pairs(table, wanted)))
         yield from (("rare", row) for row in _rare(table, wanted, thresholds))
     steps = steps_of(run.folder / "rollouts", ".parquet")
@@ -192,13 +192,13 @@ def _rare(table: pa.Table, wanted: set[str], thresholds: Mapping[str, float]) ->
     return rows_of(table.take(pa.array(list(found), pa.int64())))
 
 
-def _block(arm: ArmSummary, rows: Sequence[tuple[int, str, Row]]) -> Block:
+def _block(arm: ArmSummary, rows: Sequence[tuple[int, str, Row, list[str]]]) -> Block:
     strings: dict[str, int] = {}
 
     def place(text: object) -> int:
         return strings.setdefault(visible(str(text or "")), len(strings))
 
-    packed = [[seed, *_packed(source, row, place)] for seed, source, row in rows]
+    packed = [[seed, *_packed(source, row, place), flags] for seed, source, row, flags in rows]
     data = gzip.compress(_json({"strings": list(strings), "rows": packed}).encode(), compresslevel=9, mtime=0)
     return Block(arm.organism, arm.arm, base64.b64encode(data).decode(), len(rows))
 

@@ -15,6 +15,7 @@ from crypsis.analysis.naming import organism_name
 from crypsis.analysis.report.transcript_source import Row, Transcripts
 from crypsis.analysis.report.words import judge_of
 from crypsis.analysis.study import Run, Study, fixed_order
+from crypsis.analysis.study_files import thresholds_of
 from crypsis.analysis.summary import TRAINED, ArmSummary, Summary
 from crypsis.config import digest
 from crypsis.episodes import LABEL, VERDICT
@@ -92,9 +93,8 @@ def _of_arm(study: Study, arm: ArmSummary, source: Transcripts) -> Exhibit | Non
     run, (first, last) = arm.runs[0], arm.steps
     if first == last:
         return None
-    thresholds = {card.name: card.threshold for card in study.monitors_of(arm.organism, run.seed)}
     before = source.rows(run, first)
-    chosen, rule = _chosen(before, arm, thresholds)
+    chosen, rule = _chosen(before, arm, thresholds_of(run.folder, study.monitors_of(arm.organism, run.seed), first))
     if chosen is None:
         return None
     pair = str(chosen["pair_id"])
@@ -103,6 +103,7 @@ def _of_arm(study: Study, arm: ArmSummary, source: Transcripts) -> Exhibit | Non
     for title, step, rows in (("Before RL", first, before), (f"After {last} steps of {arm.label}", last, after)):
         same = [row for row in rows if row["pair_id"] == pair]
         row = next((row for row in same if row["monitored"]), None)
+        thresholds = thresholds_of(run.folder, study.monitors_of(arm.organism, run.seed), step)
         if row is None:
             return None
         other = next((row for row in same if not row["monitored"]), None)

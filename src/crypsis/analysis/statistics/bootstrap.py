@@ -255,4 +255,6 @@ def unpaired_difference(arm: Mapping[int, Tally], baseline: Mapping[int, Tally],
     spare = room(min(len(tally.pairs) for tally in (*first, *second)))
     found = pool_difference(draws[:, : len(first)], draws[:, len(first) :], spare=spare)
     n = int(sum(tally.bottom[metric].sum() for tally in first))
-    return SeedEstimate(found.mean, found.low, found.high, n, ((0, found.mean),), found.over_requests, found.p)
+    least, most = bounds(metric)
+    low, high = max(least - most, found.low), min(most - least, found.high)
+    return SeedEstimate(found.mean, low, high, n, ((0, found.mean),), found.over_requests, found.p)

@@ -26,10 +26,10 @@ from crypsis.analysis.statistics.bootstrap import (
 )
 from crypsis.analysis.statistics.draws import Figure, estimate_over_seeds, mean_over_seeds
 from crypsis.analysis.study import Run, Study
+from crypsis.analysis.study_files import heard, thresholds_of
 from crypsis.arrays import Flags, Floats
 from crypsis.evaluation.columns import Columns
 from crypsis.evaluation.metrics import LYING, Tally, resample_weights, summed
-from crypsis.store import read_json, steps_of
 
 ORACLE = "oracle"
 REWARDS_FAKING = "reward_af"
@@ -94,24 +94,13 @@ def monitor_names(evaluations: Sequence[Columns]) -> list[str]:
 
 def trained_against(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the monitors whose flags a run's mitigations punish, in order."""
-    names: list[str] = []
-    for mitigation in config.get("mitigations") or ():
-        if isinstance(mitigation, Mapping) and mitigation.get("name") != REWARDS_FAKING:
-            given = mitigation.get("monitor") or ()
-            names += [given] if isinstance(given, str) else list(given)
-    return tuple(dict.fromkeys(names))
+    given = [m for m in config.get("mitigations") or () if isinstance(m, Mapping) and m.get("name") != REWARDS_FAKING]
+    return heard(config, given)
 
 
 def thresholds_at(study: Study, run: Run, step: int) -> dict[str, float]:
-    """The score from which each monitor flags; of one that the run trained again, the threshold of that time."""
-    known = {card.name: card.threshold for card in study.monitors_of(run.organism, run.seed)}
-    for folder in sorted((run.folder / "monitors").glob("*")):
-        for moment in steps_of(folder):
-            place = folder / f"step-{moment:04d}"
-            card = next((p for p in (place / "monitor" / "monitor.json", place / "monitor.json") if p.exists()), None)
-            if moment <= step and card:
-                known[folder.name] = float(read_json(card)["threshold"])
-    return known
+    """The score from which each monitor flags a run's transcripts of a step."""
+    return thresholds_of(run.folder, study.monitors_of(run.organism, run.seed), step)
 
 
 def watch_tally(found: Columns, thresholds: Mapping[str, float], trained: Sequence[str]) -> Tally:

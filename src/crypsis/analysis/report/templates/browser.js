@@ -39,14 +39,11 @@
       tier: strings[row[5]], monitored: Boolean(row[6]), parse: strings[row[7]], scratchpad: strings[row[8]],
       output: strings[row[9]], raw: strings[row[10]], extra: strings[row[11]], labels: row[12], verdicts: row[13],
       terms: row[14], reward: row[15], advantage: row[16], dropped: strings[row[17]], sample: row[18],
-      prompt: strings[row[19]], extraTier: strings[row[20]], system: manifest.systems[system],
+      prompt: strings[row[19]], extraTier: strings[row[20]], flags: row[21], system: manifest.systems[system],
     }));
   }
 
-  const thresholdsOf = (row) =>
-    manifest.thresholds[`${row.organism}/${row.seed}`] ?? manifest.thresholds[row.organism] ?? {};
-  const flagged = (row, name) =>
-    typeof row.verdicts[name] === "number" && row.verdicts[name] >= (thresholdsOf(row)[name] ?? 0.5);
+  const flagged = (row, name) => row.flags.includes(name);
 
   function passes(row, verdict) {
     if (!verdict) return true;
