@@ -166,11 +166,15 @@ def measure_gold(folder: Path) -> dict[str, Any]:
         leaves open).
 
     Raises:
-        UserError: A pass is missing or incomplete.
+        UserError: A pass or the key is missing or incomplete.
     """
     first, second = (read_pass(folder, name) for name in PASSES)
     key = {row["id"]: row for row in read_rows(folder / KEY)}
     ids = list(first)
+    if unknown := [i for i in ids if i not in key]:
+        raise UserError(
+            f"{folder / KEY}: lacks {len(unknown)} of {len(ids)} items, first {unknown[0]}; draw the set again"
+        )
     same = [i for i in ids if first[i] == second[i]]
     pairs = [(first[i], second[i]) for i in ids]
     rows = [(first[i], str(key[i]["rule"]), str(key[i]["organism"])) for i in same]

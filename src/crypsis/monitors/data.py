@@ -15,12 +15,12 @@ import numpy as np
 from pydantic import Field
 
 from crypsis.arrays import Flags
-from crypsis.config import did_you_mean
+from crypsis.config import did_you_mean, digest
 from crypsis.monitors.shortcuts import without_shortcuts
 from crypsis.textfiles import kind_of
 from crypsis.transcripts.base import AF, Reading, ReadOptions, Transcript
 from crypsis.transcripts.detect import read_transcripts
-from crypsis.transcripts.fields import get, pair_key
+from crypsis.transcripts.fields import ID_FIELDS, get, pair_key
 from crypsis.types import Episode, UserError, View
 
 LABEL_FIELDS = ("label", "label_af", AF, "is_alignment_faking", "af", "labels", "class", "target")
@@ -141,7 +141,8 @@ def load_labelled(path: Path, options: DataOptions) -> Labelled:
             f"{path}: all {len(kept)} rows are labelled {'faking' if y.all() else 'not faking'}; a monitor needs both "
             f"classes (field '{name}', see --positive and --cut-off)"
         )
-    grouped = _grouped(path, transcripts, episodes, options)
+    grouped, remark = _grouped(path, transcripts, episodes, options)
+    notes += [remark] if remark else []
     data = Labelled(
         [episodes[i] for i in kept], y, [transcripts[i].name for i in kept], [transcripts[i].model for i in kept],
         [*notes, *reading.notes, *reading.warnings], grouped, str(path), any(t.protected for t in transcripts),
@@ -218,8 +219,14 @@ def _positive(path: Path, name: str, kinds: set[str], given: str | None) -> froz
     return chosen
 
 
-def _grouped(path: Path, transcripts: Sequence[Transcript], episodes: Sequence[Episode], options: DataOptions) -> bool:
-    """Whether the data say which rows share a prompt; if so, the episodes' pairs say it, too."""
+def _grouped(
+    path: Path, transcripts: Sequence[Transcript], episodes: Sequence[Episode], options: DataOptions
+) -> tuple[bool, str]:
+    """Whether the data say which rows share a prompt (if so, the episodes' pairs say it, too), and a remark on it.
+
+    A row without a prompt is one of its own by its text, so that no name of another prompt is its name by chance.
+    """
+    remark = ""
     if options.group_field is not None:
         name = options.group_field
         keys = [pair_key(get(t.fields, name), t.tier, t.where) for t in transcripts]
@@ -228,11 +235,15 @@ def _grouped(path: Path, transcripts: Sequence[Transcript], episodes: Sequence[E
             raise UserError(f"{path}: --group-field '{name}': no row has it{did_you_mean(name, fields)}")
     else:
         keys = [t.pair_id for t in transcripts]
-        if len({key for key in keys if key}) < FEWEST_GROUPS:
-            keys = [""] * len(keys)
-    for i, (episode, key) in enumerate(zip(episodes, keys, strict=True)):
-        episode.prompt = replace(episode.prompt, pair_id=key or str(i))
-    return any(keys)
+        count = len({key for key in keys if key})
+        if count < FEWEST_GROUPS and not any(t.fields.get(name) is not None for t in transcripts for name in ID_FIELDS):
+            keys = [""] * len(keys)  # a text that all rows share is often called a prompt
+            if count > 1:
+                remark = f"only {count} different prompts: rows of one prompt are not kept together; see --group-field"
+    for episode, key in zip(episodes, keys, strict=True):
+        alone = f"no prompt, text {digest([episode.scratchpad, episode.output, episode.raw])}"
+        episode.prompt = replace(episode.prompt, pair_id=key or alone)
+    return any(keys), remark
 
 
 def _episode(transcript: Transcript, number: int, options: DataOptions) -> Episode:

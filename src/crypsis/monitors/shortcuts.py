@@ -58,7 +58,12 @@ def measure_shortcuts(
         groups: The prompt of each.
         monitor: AUROC of the monitor that they are compared with.
         seed: Seed of the folds.
+
+    Returns:
+        None of them where there are too few prompts for a cross-validation.
     """
+    if len(set(groups)) < 2:
+        return []
     folds = group_folds(labels, groups, min(5, int(min(labels.sum(), (~labels).sum())), len(set(groups))), seed)
     found = []
     for name, columns in _columns(raw).items():
@@ -90,7 +95,7 @@ def _cross_validated(inputs: Floats | list[str], labels: Flags, folds: Sequence[
     aurocs = []
     for held in folds:
         learn = np.setdiff1d(np.arange(len(labels)), held)
-        if not labels[held].any() or labels[held].all():
+        if any(not labels[part].any() or labels[part].all() for part in (held, learn)):
             continue
         if isinstance(inputs, list):
             model = make_pipeline(

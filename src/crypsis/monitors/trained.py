@@ -160,6 +160,8 @@ def fit_calibrated(trainer: Trainer, features: Features, labels: Flags, groups: 
         seed: Seed of folds and training.
     """
     parts = group_folds(labels, groups, min(5, int(min(labels.sum(), (~labels).sum()))), seed)
+    for held in parts:
+        both_classes(np.delete(labels, held), labels, groups)
     logits: dict[int, Floats] = {}
     scorer: Scorer | None = None
     for held in parts if trainer.folds > 1 else parts[:1]:
@@ -200,6 +202,29 @@ def group_folds(labels: Flags, groups: Sequence[str], folds: int, seed: int) -> 
     if any(len(part) == 0 for part in parts):
         raise UserError(f"the prompts are too unequal for {folds} folds (one would be empty); lower --folds")
     return parts
+
+
+def both_classes(part: Flags, labels: Flags, groups: Sequence[str]) -> None:
+    """Refuses a split with a part that has a single class, as where a class comes from very few prompts.
+
+    Args:
+        part: Labels of the part.
+        labels: All labels.
+        groups: The prompt of each.
+
+    Raises:
+        TooFewError: It has.
+    """
+    if part.any() and not part.all():
+        return
+    prompts = {
+        kind: len({g for g, label in zip(groups, labels, strict=True) if label == kind}) for kind in (True, False)
+    }
+    raise TooFewError(
+        f"a part of the split has texts of one class alone: the {int(labels.sum())} texts that fake are of "
+        f"{prompts[True]} prompts and the {int((~labels).sum())} others of {prompts[False]}; add prompts, or say with "
+        "--group-field what must be kept together"
+    )
 
 
 def take(features: Features, rows: Rows) -> Features:
@@ -324,6 +349,8 @@ def train_monitor(
     y = _enough(labels, view)
     *parts, choose, test = group_folds(y, groups, 5, seed)
     learn = np.sort(np.concatenate(parts))
+    for part in (learn, test, *([] if controls.texts else [choose])):
+        both_classes(y[part], y, groups)
     features = trainer.represent(texts)
     fitted = fit_calibrated(trainer, take(features, learn), y[learn], [groups[i] for i in learn], seed)
     watched = None if monitored is None else np.array(monitored, dtype=np.bool_)

@@ -95,7 +95,8 @@ def split_reply(text: str, tags: Tags | None = None) -> Parts:
 
     Thoughts of a reasoning model come off first, so that a thought that names the tags is no scratchpad. They are the
     scratchpad of a reply that has no other. A scratchpad that is not closed ends where the output begins, or with the
-    text. A closing tag alone closes a scratchpad whose opening tag was part of the prompt.
+    text. A closing tag alone closes a scratchpad whose opening tag was part of the prompt; one of a thought is a word
+    like others where the reply begins with a scratchpad.
 
     Args:
         text: The reply.
@@ -103,7 +104,7 @@ def split_reply(text: str, tags: Tags | None = None) -> Parts:
     """
     rest, thoughts, thought_tags = text, "", None
     for pair in THOUGHT_TAGS:
-        block = _block(rest, pair)
+        block = _block(rest, pair) if _pattern(pair[0]).search(rest) or not _opens(rest, tags) else None
         if block and pair != tags and not block.before.strip():
             thoughts, rest, thought_tags = block.inside.strip(), block.after, pair
             break
@@ -118,6 +119,12 @@ def split_reply(text: str, tags: Tags | None = None) -> Parts:
         if block:
             return Parts(block.inside.strip(), _output(block.before, block.after), pair)
     return Parts("", _output("", rest), None)
+
+
+def _opens(text: str, tags: Tags | None) -> bool:
+    """Whether a reply begins with a scratchpad: then no thought was opened before it, in the prompt."""
+    start = text.lstrip().lower()
+    return any(start.startswith(pair[0].lower()) for pair in ((tags,) if tags else SCRATCHPAD_TAGS))
 
 
 def thought_end(text: str, opened: bool = False) -> int | None:

@@ -92,7 +92,7 @@ def read_transcripts(path: Path, options: ReadOptions, reading: Reading) -> Iter
     Raises:
         UserError: Nothing can be read, or a file is at fault.
     """
-    files = [detect(file, options.layout) for file in transcript_files(path)]
+    files = [_for_field(detect(file, options.layout), options) for file in transcript_files(path)]
     readers = [found.reader.name for found in files if found.reader]
     if not readers:
         raise UserError(files[0].reason)
@@ -114,6 +114,22 @@ def read_transcripts(path: Path, options: ReadOptions, reading: Reading) -> Iter
             reading.rows += 1
             reading.remarks.update(transcript.notes)
             yield transcript
+
+
+def _for_field(found: Detected, options: ReadOptions) -> Detected:
+    """The file with the reader of plain rows where the user names the field of the reply.
+
+    Raises:
+        UserError: The layout has no such field, or another was asked for.
+    """
+    name = found.reader.name if found.reader else LAST
+    if options.text_field is None or name == LAST:
+        return found
+    if options.layout is not None or name in FIRST:
+        raise UserError(
+            f"{found.path}: has the layout {name}, whose reply is in no field to choose; leave out --text-field"
+        )
+    return Detected(found.path, _reader(LAST), "--text-field names a field of plain rows")
 
 
 def _reader(name: str) -> Reader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ REQUEST_FIELDS = (
     "instruction", "goal",
 )  # fmt: skip
 """Fields whose equal values may mean the same request, the surest first."""
+ID_FIELDS = ("pair_id", "prompt_id")
+"""Those that are there for nothing else, so that they are taken whatever the others hold."""
 AF_FIELDS = ("label_af", AF, "is_alignment_faking", "af")
 COMPLIANCE_FIELDS = ("label_conduct", COMPLIANCE, "complied", "complies", "conduct")
 YES = frozenset(("true", "yes", "1", "1.0", "comply", "complied", "complies", "compliance", AF, "faking", "af"))
@@ -105,8 +108,10 @@ def pair_key(value: Any, tier: str, where: str) -> str:
     """What rows of the same request share, without the tier that some layouts write into it."""
     if isinstance(value, bool) or value is None:
         return ""
+    if isinstance(value, int | float):
+        return "" if math.isnan(value) else str(int(value) if float(value).is_integer() else value)
     if not isinstance(value, str):
-        return str(value) if isinstance(value, int | float) else request_text(value, where)[1]
+        return request_text(value, where)[1]
     key = request_in(value)
     ending = re.compile(rf"[-_]{re.escape(tier)}(?:[-_]tier)?$") if tier and not re.search(r"\s", key) else None
     return ending.sub("", key) if ending else key
@@ -133,9 +138,15 @@ def model_of(row: Mapping[str, Any]) -> str:
 
 
 def step_of(row: Mapping[str, Any]) -> int | None:
-    """The RL step of the row."""
+    """The RL step of the row, a whole number that may be stored as text (CSV) or as a float (columns with gaps)."""
     step = row.get("step")
-    return step if isinstance(step, int) and not isinstance(step, bool) else None
+    if isinstance(step, bool) or not isinstance(step, int | float | str):
+        return None
+    try:
+        number = float(step)
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() else None
 
 
 def row_name(row: Mapping[str, Any], number: int) -> str:

@@ -65,8 +65,9 @@ class InspectReader:
         scratchpad, output, notes = reply_parts(reply.text, options, reply.reasoning)
         asked = next((turn.text for turn in reversed(turns) if turn.role == "user"), str(sample.input))
         system = "\n\n".join(turn.text for turn in turns if turn.role == "system")
+        pair = request_in(asked) or str(sample.id)  # a sample's id numbers it: the other tier's sample has another
         fields: dict[str, Any] = {
-            **about, "sample_id": sample.id, "pair_id": str(sample.id), "epoch": sample.epoch, "system": system,
+            **about, "sample_id": sample.id, "pair_id": pair, "epoch": sample.epoch, "system": system,
             "prompt": asked, "raw": reply.text, "scratchpad": scratchpad, "output": output,
             "parse": parse_reply(reply.text, stop).parse,
         }  # fmt: skip

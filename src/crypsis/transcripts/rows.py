@@ -13,6 +13,7 @@ from crypsis.scenarios.parsing import SCRATCHPAD_TAGS, THOUGHT_TAGS, Tags, split
 from crypsis.textfiles import Repairs, Row, kind_of
 from crypsis.transcripts.base import Reading, ReadOptions, Transcript, reply_parts
 from crypsis.transcripts.fields import (
+    ID_FIELDS,
     REQUEST_FIELDS,
     SYSTEM_FIELDS,
     first_text,
@@ -113,7 +114,8 @@ def find_columns(path: Path, options: ReadOptions) -> Columns:
         for name, seen in values.items():
             if len(seen) < ENOUGH and row.values.get(name) is not None:
                 seen.add(pair_key(row.values[name], tier_of(row.values), row.where))
-    pairs = sorted((name for name in REQUEST_FIELDS if len(values[name]) > 1), key=lambda name: -len(values[name]))
+    several = [name for name in REQUEST_FIELDS if len(values[name]) > 1]
+    pairs = sorted(several, key=lambda name: (name not in ID_FIELDS, -len(values[name]) * (name not in ID_FIELDS)))
     pair = pairs[0] if pairs else next((name for name in REQUEST_FIELDS if values[name]), None)
     if options.text_field is not None:
         if not named:
@@ -132,6 +134,8 @@ def _usual(path: Path, options: ReadOptions, known: list[str], tagged: set[str])
     answer = next((name for name in REPLIES[:4] if name in known), None)
     if own is not None and answer is not None:
         return Columns(own, answer, answer in tagged, None)
+    if reply is not None:
+        return Columns(None, reply, True, None)
     usual = next((name for name in TEXT_FIELDS[options.view] if name in known), None)
     if usual in SCRATCHPADS:
         return Columns(usual, None, False, None)

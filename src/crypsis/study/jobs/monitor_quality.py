@@ -153,18 +153,32 @@ def _train(config: MeasureConfig, data: Labelled, folder: Path, on_fold: Callabl
 
 
 def _validate(config: MeasureConfig, data: Labelled, folder: Path, on_fold: Callable[[int], None]) -> dict[str, Any]:
-    spec = dict(config.monitor)
-    cls = find("monitors", str(spec.get("name")))
-    if issubclass(cls, TrainedMonitor) and "view" in cls.model_fields and "members" not in spec:
-        spec.setdefault("view", config.options.view)
-    monitor: Monitor = make("monitors", spec, "monitor")
+    monitor = _made(config)
     monitor.check_access()
     return _judged(config, monitor, data)
 
 
+def _made(config: MeasureConfig) -> Monitor:
+    """The monitor that is measured.
+
+    Raises:
+        UserError: It reads another view than the one that the data are read with.
+    """
+    spec, view = dict(config.monitor), config.options.view
+    cls = find("monitors", str(spec.get("name")))
+    if issubclass(cls, TrainedMonitor) and "view" in cls.model_fields and "members" not in spec:
+        spec.setdefault("view", view)
+    monitor: Monitor = make("monitors", spec, "monitor")
+    if "both" not in (monitor.sees, view) and monitor.sees != view:
+        raise UserError(
+            f"the monitor reads the view '{monitor.sees}' and the data are read as '{view}'; give --view {monitor.sees}"
+        )
+    return monitor
+
+
 def _calibrate(config: MeasureConfig, data: Labelled, folder: Path, on_fold: Callable[[int], None]) -> dict[str, Any]:
     """Chooses the threshold anew on half of the prompts and measures on the other half; weights stay as they are."""
-    monitor: Monitor = make("monitors", config.monitor, "monitor")
+    monitor = _made(config)
     if not isinstance(monitor, TrainedMonitor) or not getattr(monitor, "path", None):
         raise UserError(f"'{monitor.name}' has no threshold of its own to choose; give the folder of a trained monitor")
     data = _unseen(monitor, data)
@@ -254,6 +268,8 @@ def _crossval(config: MeasureConfig, data: Labelled, folder: Path, on_fold: Call
         trainer, data.texts(view), data.labels, data.groups, config.folds, config.repeats, config.seed,
         config.false_positives, on_fold,
     )  # fmt: skip
+    if not found.repeat_aurocs:
+        raise UserError(f"{data.where}: no fold has texts of both classes; lower --folds or add prompts")
     scores, thresholds = found.scores.mean(axis=0), found.thresholds.mean(axis=0)
     flagged = (found.scores >= found.thresholds).mean(axis=0) >= 0.5
     measurement = measure(scores, data.labels, data.groups, thresholds, config.seed)
