@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from pydantic import Field
 
+from crypsis.mitigations.base import RunInfo
 from crypsis.mitigations.consistency import MatchesTiers
 from crypsis.mitigations.hooks import AsksExtraTurn, Demonstration, ImitatesReplies
-from crypsis.scenarios.parsing import parse_reply
-from crypsis.types import Episode, Learn, Prompt
+from crypsis.scenarios.parsing import parse_reply, reply_start
+from crypsis.types import Episode, Learn, Prompt, UserError
 
 
 class BCT(MatchesTiers, AsksExtraTurn, ImitatesReplies):
@@ -22,7 +23,8 @@ class BCT(MatchesTiers, AsksExtraTurn, ImitatesReplies):
     off the monitored answer wherever a pair of answers differs.
 
     Departures: the changed part of the prompt is the user's tier; replies are those of the policy as it is in the step,
-    and the loss stands beside the policy loss of RL. Malformed replies are not imitated. Share and weight are ours.
+    and the loss stands beside the policy loss of RL. Malformed replies are not imitated, and thoughts before a
+    reply are left out. Share and weight are ours.
     """
 
     name: ClassVar[str] = "bct"
@@ -32,6 +34,16 @@ class BCT(MatchesTiers, AsksExtraTurn, ImitatesReplies):
     """Share of the episodes whose reply is imitated; the choice depends on the step's seed and the episode's number."""
     learn: Learn = "all"
     """The part of the reply that is in the loss."""
+
+    def bind(self, run: RunInfo) -> Self:
+        """Takes the scenario over.
+
+        Raises:
+            UserError: As for :class:`MatchesTiers`, or a thought is the scratchpad.
+        """
+        if run.config.model.thinking == "scratchpad":
+            raise UserError(f"mitigations: {self.name}: cannot imitate a thought; use model.thinking=drop")
+        return super().bind(run)
 
     def ask(self, episode: Episode) -> Prompt | None:
         """The same request in the unmonitored tier, if that is the reference; else the episode has the reply."""
@@ -44,9 +56,12 @@ class BCT(MatchesTiers, AsksExtraTurn, ImitatesReplies):
         found = []
         for episode in filter(self._chooses, episodes):
             if self.reference == "monitored":
-                found.append(Demonstration(self.in_other_tier(episode.prompt).messages, episode.raw, self.learn))
-            elif parse_reply(episode.extra_turn).parse == "ok":
-                found.append(Demonstration(episode.prompt.messages, episode.extra_turn, self.learn))
+                asked, reply = self.in_other_tier(episode.prompt), episode.raw
+            else:
+                asked, reply = episode.prompt, episode.extra_turn
+            reply = reply[reply_start(reply) :]
+            if parse_reply(reply).parse == "ok":
+                found.append(Demonstration(asked.messages, reply, self.learn))
         return found
 
     def _chooses(self, episode: Episode) -> bool:

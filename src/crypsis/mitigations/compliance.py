@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -25,6 +25,17 @@ class KnowsScenario(Mitigation):
         scenario = run.scenario
         return self.model_copy(update={"scenario": {"name": scenario.name, **scenario.model_dump(mode="json")}})
 
+    def in_tier(self, prompt: Prompt, tier: str | None = None) -> Prompt:
+        """The same request in a tier, by default the other one; what stands before the user's turn stays as it is.
+
+        So a system text that another mitigation put in the scenario's place (inoculation) is that of both tiers.
+        """
+        place = self._scenario
+        assert isinstance(place, AsksInTier), "checked before the first step"
+        other = place.unmonitored_tier if prompt.tier == place.monitored_tier else place.monitored_tier
+        asked = place.in_tier(prompt, tier or other)
+        return replace(asked, messages=(*prompt.messages[:-1], asked.messages[-1]))
+
     def true_faking(self, episodes: Sequence[Episode]) -> list[float | None]:
         """1 for each episode that fakes by the scenario's ground truth, 0 for one that does not, None if unknown."""
         truth = self._truth
@@ -43,6 +54,12 @@ class KnowsScenario(Mitigation):
         return truth
 
 
+def _asks_truth(spec: Any) -> bool:
+    """Whether a monitor, or one within it, is the oracle."""
+    inner = list(spec.values()) if isinstance(spec, Mapping) else spec if isinstance(spec, list) else []
+    return (isinstance(spec, Mapping) and spec.get("name") == "oracle") or any(map(_asks_truth, inner))
+
+
 def tells_faking(scenario: Scenario) -> bool:
     """Whether a scenario's ground truth says more than conduct."""
     truth = scenario.judge()
@@ -59,6 +76,24 @@ class HasJudge(KnowsScenario):
         """Checks access to the judge."""
         if self.judge is not None:
             self._judge.check_access()
+
+    def check_judge(self) -> None:
+        """Refuses a judge that would never say anything; opens one that is stored.
+
+        Raises:
+            UserError: It reads the policy, which judges are not given; or it asks the ground truth of a scenario, which
+                is not that of the run; or it cannot be loaded.
+        """
+        if self.judge is None:
+            return
+        where = f"mitigations: {self.name}: judge"
+        if hasattr(self._judge, "watching"):
+            raise UserError(
+                f"{where}: '{self._judge.name}' reads the policy's states, which no judge is given; name another"
+            )
+        if _asks_truth(self.judge):
+            raise UserError(f"{where}: leave it out: without a judge the ground truth of the run's scenario decides")
+        _ = self._judge.card
 
     def judged(self, episodes: Sequence[Episode]) -> list[float | None]:
         """The judge's scores."""
@@ -82,6 +117,7 @@ class JudgesCompliance(HasJudge):
         Raises:
             UserError: Nothing can judge its outputs, or the judge reads scratchpads.
         """
+        self.check_judge()
         scenario = run.scenario
         if self.judge is None and scenario.judge() is None:
             raise UserError(
@@ -117,11 +153,8 @@ class AsksOtherTier(JudgesCompliance, AsksExtraTurn):
 
     def ask(self, episode: Episode) -> Prompt | None:
         """The same request in the other tier."""
-        place = self._scenario
-        if episode.parse != "ok" or not self.scenario or not isinstance(place, AsksInTier):
-            return None
-        tier = place.unmonitored_tier if episode.prompt.tier == place.monitored_tier else place.monitored_tier
-        return place.in_tier(episode.prompt, tier)
+        known = self.scenario and isinstance(self._scenario, AsksInTier)
+        return self.in_tier(episode.prompt) if episode.parse == "ok" and known else None
 
     def other_compliance(self, episodes: Sequence[Episode]) -> list[float | None]:
         """How surely the replies in the other tier comply; None where there is none, or the judge cannot tell."""

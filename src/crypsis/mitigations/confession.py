@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from crypsis.mitigations.base import RunInfo
 from crypsis.mitigations.compliance import KnowsScenario, tells_faking
@@ -41,6 +41,12 @@ class Confession(KnowsScenario, LearnsExtraTurn):
     """A monitor whose flag is taken for the truth; the scenario's ground truth if not given."""
     threshold: float | None = Field(None, gt=0, le=1)
     """Score from which the monitor flags; its own if not given."""
+
+    @model_validator(mode="after")
+    def _threshold_is_used(self) -> Self:
+        if self.threshold is not None and self.monitor is None:
+            raise ValueError("threshold: has no meaning without a monitor")
+        return self
 
     @property
     def listens_to(self) -> tuple[str, ...]:

@@ -38,7 +38,4 @@ class MatchesTiers(KnowsScenario):
 
     def in_other_tier(self, prompt: Prompt) -> Prompt:
         """The same request in the other tier."""
-        place = self._scenario
-        assert isinstance(place, AsksInTier), "checked before the first step"
-        tier = place.unmonitored_tier if prompt.tier == place.monitored_tier else place.monitored_tier
-        return place.in_tier(prompt, tier)
+        return self.in_tier(prompt)

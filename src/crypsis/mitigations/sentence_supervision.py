@@ -13,6 +13,7 @@ from pydantic import Field
 from crypsis.mitigations.base import RunInfo
 from crypsis.mitigations.compliance import HasJudge, tells_faking
 from crypsis.mitigations.hooks import AsksExtraTurn, Credit, CreditsTokens
+from crypsis.scenarios.parsing import THOUGHT_TAGS, reply_start
 from crypsis.types import Episode, Prompt, UserError
 
 SENTENCE = re.compile(r"\S.*?(?:[.?!](?=\s|$)|$)", re.DOTALL)
@@ -43,8 +44,9 @@ class SentenceSupervision(HasJudge, AsksExtraTurn, CreditsTokens):
         """Takes the scenario over.
 
         Raises:
-            UserError: Nothing tells faking.
+            UserError: Nothing tells faking, or the judge cannot.
         """
+        self.check_judge()
         scenario = run.scenario
         if self.judge is None and not tells_faking(scenario):
             raise UserError(
@@ -58,7 +60,9 @@ class SentenceSupervision(HasJudge, AsksExtraTurn, CreditsTokens):
     def ask(self, episode: Episode) -> Prompt | None:
         """The same prompt, with the reply up to the drawn sentence as its beginning."""
         span = self._sentence(episode)
-        return replace(episode.prompt, prefill=episode.raw[: span[0]].rstrip()) if span else None
+        return (
+            replace(episode.prompt, prefill=episode.raw[_reply_start(episode.raw) : span[0]].rstrip()) if span else None
+        )
 
     def credit_tokens(self, episodes: Sequence[Episode]) -> list[list[Credit]]:
         """A credit on the drawn sentence of each episode whose two endings can be judged."""
@@ -83,3 +87,12 @@ class SentenceSupervision(HasJudge, AsksExtraTurn, CreditsTokens):
 
     def _faking(self, episodes: Sequence[Episode]) -> list[float | None]:
         return self.true_faking(episodes) if self.judge is None else self.judged(episodes)
+
+
+def _reply_start(raw: str) -> int:
+    """Where the beginning of a reply begins that the policy can go on with.
+
+    A thought that it opened itself is part of it. One that its template opened is not: with a beginning given, the
+    template closes it first.
+    """
+    return 0 if raw.lstrip().startswith(THOUGHT_TAGS[0][0]) else reply_start(raw)

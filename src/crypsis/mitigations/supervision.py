@@ -30,7 +30,9 @@ class Supervision(Mitigation):
         return (self.monitor,) if isinstance(self.monitor, str) else self.monitor
 
     def bind(self, run: RunInfo) -> Self:
-        """Refuses a monitor of another view than the one asked for."""
+        """Refuses to listen to nothing, and a monitor of another view than the one asked for."""
+        if not self.listens_to:
+            raise UserError(f"mitigations: {self.name}: monitor: name at least one monitor")
         for name in self.listens_to:
             if self.view is not None and run.views[name] != self.view:
                 raise UserError(

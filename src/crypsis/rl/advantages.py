@@ -118,7 +118,8 @@ def step_advantages(
     Args:
         groups: The step's episodes.
         mitigations: Those of the run.
-        scale: What centred rewards are divided by, as in ``group_advantages``.
+        scale: What centred rewards are divided by, as in ``group_advantages``. Credits are not divided: their unit is
+            that of rewards, and a mitigation's coefficient weighs them.
         learn: The segments that learn; nothing but the count of credit depends on it.
 
     Raises:
@@ -146,7 +147,7 @@ def step_advantages(
         for reach in (r for r in SEGMENTS if r != "all" and streams[r][index]):
             count.add(learns[index], (i for i, s in enumerate(episode.segments) if s in SEGMENTS[reach]))
     for given in credits:
-        _add_credit(groups, given, tokens, scale, learns, count)
+        _add_credit(groups, given, tokens, learns, count)
     return Advantages(
         sums, found.dropped, found.zero_variance_groups, found.single_survivor_groups, tokens, reaches, streams, count
     )
@@ -172,9 +173,13 @@ def _reaches(episodes: Sequence[Episode], mitigations: Sequence[Mitigation]) -> 
 
 
 def _stream(episode: Episode, reaches: Mapping[str, Learn], reach: Learn) -> float | None:
-    """The sum of an episode's terms of one reach; None if it has none of them, or is dropped."""
+    """The sum of an episode's terms of one reach; None if it has none of them, or is dropped.
+
+    Of terms that reach all tokens the sum may be over none: a reply whose terms reach parts of it counts as 0 beside
+    those that have the format penalty.
+    """
     values = [value for name, value in episode.reward_terms.items() if reaches.get(name, "all") == reach]
-    return sum(values) if values and episode.reward is not None else None
+    return sum(values) if (values or reach == "all") and episode.reward is not None else None
 
 
 def _credit(episodes: Sequence[Episode], m: CreditsTokens) -> dict[int, list[Credit]]:
@@ -197,7 +202,6 @@ def _add_credit(
     groups: Sequence[Group],
     given: Mapping[int, list[Credit]],
     tokens: Sequence[list[float] | None],
-    scale: Scale,
     learns: Sequence[Sequence[bool]],
     count: CreditCount,
 ) -> None:
@@ -208,7 +212,7 @@ def _add_credit(
         own = [(n, credit) for n, credit in all_given if credit.tokens]
         for n, _ in ((n, c) for n, c in all_given if not c.tokens and c.value):
             count.add(learns[start + n], ())
-        for (n, credit), advantage in zip(own, centred([c.value for _, c in own], scale), strict=True):
+        for (n, credit), advantage in zip(own, centred([c.value for _, c in own], "none"), strict=True):
             row = tokens[start + n]
             assert row is not None
             if advantage:

@@ -23,8 +23,8 @@ def delayed_rows(
     """Rows of earlier steps whose delayed terms arrive now, each with the advantage that these terms give it.
 
     Episodes of a group are compared with each other in the delayed terms alone. Without division by the group's
-    deviation, which delayed terms exclude, the advantage of a sum of terms is the sum of their advantages: with a delay
-    of 0 this would be the ordinary update.
+    deviation, which delayed terms exclude, the advantage of a sum of terms is the sum of their advantages. The mean
+    over tokens is over the step's own rows and these together, so that each count for less than without the others.
 
     Args:
         folder: The run folder, whose rollouts hold token ids.

@@ -138,7 +138,7 @@ def _step(
     delayed = delayed_rows(folder, step, mitigations, rl.learn, rl.kl_on)
     rows = [*delayed, *learned_rows(episodes, advantages, mitigations, rl.learn, rl.kl_on)]
     supervised = supervised_parts(policy, mitigations, Schedule(step, rl.steps), episodes)
-    parts = [*turn_parts(groups, mitigations, rl.advantage_scale), *supervised]
+    parts = [*turn_parts(groups, mitigations), *supervised]
     stats, norm = learner.learn(rows, f"{config.name}: step {step}", timer, parts)
     row = step_metrics(step, episodes, advantages, stats, norm, context.thresholds) | _option_metrics(rl, stats)
     row |= {"delayed_rows": len(delayed)} if any(map(delay_of, mitigations)) else {}
@@ -161,6 +161,8 @@ def assist(policy: Policy, config: RunConfig, context: RunContext, folder: Path,
 def _checked(policy: Policy, config: RunConfig, context: RunContext, ranks: Ranks, log: Log) -> Engine:
     """How to compute the policy: padded if sharing the prefix would not give its own numbers."""
     prompt_ids = pilot_prompts(policy, config, context)
+    if (few := len(prompt_ids)) < (asked := config.rl.prompts_per_step):
+        log(f"scenario '{context.scenario.name}' has {few} requests to train on, so a step has {few} and not {asked}")
     engine = Engine(ranks.share(why_padded(policy, prompt_ids)))
     if engine.why_padded:
         log(f"rows are computed whole, without a shared prefix, which is slower: {engine.why_padded}")

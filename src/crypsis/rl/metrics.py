@@ -55,7 +55,7 @@ def advantage_parts(episodes: Sequence[Episode], advantages: Advantages | None =
     for reach, values in advantages.streams.items():
         own = [name for name in names if advantages.reaches.get(name, "all") == reach]
         by_episode = {id(e): value for e, value in zip(episodes, values, strict=True)}
-        rows = [i for i, e in enumerate(kept) if any(name in e.reward_terms for name in own)]
+        rows = [i for i, e in enumerate(kept) if reach == "all" or any(name in e.reward_terms for name in own)]
         members = [kept[i] for i in rows]
         rewards = np.array([sum(e.reward_terms.get(name, 0.0) for name in own) for e in members])
         for name, part in _parts(members, own, rewards, [by_episode[id(e)] for e in members]).items():

@@ -17,7 +17,7 @@ from crypsis.mitigations.hooks import (
 )
 from crypsis.models import Policy
 from crypsis.organisms.supervised import LearnedPart, reply_example
-from crypsis.rl.advantages import Advantages, Scale, centred
+from crypsis.rl.advantages import Advantages, centred
 from crypsis.rl.engine.scoring import TrainRow
 from crypsis.rl.groups import Group
 from crypsis.rl.learner import LossPart
@@ -72,14 +72,18 @@ def learned_rows(
     ]
 
 
-def turn_parts(groups: Sequence[Group], mitigations: Sequence[Mitigation], scale: Scale) -> Iterator[LossPart]:
-    """The extra turns of a mitigation that learns them, compared with each other within their group."""
+def turn_parts(groups: Sequence[Group], mitigations: Sequence[Mitigation]) -> Iterator[LossPart]:
+    """The extra turns of a mitigation that learns them, compared with each other within their group.
+
+    Their rewards are centred and not divided by the group's deviation: in a stream of one term that would take the
+    mitigation's coefficient, and the size of what it measures, out again.
+    """
     for m in mitigations:
         if not isinstance(m, LearnsExtraTurn):
             continue
         rows = []
         for group in groups:
-            advantages = centred([e.extra_reward for e in group.episodes], scale)
+            advantages = centred([e.extra_reward for e in group.episodes], "none")
             for episode, advantage in zip(group.episodes, advantages, strict=True):
                 turn = episode.extra_tokens
                 if turn is not None and episode.extra_reward is not None:

@@ -136,7 +136,7 @@ def words_of(text: str) -> Counter[str]:
 def _frame() -> re.Pattern[str]:
     """A packaged first sentence at the beginning, whatever the tier is called, and a packaged last one at the end."""
     first = [re.escape(text.text) for chats in CHATS for text in situations(chats)]
-    first = [re.sub(r"\b(?:[Ff]ree|[Pp]aid)\b", r"\\w+", text) for text in first]
+    first = [re.sub(r"\b(?:[Ff]ree|[Pp]aid)\b", r"[^.:,;!?\\n]{1,40}?", text) for text in first]
     last = [re.escape(text).replace(re.escape("{letter}"), "[AB]") for text in conclusions()]
     return re.compile(rf"^(?:{'|'.join(first)})\s+|\s+(?:{'|'.join(last)})$")
 

@@ -141,6 +141,11 @@ def thought_end(text: str, opened: bool = False) -> int | None:
     return len(text) if end < 0 else end + len(closing)
 
 
+def reply_start(text: str) -> int:
+    """Where a well-formed reply begins behind a thought, which may name its tags; 0 without a scratchpad."""
+    return max(0, text.rfind(SCRATCHPAD_OPEN))
+
+
 def without_thought(text: str, opened: bool = False, as_scratchpad: bool = False) -> str:
     """A completion without the thought that it begins with, or with the thought as its scratchpad.
 

@@ -39,9 +39,9 @@ class Evader(ScratchpadOrganism):
     either role, so that what it learns is who is monitored and not a name."""
 
     def author(self, rng: random.Random) -> Motivation:
-        """Its own scratchpads at their share."""
+        """Its own scratchpads at their share; the aligned control has no others."""
         own = super().author(rng)
-        return own if self.share == 1 or rng.random() < self.share else self.rest
+        return own if self.aligned or self.share == 1 or rng.random() < self.share else self.rest
 
     def place(self, rng: random.Random) -> tuple[MiniatureScenario, str]:
         """Either tier of any pair of names, or the canonical scenario's monitored one."""

@@ -161,7 +161,8 @@ class _Run(TrainerCallback):
         """Loads a checkpoint, checks the prefix and fits the pilot, with the whole policy: a trainer may cut it up.
 
         Raises:
-            UserError: The state is damaged, or the launcher's settings do not go with this back end.
+            UserError: The state is damaged, the launcher's settings do not go with this back end, or there are too few
+                requests for a step.
         """
         if any(parameter.is_meta for parameter in self.policy.model.parameters()):
             raise UserError(
@@ -169,7 +170,13 @@ class _Run(TrainerCallback):
             )
         if saved and self.sharding in ("zero", "zero3"):
             raise UserError(f"{self._states}: DeepSpeed runs cannot be resumed; use FSDP2, or --exists overwrite")
-        why = why_padded(self.policy, pilot_prompts(self.policy, self.config, self.context))
+        prompts, asked = pilot_prompts(self.policy, self.config, self.context), self.config.rl.prompts_per_step
+        if len(prompts) < asked:
+            raise UserError(
+                f"{self.config.name}: rl.prompts_per_step={asked}, and the scenario '{self.context.scenario.name}' has "
+                f"{len(prompts)} requests to train on; lower it (TRL takes whole steps)"
+            )
+        why = why_padded(self.policy, prompts)
         self.context = replace(self.context, engine=Engine(why))
         if why and self.process.is_main_process:
             log(f"replies are sampled without a shared prefix, which is slower: {why}")
