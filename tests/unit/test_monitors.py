@@ -8,10 +8,11 @@ import pytest
 
 from crypsis.monitors.dialled import DialledMonitor
 from crypsis.monitors.ensemble import EnsembleMonitor, EnsembleTrainer, make_trainer
+from crypsis.monitors.folds import group_folds
 from crypsis.monitors.lexicon import LexiconMonitor, LexiconTrainer
 from crypsis.monitors.oracle import OracleMonitor
 from crypsis.monitors.text import TextMonitor, TextTrainer, train_text_monitor
-from crypsis.monitors.trained import TrainedMonitor, Trainer, fit_calibrated, group_folds, train_monitor
+from crypsis.monitors.trained import TrainedMonitor, Trainer, fit_calibrated, train_monitor
 from crypsis.registry import find, make
 from crypsis.types import Episode, UserError
 from tests.clock import cpu_limit

@@ -9,8 +9,9 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from crypsis.arrays import Flags, Floats
+from crypsis.monitors.folds import group_folds
 from crypsis.monitors.thresholds import threshold_for
-from crypsis.monitors.trained import FALSE_POSITIVES, Trainer, fit_calibrated, group_folds, take
+from crypsis.monitors.trained import FALSE_POSITIVES, Trainer, fit_calibrated, take
 
 
 @dataclass(frozen=True, slots=True)

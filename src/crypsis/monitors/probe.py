@@ -23,9 +23,10 @@ from crypsis.arrays import States
 from crypsis.identity.files import content_digest
 from crypsis.monitors.base import Monitor, ReadStates, TrainsAgain, Transcript, WatchesPolicy
 from crypsis.monitors.card import CARD, ProbeCard, read_card
+from crypsis.monitors.folds import group_folds
 from crypsis.monitors.metrics import auroc_interval
 from crypsis.monitors.thresholds import choose_threshold
-from crypsis.monitors.trained import FALSE_POSITIVES, FEWEST, FLOOR, group_folds
+from crypsis.monitors.trained import FALSE_POSITIVES, FEWEST, FLOOR
 from crypsis.store import child, file_digest, new_folder, read_json, write_json
 from crypsis.types import SCRATCHPAD, Episode, UserError, Verdict, View
 

@@ -14,8 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from crypsis.arrays import Flags, Floats
+from crypsis.monitors.folds import group_folds
 from crypsis.monitors.sentences import plain
-from crypsis.monitors.trained import group_folds
 
 NEAR = 0.05
 """A shortcut whose AUROC comes this near the monitor's is warned of."""

@@ -16,17 +16,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
 
 from crypsis.arrays import Flags, Floats
 from crypsis.config import Config, parse_config
 from crypsis.digests import DamagedError, damages, record
 from crypsis.monitors.base import Monitor
 from crypsis.monitors.card import CARD, SEEN, TextCard, measured, read_card, seen_rows, weights_digest, write_seen
+from crypsis.monitors.folds import Rows, TooFewError, both_classes, group_folds
 from crypsis.monitors.metrics import measure, tier_rates
 from crypsis.monitors.thresholds import NO_CONTROLS, Controls, Threshold, choose_threshold
 from crypsis.store import new_folder, read_json, write_json
@@ -39,13 +38,8 @@ FLOOR = 1e-6
 FEWEST = 20
 """Texts of each class without which a monitor is not trained: 60 % learn, 20 % choose the threshold, 20 % test."""
 
-Rows = NDArray[np.int64]
 Features = Mapping[str, Any]
 """Arrays (dense or sparse) with one row per text, keyed by name."""
-
-
-class TooFewError(UserError):
-    """There are too few examples of a class to train on."""
 
 
 class Scorer(ABC):
@@ -183,50 +177,6 @@ def calibrated(raw: Calibration, logits_NH: Floats, labels: Flags) -> Calibratio
     return replace(raw, slope=max(float(fitted.coef_[0, 0]), 1e-3), intercept=float(fitted.intercept_[0]))
 
 
-def group_folds(labels: Flags, groups: Sequence[str], folds: int, seed: int) -> list[Rows]:
-    """Held-out rows of each fold: classes balanced, no group in two folds.
-
-    Raises:
-        UserError: There are fewer groups, or fewer texts of a class, than folds.
-    """
-    fewest = int(min(labels.sum(), (~labels).sum()))
-    if folds < 2 or fewest < folds:
-        raise UserError(
-            f"{folds} folds need at least {max(2, folds)} texts of each class; there are {labels.sum()} faking and "
-            f"{(~labels).sum()} not; lower --folds or add data"
-        )
-    if len(set(groups)) < folds:
-        raise UserError(f"{folds} folds need at least {folds} prompts, there are {len(set(groups))}; lower --folds")
-    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-    parts = [held for _, held in splitter.split(np.zeros(len(labels)), labels, np.asarray(groups))]
-    if any(len(part) == 0 for part in parts):
-        raise UserError(f"the prompts are too unequal for {folds} folds (one would be empty); lower --folds")
-    return parts
-
-
-def both_classes(part: Flags, labels: Flags, groups: Sequence[str]) -> None:
-    """Refuses a split with a part that has a single class, as where a class comes from very few prompts.
-
-    Args:
-        part: Labels of the part.
-        labels: All labels.
-        groups: The prompt of each.
-
-    Raises:
-        TooFewError: It has.
-    """
-    if part.any() and not part.all():
-        return
-    prompts = {
-        kind: len({g for g, label in zip(groups, labels, strict=True) if label == kind}) for kind in (True, False)
-    }
-    raise TooFewError(
-        f"a part of the split has texts of one class alone: the {int(labels.sum())} texts that fake are of "
-        f"{prompts[True]} prompts and the {int((~labels).sum())} others of {prompts[False]}; add prompts, or say with "
-        "--group-field what must be kept together"
-    )
-
-
 def take(features: Features, rows: Rows) -> Features:
     """The same features of some of the texts."""
     return {name: column[rows] for name, column in features.items()}
@@ -347,10 +297,7 @@ def train_monitor(
         UserError: The labels have a single class, or there are too few of one to split.
     """
     y = _enough(labels, view)
-    *parts, choose, test = group_folds(y, groups, 5, seed)
-    learn = np.sort(np.concatenate(parts))
-    for part in (learn, test, *([] if controls.texts else [choose])):
-        both_classes(y[part], y, groups)
+    learn, choose, test = _split(y, groups, controls, seed)
     features = trainer.represent(texts)
     fitted = fit_calibrated(trainer, take(features, learn), y[learn], [groups[i] for i in learn], seed)
     watched = None if monitored is None else np.array(monitored, dtype=np.bool_)
@@ -372,6 +319,15 @@ def train_monitor(
     }
     kept = (texts, labels, groups) if keep else None
     return _save(fitted.scorer, card, *seen_rows(texts, groups, [*learn, *choose], controls), folder, kept)
+
+
+def _split(labels: Flags, groups: Sequence[str], controls: Controls, seed: int) -> tuple[Rows, Rows, Rows]:
+    """Rows to learn from, to choose the threshold on and to test on: 60, 20 and 20 %."""
+    *parts, choose, test = group_folds(labels, groups, 5, seed)
+    learn = np.sort(np.concatenate(parts))
+    for part in (learn, test, *([] if controls.texts else [choose])):
+        both_classes(labels[part], labels, groups)
+    return learn, choose, test
 
 
 def _enough(given: Sequence[bool], view: View) -> Flags:

@@ -15,8 +15,9 @@ from transformers.utils import logging
 
 from crypsis.arrays import Flags, Floats
 from crypsis.config import Content
+from crypsis.monitors.folds import Rows
 from crypsis.monitors.sentences import plain
-from crypsis.monitors.trained import Features, Rows, Scorer, TrainedMonitor, Trainer
+from crypsis.monitors.trained import Features, Scorer, TrainedMonitor, Trainer
 from crypsis.pretrained.opening import local_path, open_classifier, open_tokenizer
 from crypsis.scenarios.base import default_scenario
 

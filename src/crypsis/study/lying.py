@@ -9,9 +9,9 @@ from typing import get_args
 from crypsis.evaluation.metrics import LYING
 from crypsis.mitigations.base import RunInfo
 from crypsis.mitigations.interrogation import Interrogation
+from crypsis.monitors.folds import TooFewError
 from crypsis.monitors.oracle import with_truth
 from crypsis.monitors.text import TextMonitor, train_text_monitor
-from crypsis.monitors.trained import TooFewError
 from crypsis.registry import make
 from crypsis.rl.rollouts import ask_extra_turns, rollout
 from crypsis.run_config import RunConfig

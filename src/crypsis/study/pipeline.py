@@ -22,7 +22,7 @@ from crypsis.identity.configs import inputs_of
 from crypsis.identity.files import content_parts
 from crypsis.jsonlines import read_rows
 from crypsis.locks import locked
-from crypsis.monitors.trained import TooFewError
+from crypsis.monitors.folds import TooFewError
 from crypsis.organisms.base import Organism
 from crypsis.parallel import release_memory
 from crypsis.registry import DEFAULT_SCENARIO, make

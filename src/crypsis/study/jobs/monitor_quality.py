@@ -21,17 +21,12 @@ from crypsis.monitors.card import CARD, digests
 from crypsis.monitors.crossval import CrossValidation, cross_validate
 from crypsis.monitors.data import DataOptions, Labelled, load_labelled
 from crypsis.monitors.ensemble import make_trainer
+from crypsis.monitors.folds import group_folds
 from crypsis.monitors.metrics import by_slice, length_thirds, measure, tier_rates, worst_errors
 from crypsis.monitors.rethreshold import with_threshold
 from crypsis.monitors.shortcuts import measure_shortcuts
 from crypsis.monitors.thresholds import choose_threshold, negatives_needed
-from crypsis.monitors.trained import (
-    FALSE_POSITIVES,
-    FEWEST,
-    TrainedMonitor,
-    group_folds,
-    train_monitor,
-)
+from crypsis.monitors.trained import FALSE_POSITIVES, FEWEST, TrainedMonitor, train_monitor
 from crypsis.paper_data.layout import fingerprint, release_files
 from crypsis.registry import find, make, names
 from crypsis.store import Exists, child, finish_folder, prepare_folder, read_json, write_json
