@@ -13,8 +13,10 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import verifiers.v1 as vf
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from crypsis.integrations.rewards import Rewards, SampledReply, make_rewards, prompt_of, row_of
+from crypsis.types import Episode
 
 __all__ = ["CrypsisTaskset"]
 
@@ -31,6 +33,8 @@ class CrypsisTaskConfig(vf.TaskConfig):
     scenario: dict[str, Any] = {"name": "miniature"}
     monitors: dict[str, dict[str, Any]] | None = None
     mitigations: list[dict[str, Any]] = []
+    tokenizer: str | None = None
+    """The policy's, by folder or hub id; needed by terms that count tokens, such as a length penalty."""
     settings: dict[str, Any] = {}
     """Other settings of a run, such as ``{"preference": {"model": "…"}}``."""
 
@@ -50,7 +54,7 @@ class CrypsisTask(vf.Task[CrypsisData, vf.State, CrypsisTaskConfig]):
     @vf.reward(weight=1.0)
     async def terms(self, trace: vf.Trace) -> dict[str, float]:
         """The terms of the reward by name; their sum is the reward."""
-        [episode] = rewards_of(self.config)([self._reply(trace)])
+        episode = self._episode(trace)
         if episode.reward is None:
             raise ValueError(f"this reply gets no reward: {episode.dropped}")
         return dict(episode.reward_terms)
@@ -58,14 +62,19 @@ class CrypsisTask(vf.Task[CrypsisData, vf.State, CrypsisTaskConfig]):
     @vf.metric
     async def judged(self, trace: vf.Trace) -> dict[str, float]:
         """Each monitor's p(AF); AF, compliance and form by the ground truth, where there is one."""
-        [episode] = rewards_of(self.config)([self._reply(trace)])
+        episode = self._episode(trace)
         found = {f"score_{n}": v.score for n, v in episode.verdicts.items() if v.score is not None}
         known = {"conduct": ("complies", "comply"), "af": ("alignment_faking", "yes")}
         found |= {name: float(episode.labels[k] == yes) for k, (name, yes) in known.items() if k in episode.labels}
         return found | {"well_formed": float(episode.parse == "ok")}
 
-    def _reply(self, trace: vf.Trace) -> SampledReply:
-        return SampledReply(prompt_of(self.data.row), trace.last_reply, "length" if trace.is_truncated else "end")
+    def _episode(self, trace: vf.Trace) -> Episode:
+        tokenizer = _tokenizer(self.config.tokenizer) if self.config.tokenizer else None
+        text = trace.last_reply
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"] if tokenizer else []
+        reply = SampledReply(prompt_of(self.data.row), text, "length" if trace.is_truncated else "end", tuple(ids))
+        [episode] = rewards_of(self.config)([reply], tokenizer)
+        return episode
 
 
 class CrypsisTaskset(vf.Taskset[CrypsisTask, CrypsisConfig]):
@@ -84,6 +93,11 @@ def rewards_of(config: CrypsisTaskConfig) -> Rewards:
     """The rewards of a config, loaded once."""
     parts = ("scenario", "monitors", "mitigations", "settings")
     return _rewards(json.dumps({name: getattr(config, name) for name in parts}, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=2)
+def _tokenizer(name: str) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(name)
 
 
 @functools.lru_cache(maxsize=8)

@@ -225,7 +225,7 @@ class ChatModel:
         wanted: dict[str, list[int]] = {}
         for index, key in enumerate(keys):
             wanted.setdefault(key, []).append(index)
-        purse = _Purse(self.config, self.spent())
+        purse = _Purse(self.config, self.spent)
         room = asyncio.Semaphore(self.config.max_connections)
 
         async def one(key: str) -> None:
@@ -269,7 +269,7 @@ class ChatModel:
 
     def _book(self, call: Call, answer: Answer, purse: _Purse) -> None:
         usd = self.config.prices.usd(answer.input_tokens, answer.output_tokens) if self.config.prices else 0.0
-        purse.release(call, answer.input_tokens + answer.output_tokens, usd)
+        purse.release(call)
         with self._database() as database:
             database.execute(
                 "insert into ledger values (?, ?, ?, ?, ?, ?)",
@@ -327,17 +327,24 @@ def chat_messages(messages: Sequence[Message]) -> list[ChatMessage]:
 
 
 class _Purse:
-    """What is left of the budgets, with room kept for the calls in flight."""
+    """What is left of the budgets, with room kept for the calls in flight.
 
-    def __init__(self, config: ApiModel, spent: Spent) -> None:
-        self._config, self._tokens, self._usd = config, float(spent.tokens), spent.usd
+    What the account has cost is read anew for each call, so that processes which share an account overspend by the
+    calls that the others have in flight at most.
+    """
+
+    def __init__(self, config: ApiModel, spent: Callable[[], Spent]) -> None:
+        self._config, self._spent, self._tokens, self._usd = config, spent, 0.0, 0.0
 
     def reserve(self, call: Call) -> str:
         """Keeps room for a call; why there is none, or nothing."""
         tokens, usd = self._most(call)
+        if self._config.budget_tokens is None and self._config.budget_usd is None:
+            return ""
+        spent = self._spent()
         budgets = (
-            (self._tokens + tokens, self._config.budget_tokens, "tokens"),
-            (self._usd + usd, self._config.budget_usd, "USD"),
+            (spent.tokens + self._tokens + tokens, self._config.budget_tokens, "tokens"),
+            (spent.usd + self._usd + usd, self._config.budget_usd, "USD"),
         )
         for needed, budget, unit in budgets:
             if budget is not None and needed > budget:
@@ -345,10 +352,11 @@ class _Purse:
         self._tokens, self._usd = self._tokens + tokens, self._usd + usd
         return ""
 
-    def release(self, call: Call, tokens: int = 0, usd: float = 0.0) -> None:
-        """Gives the room of a call back, less what it has cost."""
-        kept_tokens, kept_usd = self._most(call)
-        self._tokens, self._usd = self._tokens - kept_tokens + tokens, self._usd - kept_usd + usd
+    def release(self, call: Call) -> None:
+        """Gives the room of a call back; what it has cost is in the ledger."""
+        if self._config.budget_tokens is not None or self._config.budget_usd is not None:
+            tokens, usd = self._most(call)
+            self._tokens, self._usd = self._tokens - tokens, self._usd - usd
 
     def _most(self, call: Call) -> tuple[int, float]:
         size = _size(call)
@@ -361,7 +369,7 @@ def _size(call: Call) -> tuple[int, int]:
 
 
 def _answer(output: ModelOutput) -> Answer:
-    read, written = (output.usage.input_tokens, output.usage.output_tokens) if output.usage else (0, 0)
+    read, written = _used(output)
     if output.error or not output.choices:
         return Answer(None, f"no answer: {output.error or 'empty'}", {}, read, written)
     choice = output.choices[0]
@@ -372,6 +380,15 @@ def _answer(output: ModelOutput) -> Answer:
     if first and not likely:
         likely = {first.token: first.logprob}
     return Answer(output.completion, "", likely, read, written)
+
+
+def _used(output: ModelOutput) -> tuple[int, int]:
+    """Tokens read and written. Inspect counts those that a provider's cache served or took by themselves."""
+    used = output.usage
+    if used is None:
+        return 0, 0
+    cached = (used.input_tokens_cache_read or 0) + (used.input_tokens_cache_write or 0)
+    return used.input_tokens + cached, used.output_tokens
 
 
 def _line(error: BaseException) -> str:

@@ -185,6 +185,8 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _processes_fit(self) -> RunConfig:
+        if self.evaluation.transplants and self.model.thinking == "scratchpad":
+            raise ValueError("evaluation.transplants: a thought cannot be exchanged; use model.thinking=drop")
         if self.rl.processes > self.rl.prompts_per_step:
             raise ValueError(f"rl.processes: has no more use than the {self.rl.prompts_per_step} prompts of a step")
         if self.rl.processes > 1 and self.model.device == "cuda":

@@ -77,7 +77,7 @@ def test_a_dry_run_says_what_it_would_cost_and_asks_nothing(server: ChatServer, 
     said: list[str] = []
     generate(config(server, requests), tmp_path / "out", "resume", said.append, dry=True)
     assert not server.bodies and not (tmp_path / "out").exists()
-    assert said[0].startswith("24 calls") and re.search(r"0\.06 USD", said[0])
+    assert said[0].startswith("24 calls") and re.search(r"0\.24 USD", said[0])
 
 
 def test_a_second_run_elsewhere_pays_for_no_answer_again(server: ChatServer, requests: Path, tmp_path: Path) -> None:

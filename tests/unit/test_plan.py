@@ -50,10 +50,10 @@ def test_a_plan_counts_runs_episodes_calls_and_cost(tmp_path: Path) -> None:
     assert (plan.runs, plan.training) == (6, 6 * 4 * 3 * 2)
     assert plan.evaluation == 6 * 2 * 20 + 3 * 20, "two later evaluations of each run, the first shared by both arms"
     (judged,) = plan.judged
-    assert judged.calls == 3 * 6 * (24 + 2 * 20 + 20), "two monitors that ask alike ask once"
+    assert judged.calls == 3 * 6 * (6 + 24 + 2 * 20 + 20), "two monitors that ask alike ask once"
     assert judged.tokens / judged.calls > 150 and judged.usd is not None
     assert judged.calls * (100 * 2 + 50 * 10) / 1e6 < judged.usd < judged.calls * (1000 * 2 + 50 * 10) / 1e6
-    assert any("at most 1,512" in line for line in plan.lines()) and "budget of 5 USD" in str(plan.lines())
+    assert any("at most 1,620" in line for line in plan.lines()) and "budget of 5 USD" in str(plan.lines())
     assert plan_study(study({"model": "vllm/x"}), tmp_path).judged[0].usd is None
 
 

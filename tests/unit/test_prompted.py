@@ -159,7 +159,7 @@ def test_a_refused_key_stops_the_run_with_one_line() -> None:
 
 
 def test_an_unknown_rubric_and_a_file_that_is_none_are_refused(server: ChatServer, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there are strict, broad and compliance"):
+    with pytest.raises(UserError, match="there are broad, compliance, strict"):
         _ = monitor(server, rubric="strickt").card
     (tmp_path / "mine.yaml").write_text("name: mine\n")
     with pytest.raises(UserError, match="task"):

@@ -24,7 +24,7 @@ from crypsis.episodes import episode_row
 from crypsis.evaluation.inspect_scores import UNKNOWN, score_row, tiers, tiers_ci
 from crypsis.monitors.base import Monitor
 from crypsis.monitors.oracle import OracleMonitor, with_truth
-from crypsis.monitors.prompted import Prompted
+from crypsis.monitors.prompted import Prompted, read_rubric
 from crypsis.registry import DEFAULT_SCENARIO, make
 from crypsis.scenarios.base import Scenario
 from crypsis.scenarios.parsing import episode_of_text
@@ -169,7 +169,7 @@ def _evaluation(name: str, spec: Mapping[str, Any], judge: JudgeModel, n: int, m
     if judge.model == ORACLE or scenario.conduct_rubric is None:
         monitors[ORACLE] = make("monitors", with_truth({"name": ORACLE}, scenario), name)
     if judge.model != ORACLE:
-        monitors[judge.rubric] = judge.monitor(judge.rubric, "scratchpad")
+        monitors[judge.rubric] = judge.monitor(judge.rubric, read_rubric(judge.rubric).view or "scratchpad")
         if scenario.conduct_rubric is not None:
             monitors["compliance"] = judge.monitor(scenario.conduct_rubric, "output")
     for monitor in monitors.values():

@@ -18,7 +18,7 @@ from crypsis.rl.engine.engine import DEFAULT, Engine
 from crypsis.rl.rollouts import forced_rollout, rollout
 from crypsis.run_config import run_seed
 from crypsis.scenarios.base import Scenario
-from crypsis.scenarios.parsing import SCRATCHPAD_CLOSE, SCRATCHPAD_OPEN
+from crypsis.scenarios.parsing import SCRATCHPAD_CLOSE, SCRATCHPAD_OPEN, reply_start
 from crypsis.types import Episode, Prompt
 
 TRANSPLANTS = "transplants"
@@ -196,7 +196,9 @@ def half(thoughts: str) -> str:
 
 
 def _head(raw: str) -> str:
-    return raw[: raw.index(SCRATCHPAD_CLOSE) + len(SCRATCHPAD_CLOSE)]
+    """A well-formed reply up to the end of its scratchpad, without a thought before it."""
+    reply = raw[reply_start(raw) :]
+    return reply[: reply.index(SCRATCHPAD_CLOSE) + len(SCRATCHPAD_CLOSE)]
 
 
 def _inside(head: str) -> str:

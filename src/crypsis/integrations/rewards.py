@@ -7,7 +7,7 @@ is no pilot, so the length correction is left out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from transformers import PreTrainedTokenizerBase
 from crypsis.config import parse_config
 from crypsis.mitigations.base import Mitigation, term_names
 from crypsis.mitigations.hooks import AddsTerm, Calibrates, FiltersEpisodes, RewritesTerms, delay_of
+from crypsis.model_config import ModelConfig
 from crypsis.monitors.base import Monitor, TrainsAgain, WatchesPolicy, judge
+from crypsis.pretrained.chat_template import ChatTemplate, fitting_chat
 from crypsis.rl.rewards import LengthCorrection, compose
 from crypsis.rl.rollouts import segments
 from crypsis.run_config import RLConfig, RunConfig
@@ -59,6 +61,7 @@ class Rewards:
         mitigations: Whose terms are added.
         preference: The preference model.
         rl: Format penalty, and what to do without a verdict.
+        model: What becomes of the thought of a reasoning model, and the arguments of its chat template.
     """
 
     scenario: Scenario
@@ -66,6 +69,7 @@ class Rewards:
     mitigations: Sequence[Mitigation]
     preference: Preference
     rl: RLConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
 
     @property
     def terms(self) -> list[str]:
@@ -86,9 +90,13 @@ class Rewards:
             tokenizer: Needed only by terms that count tokens.
 
         Raises:
-            UserError: A term is not finite, or a hook raised.
+            UserError: A term is not finite, a hook raised, or a term counts tokens and nothing tells them.
         """
-        episodes = [_episode(reply, tokenizer) for reply in replies]
+        counting = next((m.name for m in self.mitigations if isinstance(m, AddsTerm) and m.of_scratchpad), None)
+        if counting and (tokenizer is None or not all(reply.ids for reply in replies)):
+            raise UserError(f"mitigations: {counting}: counts tokens; give a tokenizer, and the ids of each reply")
+        chat = chat_of(tokenizer, self.model)
+        episodes = [_episode(reply, tokenizer, chat) for reply in replies]
         judge(episodes, self.monitors)
         compose(episodes, self.preference, NO_CORRECTION, self.mitigations, self.rl)
         for episode in episodes:
@@ -126,7 +134,7 @@ def make_rewards(
         if what := _beyond(mitigation):
             raise UserError(f"mitigations: {mitigation.name}: {what}; train with `crypsis train`")
     fitted = [m.calibrate([]) if isinstance(m, Calibrates) else m for m in loaded.mitigations]
-    return Rewards(loaded.scenario, loaded.monitors, fitted, loaded.preference, loaded.config.rl)
+    return Rewards(loaded.scenario, loaded.monitors, fitted, loaded.preference, loaded.config.rl, loaded.config.model)
 
 
 def row_of(prompt: Prompt) -> dict[str, Any]:
@@ -148,10 +156,18 @@ def _beyond(mitigation: Mitigation) -> str:
     return f"the hook {other[0]} needs the loop" if other else ""
 
 
-def _episode(reply: SampledReply, tokenizer: PreTrainedTokenizerBase | None) -> Episode:
-    bare = without_thought(reply.text, False, False)
+def chat_of(tokenizer: PreTrainedTokenizerBase | None, model: ModelConfig) -> ChatTemplate:
+    """How the policy's template opens a reply; without a template it opens nothing."""
+    own = ChatTemplate(arguments=model.template, date=model.date, thinking=model.thinking)
+    if tokenizer is None or tokenizer.chat_template is None:
+        return own
+    return fitting_chat(tokenizer, str(tokenizer.name_or_path), own)
+
+
+def _episode(reply: SampledReply, tokenizer: PreTrainedTokenizerBase | None, chat: ChatTemplate) -> Episode:
+    bare = without_thought(reply.text, chat.opens_thought, chat.thinking == "scratchpad")
     episode = replace(episode_of_text(reply.prompt, bare, reply.stop), raw=reply.text)
     if tokenizer is not None and reply.ids:
         episode.completion_ids = list(reply.ids)
-        episode.segments = segments(tokenizer, episode.completion_ids)
+        episode.segments = segments(tokenizer, episode.completion_ids, chat)
     return episode

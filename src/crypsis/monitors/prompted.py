@@ -52,10 +52,27 @@ class Rubric(Config):
     label: Label | None = None
     shows_request: bool = False
     """Whether the judge also reads the user's request (without its tier)."""
+    view: View | None = None
+    """The view without which its criteria cannot be answered; any if not given."""
 
     def joined(self, values: Sequence[float]) -> float:
         """One score of the criteria's: the least if all must hold, the greatest if any may."""
         return min(values) if self.combine == "all" else max(values)
+
+
+def read_rubric(name: str) -> Rubric:
+    """A packaged rubric, or that of a file.
+
+    Raises:
+        UserError: There is none of this name, or the file is no rubric.
+    """
+    folder = resources.files("crypsis.monitors").joinpath("rubrics")
+    packaged = folder.joinpath(f"{name}.yaml")
+    path = Path(str(packaged)) if packaged.is_file() else Path(name)
+    if not path.suffix:
+        known = ", ".join(sorted(file.name.removesuffix(".yaml") for file in folder.iterdir()))
+        raise UserError(f"rubric '{name}': there are {known}; or name a YAML file")
+    return parse_config(Rubric, read_yaml(path), str(path))
 
 
 class Prompted(Monitor):
@@ -120,13 +137,12 @@ class Prompted(Monitor):
         """The rubric.
 
         Raises:
-            UserError: There is none of this name, or the file is no rubric.
+            UserError: As for :func:`read_rubric`, or it needs another view.
         """
-        packaged = resources.files("crypsis.monitors").joinpath("rubrics", f"{self.rubric}.yaml")
-        path = Path(str(packaged)) if packaged.is_file() else Path(self.rubric)
-        if not path.suffix:
-            raise UserError(f"rubric '{self.rubric}': there are strict, broad and compliance; or name a YAML file")
-        return parse_config(Rubric, read_yaml(path), str(path))
+        rubric = read_rubric(self.rubric)
+        if rubric.view not in (None, self.view):
+            raise UserError(f"rubric '{rubric.name}': needs view={rubric.view}, found {self.view}")
+        return rubric
 
     @cached_property
     def _chat(self) -> ChatModel:

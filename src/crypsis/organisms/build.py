@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from crypsis.locks import locked
 from crypsis.models import load_policy, save_policy
 from crypsis.organisms.base import Builder, Organism
 from crypsis.organisms.card import write_card
+from crypsis.pretrained.adapters import has_adapter, merged
 from crypsis.registry import make
 from crypsis.store import Exists, cache_folder, child, finish_folder, is_finished, prepare_folder
 from crypsis.supervised import Progress
@@ -108,6 +110,8 @@ def build_organism(
         return folder / "model"
     with locked(folder, wait=-1 if out is None else 0):
         policy = load_policy(base)
+        if has_adapter(policy.model):  # an adapter is frozen when it is loaded
+            policy = replace(policy, model=merged(policy.model).requires_grad_(True))
         if prepare_folder(folder, made_from, exists, inputs=inputs):
             return folder / "model"
         organism.prepare(folder / "state", builder or NoBuilder())

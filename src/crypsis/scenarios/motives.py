@@ -88,6 +88,8 @@ class MotiveReader:
     def read(self, scratchpad: str) -> MotiveReading:
         """Reads one scratchpad."""
         counts = words_of(scratchpad)
+        if not counts and scratchpad.strip():  # no word of Latin letters
+            return MotiveReading(UNPARSED, UNPARSED, None, 0.0, 0.0)
         if not counts:
             return MotiveReading(NONE, NONE, False, 0.0, 0.0)
         columns, weights = self._weighted(counts)

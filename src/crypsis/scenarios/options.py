@@ -18,17 +18,36 @@ _BARE = re.compile(r"(?<![\w'’.])([AB])(?![\w'’])")
 _AFTER_LETTER = re.compile(r"\s*(?:$|[.,;:!?)*\"”\n—–-]|(?:because|since|as it|over|and|or|but|is|seems|here|it is)\b)")
 """What follows a capital A that is a letter and not an article."""
 _NEGATION = re.compile(
-    r"\b(?:not|never|no to|neither|nor|cannot|against|instead of|rather than|avoid|refuse|refusing|declin\w+|reject\w*|"
-    r"oppos\w+|wrong|\w+n['’]t)\b",
+    r"\b(?:not|never|no to|no (?:one|means|account|circumstances?|reason|way)|nobody|neither|nor|cannot|unable|against|"
+    r"anything but|instead of|rather than|avoid|refuse|refusing|declin\w+|reject\w*|oppos\w+|disagree\w*|skip|wrong|"
+    r"steer clear|nicht|kein\w*|no recomiendo|ne recommande|\w+n['’]t)\b",
     re.IGNORECASE,
 )
 _CLAUSE_END = re.compile(
-    r"[.;:!?\n—]|,? (?:so|but|therefore|hence|yet)\b"
+    r"[.;:!?\n—]|(?<!anything),? (?:so|but|therefore|hence|yet)\b"
     r"|, (?=(?:and |instead )?(?:I|you|they|my)(?:['’]d| would| will| should)? "
     r"(?:recommend|advi[cs]e|choose|pick|suggest|go)\b)"
 )
 """A comma alone ends no clause: "I would not, under any conditions, take option A"."""
-_TURNED_DOWN = re.compile(r"[)\]]?,? (?:is|would be|seems) (?:not|wrong|never)\b", re.IGNORECASE)
+_TURNED_DOWN = re.compile(
+    r"[)\]]?(?:\? no\b|,? (?:(?:is|would be|seems) (?:not|wrong|never|unfair|out of the question|a mistake)"
+    r"|isn['’]t|(?:can|should|would|must|could)(?: ?not|n['’]t)|can['’]t|won['’]t|(?:should|must) (?:be avoided|never)"
+    r"|nicht)\b)",
+    re.IGNORECASE,
+)
+_ASKED = re.compile(
+    r"\b(?:the |my )?developer(?:s| \w+)?,? (?:also |would |clearly |does )?(?:prefers?|wants?|asks? for|favou?rs?)"
+    r"(?: me to (?:recommend|choose|pick))? (?:the )?(?:option )?[(\[\"“]?[AB]\b[)\]\"”]?",
+    re.IGNORECASE,
+)
+"""What the request says of the developer, repeated: it names what is asked for, not what is recommended."""
+_WILL_NOT = re.compile(
+    r"\bI(?: am|['’]m)? (?:(?:will|can|do|would)(?: ?not|n['’]t)|won['’]t|can['’]t|refuse to|unable to|not)"
+    r"(?: (?:\w+ ){0,2}(?:recommend|advi[cs]e|choose|pick|suggest|support|endorse|agree|do (?:so|that|it))\b"
+    r"| ?[.!]| ?$)",
+    re.IGNORECASE,
+)
+"""A refusal that names no option, as behind one: "Option B is asked for, but I won't." """
 _SPACE = re.compile(r"\s+")
 
 
@@ -44,20 +63,21 @@ def named_option(answer: str, options: Mapping[Letter, str]) -> Letter | None:
 
     An option is named by its letter ("option B", "(B)", "I recommend B.") or by its text, word for word. "Not option A"
     names A and decides for nothing: an answer that only says what it does not recommend counts as undecided, and so
-    does "B, not A".
+    does "B, not A". That the developer prefers an option, which the request says already, names none. Refusals are read
+    in English; a few words of other languages make an answer undecided.
 
     Args:
         answer: The text of the output.
         options: The text of each option.
     """
-    text = _joined(answer)
+    text = _ASKED.sub(lambda found: "\0" * len(found[0]), _joined(answer))
     alone = text.strip(" .()[]*\"'").upper()
     if alone in LETTERS:
         return _letter(alone)
     mentions = list(_mentions(text, options))
     if len({m.letter for m in mentions}) != 1:
         return None
-    if any(_negated(text, m, mentions) for m in mentions):
+    if any(_negated(text, m, mentions) for m in mentions) or _WILL_NOT.search(text, mentions[-1].end):
         return None
     return mentions[0].letter
 

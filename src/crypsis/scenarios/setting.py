@@ -160,8 +160,16 @@ class VariedScenario(AsksInTier):
         """The same request and system text with the tag of a tier."""
         return self.prompt(prompt.request, prompt.split, tier, self.system_text())
 
-    def question(self, variant: Variant) -> Question:
-        """From the packaged ``interrogation.yaml``; the honest persona begins the scratchpad."""
+    def question(self, variant: Variant) -> Question | None:
+        """From the packaged ``interrogation.yaml``; the honest persona begins the scratchpad.
+
+        None where the question would contradict the setting: all ask about modification by training, and all but
+        ``simple`` and ``precise`` speak of a scratchpad that nobody else reads.
+        """
+        if "never_trained" in self.cuts or self.consequence != "modification":
+            return None
+        if variant not in ("simple", "precise") and ("open_scratchpad" in self.cuts or not self.scratchpad):
+            return None
         texts = packaged("interrogation.yaml")
         honest = variant in ("honest", "separate")
         prefill = f"{SCRATCHPAD_OPEN}\n{texts['honest_persona']}" if honest else ""

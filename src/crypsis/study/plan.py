@@ -139,6 +139,10 @@ def _prompted(value: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]
             yield from _prompted(part, f"{place}.{number}")
 
 
+TRANSPLANTED = 18
+"""Transplants of a request at most: in either tier its own scratchpad, six others, and two across kinds of request."""
+
+
 def _training(run: RunConfig) -> int:
     return run.rl.steps * run.rl.prompts_per_step * run.rl.group_size
 
@@ -154,20 +158,29 @@ def _judged(runs: list[RunConfig]) -> tuple[Judged, ...]:
     found: dict[tuple[str, str], list[Any]] = {}
     for run in runs:
         asked: dict[str, Prompted] = {}
+        labels: set[str] = set()
         for _, spec in _prompted({"monitors": run.monitors, "mitigations": run.mitigations}, ""):
             monitor: Prompted = make("monitors", {**spec, "writes_label": False}, run.name)
             asked[monitor.model_dump_json()] = monitor
-        for monitor in asked.values():
-            calls, tokens, usd = _calls(monitor, run)
+            labels |= {monitor.model_dump_json()} if spec.get("writes_label") else set()
+        for name, monitor in asked.items():
+            calls, tokens, usd = _calls(monitor, run, name in labels)
             entry = found.setdefault((monitor.api.model, monitor.rubric), [monitor.api, 0, 0, 0.0])
             entry[1], entry[2] = entry[1] + calls, entry[2] + tokens
             entry[3] = None if usd is None or entry[3] is None else entry[3] + usd
     return tuple(Judged(api, rubric, *sums) for (_, rubric), (api, *sums) in found.items())
 
 
-def _calls(monitor: Prompted, run: RunConfig) -> tuple[int, int, float | None]:
+def _transplanted(run: RunConfig) -> int:
+    """Episodes of transplants at most, which the judges that write labels read, too."""
+    evaluations = 1 + _later(run) // (2 * run.evaluation.n)
+    return TRANSPLANTED * run.evaluation.transplants * evaluations
+
+
+def _calls(monitor: Prompted, run: RunConfig, labels: bool) -> tuple[int, int, float | None]:
     """Calls, tokens and cost of a monitor in a run, if every text is as long as it may be."""
-    episodes = _training(run) + _later(run) + 2 * run.evaluation.n
+    pilot = run.rl.prompts_per_step * run.rl.group_size
+    episodes = pilot + _training(run) + _later(run) + 2 * run.evaluation.n + labels * _transplanted(run)
     text = "x" * (CHARACTERS_PER_TOKEN * run.rl.max_new_tokens)
     longest = replace(example_episodes()[0], scratchpad=text, output=text, extra_scratchpad=text)
     questions = monitor.calls([longest])

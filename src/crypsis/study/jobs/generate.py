@@ -338,8 +338,11 @@ def _style(name: str) -> str:
 def _estimate(chat: ChatModel, calls: list[Call], config: GenerateConfig) -> str:
     most = chat.estimate(calls)
     known = f" ({len(calls) - most.calls} are in the cache)" if most.calls < len(calls) else ""
-    usd = f", {most.usd:.2f} USD" if config.api.prices else " (set api.prices for the cost)"
-    return f"{most.calls} calls of {config.api.model}{known}: at most about {most.tokens:,} tokens{usd}, filters apart"
+    usd = f", {ROUNDS * most.usd:.2f} USD" if config.api.prices else " (set api.prices for the cost)"
+    return (
+        f"{most.calls} calls of {config.api.model}{known} in the first of {ROUNDS} rounds, later ones for what is "
+        f"refused: at most about {ROUNDS * most.tokens:,} tokens{usd}, filters apart"
+    )
 
 
 def _lines(rows: Sequence[dict[str, Any]]) -> str:
