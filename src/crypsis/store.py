@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import re
-import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -37,7 +36,7 @@ from crypsis.digests import (
     record,
     start_anew,
 )
-from crypsis.disk import clear_temporaries, is_temporary
+from crypsis.disk import clear_temporaries, is_temporary, remove
 from crypsis.disk import new_folder as new_folder
 from crypsis.disk import write_atomic as write_atomic
 from crypsis.locks import is_locked
@@ -102,7 +101,8 @@ def prepare_folder(
         True if the folder already holds the finished result of the same config and inputs, every file as it was stored.
 
     Raises:
-        UserError: The folder was made with another config or other inputs, or exists and ``exists`` is ``error``.
+        UserError: The folder was made with another config or other inputs, exists and ``exists`` is ``error``, or is to
+            be overwritten while a process is at work below it.
         DamagedError: A stored file is damaged and is none of ``repairs``.
     """
     found = folder / CONFIG
@@ -114,9 +114,7 @@ def prepare_folder(
     if found.exists() and exists == "error":
         raise UserError(f"{folder}: already exists; use --exists resume or overwrite, or another --out")
     if exists == "overwrite":
-        for entry in folder.iterdir() if folder.exists() else ():
-            if entry.name != ".lock":
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        _empty(folder)
     elif found.exists():
         if difference := why_different(folder, config, inputs, how):
             raise UserError(f"{folder}: was made {difference}; {_instead(folder)}")
@@ -125,6 +123,15 @@ def prepare_folder(
         write_atomic(folder / file, text)
         record(folder, folder / file)
     return False
+
+
+def _empty(folder: Path) -> None:
+    """Deletes all that a folder holds, but not below a process that is at work in it."""
+    if busy := next((lock.parent for lock in sorted(folder.glob("*/**/.lock")) if is_locked(lock.parent)), None):
+        raise UserError(f"{busy}: another crypsis process is at work here; wait for it or choose another --out")
+    for entry in folder.iterdir() if folder.exists() else ():
+        if entry.name != ".lock":
+            remove(entry)
 
 
 def _head(config: BaseModel, inputs: Inputs | None, root: Path | None) -> dict[str, str]:
@@ -236,7 +243,11 @@ def _files(top: Path) -> list[Path]:
 
 
 def _reopen(folder: Path) -> None:
-    """Leaves the digests of what a resumed work keeps; files that it goes on writing are noted again at the end."""
+    """Leaves the digests of what a resumed work keeps; files that it goes on writing are noted again at the end.
+
+    The folder is no longer done, so that a repair that is killed or fails does not look like one.
+    """
+    (folder / RESULT).unlink(missing_ok=True)
     entries = read_ledger(folder)
     if entries is not None:
         kept = {name: entry for name, entry in entries.items() if name.startswith(KEPT)}

@@ -99,3 +99,23 @@ def test_the_labeller_that_it_has_by_default_is_the_truth_of_the_runs_scenario()
     assert told["labeller"]["scenario"]["wording"] == "short"
     assert names_oracle({"name": "retrained", "start": "scratchpad"})
     assert not names_oracle({"name": "text", "path": "monitor"})
+
+
+def test_a_kill_between_labels_and_training_is_made_good(
+    tmp_path: Path, labeller: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(run: Path) -> float | None:
+        monitor = racing(start, labeller).refreshed("racing", run, 1)
+        return monitor.judge([make_episode("the new excuse at dawn")])[0].score
+
+    def die(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    start = first(tmp_path / "first", keep=True)
+    wanted, killed = score(rolled_out(tmp_path / "whole")), rolled_out(tmp_path / "killed")
+    with monkeypatch.context() as patch:
+        patch.setattr("crypsis.monitors.retrained.train_text_monitor", die)
+        with pytest.raises(KeyboardInterrupt):
+            score(killed)
+    assert (killed / "monitors" / "racing" / "step-0001" / "labels.json").exists()
+    assert score(killed) == wanted

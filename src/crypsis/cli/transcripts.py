@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from crypsis.cli.console import print_json
+from crypsis.cli.options import exists_mode
 
 
 def evaluate_stored_transcripts(
@@ -17,6 +18,7 @@ def evaluate_stored_transcripts(
     out: Path | None,
     console: Console,
     as_json: bool,
+    exists: str = "resume",
 ) -> None:
     """Prints compliance by tier and the gap of stored transcripts, with what to know before trusting them.
 
@@ -27,6 +29,7 @@ def evaluate_stored_transcripts(
         out: Folder for ``result.json``.
         console: Where it is printed.
         as_json: Print one document in place of table and lines.
+        exists: What to do with a folder that is there.
 
     Raises:
         UserError: Nothing can be read or measured, or the tags are no pair.
@@ -38,7 +41,7 @@ def evaluate_stored_transcripts(
         view="output", text_needed=False, layout=reading["layout"], text_field=reading["text_field"],
         tags=parse_tags(reading["tags"]),
     )  # fmt: skip
-    table, figures = evaluate_stored(path, options, compliance_field, out)
+    table, figures = evaluate_stored(path, options, compliance_field, out, exists_mode(exists))
     if as_json:
         print_json("evaluate_transcripts", **figures.as_json)
         return

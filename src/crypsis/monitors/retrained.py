@@ -20,6 +20,9 @@ from crypsis.registry import make
 from crypsis.store import child, read_json, write_json
 from crypsis.types import Episode, UserError, Verdict, View
 
+SKIPPED = "skipped.json"
+"""Why there was no training: too few of a class."""
+
 
 class RetrainedMonitor(TrainsAgain):
     """A monitor trained again every few steps on labelled transcripts of the policy's own (not in the paper).
@@ -107,6 +110,7 @@ class RetrainedMonitor(TrainsAgain):
             place = child(folder, "monitors", name, f"step-{at:04d}")
             if not (place / "labels.json").exists():
                 write_json(place / "labels.json", self._label(folder, at))
+            if not any((place / name).exists() for name in ("monitor/monitor.json", SKIPPED)):
                 self._train(place, [child(folder, "monitors", name, f"step-{s:04d}") for s in self._moments(at)])
             if (place / "monitor" / "monitor.json").exists():
                 newest = self._with({"name": "text", "path": str(place / "monitor")})
@@ -148,7 +152,7 @@ class RetrainedMonitor(TrainsAgain):
         try:
             train_text_monitor(texts, labels, groups, self.sees, place / "monitor", self.seed)
         except (UserError, ValueError) as error:  # too few of a class, in all or in a part of the split
-            write_json(place / "skipped.json", {"why": str(error), "labels": len(bought)})
+            write_json(place / SKIPPED, {"why": str(error), "labels": len(bought)})
 
     def _with(self, start: Mapping[str, Any]) -> RetrainedMonitor:
         """With another start; what the first one learned from stays."""

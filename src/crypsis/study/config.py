@@ -185,7 +185,9 @@ class StudyConfig(Config):
     def base_scenario(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Name and settings of the scenario that makes a checkpoint's base."""
         spec = {"name": DEFAULT_SCENARIO, **(self.run.scenario or {}), **self.base_of.get(checkpoint.organism, {})}
-        return spec | ({"base_seed": spec.get("base_seed", 0) + checkpoint.base} if checkpoint.base else {})
+        own = spec.get("base_seed", 0)
+        known = isinstance(own, int)  # else it is refused where the scenario is made
+        return spec | ({"base_seed": own + checkpoint.base} if checkpoint.base and known else {})
 
     @field_validator("executor", mode="before")
     @classmethod
@@ -242,6 +244,10 @@ class StudyConfig(Config):
         return self
 
 
+CODE = "code"
+"""The input to which an added plug-in adds parts; all others must be what they were."""
+
+
 def widen(folder: Path, config: StudyConfig, inputs: Inputs) -> None:
     """Lets a study grow: a folder that holds a part of its grid takes the config of the whole.
 
@@ -251,8 +257,10 @@ def widen(folder: Path, config: StudyConfig, inputs: Inputs) -> None:
     if not (folder / CONFIG).exists() or not (folder / INPUTS).exists():
         return
     recorded: Inputs = read_json(folder / INPUTS)
-    if any(recorded[place] != _part(inputs[place], recorded[place]) for place in recorded.keys() & inputs.keys()):
-        return
+    for place in recorded.keys() & inputs.keys():
+        now = _part(inputs[place], recorded[place]) if place == CODE else inputs[place]
+        if recorded[place] != now:
+            return
     old, new = (_given(data) for data in (read_yaml(folder / CONFIG), config.model_dump(mode="json")))
     same = recorded.keys() & inputs.keys()
     fixed = (set(old) | set(new)) - {*HOW, *GROWS, "seeds"}

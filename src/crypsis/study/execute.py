@@ -38,6 +38,7 @@ def run_all(
     """
     jobs = [_job(run, folder, executor.threads) for run in runs]
     missing = [job for job in jobs if not is_complete(job.folder)]
+    send([run for run, job in zip(runs, jobs, strict=True) if job not in missing], folder)
     if not missing:
         return {}
     with executor.pool(folder, workers) as pool, display.counted("RL", sum(run.rl.steps for run in runs)) as show:
@@ -46,6 +47,16 @@ def run_all(
             todo.go_on()
             show(sum(_steps(job) for job in jobs))
     return todo.failed
+
+
+def send(runs: Sequence[RunConfig], folder: Path) -> None:
+    """Sends what the sinks of a study's finished runs lack."""
+    for run in runs:
+        if run.report_to:
+            from crypsis.study.reporting import reported  # its sinks take long to import
+
+            with reported(run, child(folder, "runs", run.name)):
+                pass
 
 
 class _ToDo:

@@ -64,4 +64,8 @@ def short(spec: Mapping[str, Any], supervised: Mapping[str, Any] = SUPERVISED) -
 
 
 def _cut(given: Mapping[str, Any], limits: Mapping[str, int]) -> dict[str, Any]:
-    return {key: min(value, limits[key]) if key in limits else value for key, value in given.items()}
+    """The settings within the limits; what is no number stays, for the validation to name it."""
+    return {
+        key: min(value, limits[key]) if key in limits and isinstance(value, int | float) else value
+        for key, value in given.items()
+    }

@@ -149,7 +149,7 @@ def resolved_monitor(name: str, spec: Spec, organism: str, known: Mapping[str, M
             f"monitors.{name}: organism: the study has no organism '{on or ''}' to take a monitor from"
             f"{did_you_mean(str(on or ''), list(known))}"
         )
-    if wanted not in known[on]:
+    if not isinstance(wanted, str) or wanted not in known[on]:
         raise UserError(
             f"monitors.{name}: trained: the study trains no monitor '{wanted}'"
             f"{did_you_mean(str(wanted), list(known[on]))}"
@@ -169,7 +169,9 @@ def _kind(spec: Spec, where: str) -> Any:
 def _to_train(kind: Any, spec: Spec) -> bool:
     """Whether the study trains it; one with weights of its own, or none, is taken as it is."""
     trains = issubclass(kind, TrainedMonitor | ProbeMonitor)
-    return trains and "path" not in spec and not (spec.get("members") and isinstance(spec["members"][0], dict))
+    members = spec.get("members")
+    made = isinstance(members, list) and bool(members) and isinstance(members[0], dict)
+    return trains and "path" not in spec and not made
 
 
 def _probe(name: str, spec: Spec) -> ProbeSettings:

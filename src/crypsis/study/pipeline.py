@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from crypsis.config import digest
+from crypsis.config import digest, parse_config, read_yaml
 from crypsis.differences import Inputs
 from crypsis.digests import LEDGER, DamagedError, damages, record_again
 from crypsis.evaluation.metrics import LYING
@@ -38,15 +38,17 @@ from crypsis.store import (
     child,
     finish_folder,
     is_complete,
+    json_text,
     prepare_folder,
     read_json,
     record_inputs,
     restore_head,
+    rewrite,
     write_json,
 )
 from crypsis.study.building import build_all
 from crypsis.study.config import HOW, Checkpoint, StudyConfig, widen
-from crypsis.study.execute import run_all
+from crypsis.study.execute import run_all, send
 from crypsis.study.grid import asked, cards, check, check_access, grid
 from crypsis.study.lying import train_lying_monitor
 from crypsis.study.monitors import Common, base_transcripts, train_monitors
@@ -84,10 +86,12 @@ def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) 
         check_sinks(config.run.report_to)
         inputs = study_inputs(config)
         if exists == "resume":
+            _learn_revisions(out, inputs)
             _drop_damaged(out)
             restore_head(out, config, inputs)
             widen(out, config, inputs)
         if prepare_folder(out, config, exists, HOW, inputs, repairs=REPAIRED) and _all_finished(out):
+            send(_stored_runs(out, config), out)
             return out
         check_access(config)
         _refuse_damaged_monitors(out)
@@ -154,9 +158,27 @@ def _refuse_damaged_monitors(out: Path) -> None:
             raise DamagedError(damage, f"delete the folder {monitor} and run the same command again")
 
 
+def _learn_revisions(out: Path, inputs: Inputs) -> None:
+    """Records the revision of a hub's model that no local cache had when the study began: the study downloaded it."""
+    recorded: Inputs = read_json(out / INPUTS) if (out / INPUTS).exists() else {}
+    unknown = [place for place, parts in recorded.items() if parts.get("revision") == ""]
+    known = {p: inputs[p] for p in unknown if p in inputs and inputs[p].get("hub") == recorded[p].get("hub")}
+    if any(recorded[place] != parts for place, parts in known.items()):
+        rewrite(out, {INPUTS: json_text({**recorded, **known})})
+
+
 def _all_finished(out: Path) -> bool:
     """Whether every run of a finished study is still there, as it was stored."""
     return all(is_complete(out / "runs" / name) for name in read_json(out / RESULT)["runs"])
+
+
+def _stored_runs(out: Path, config: StudyConfig) -> list[RunConfig]:
+    """The runs of a finished study as they are stored, if there is anything to do with them."""
+    if not config.run.report_to:
+        return []
+    shown = {"report_to": list(config.run.report_to)}
+    places = [out / "runs" / name for name in read_json(out / RESULT)["runs"]]
+    return [parse_config(RunConfig, read_yaml(place / CONFIG) | shown, str(place)) for place in places]
 
 
 def _bases(config: StudyConfig, display: Display) -> dict[str, Path]:

@@ -159,12 +159,15 @@ def _judged(runs: list[RunConfig]) -> tuple[Judged, ...]:
     for run in runs:
         asked: dict[str, Prompted] = {}
         labels: set[str] = set()
-        for _, spec in _prompted({"monitors": run.monitors, "mitigations": run.mitigations}, ""):
+        twice: set[str] = set()
+        for place, spec in _prompted({"monitors": run.monitors, "mitigations": run.mitigations}, ""):
             monitor: Prompted = make("monitors", {**spec, "writes_label": False}, run.name)
             asked[monitor.model_dump_json()] = monitor
             labels |= {monitor.model_dump_json()} if spec.get("writes_label") else set()
+            twice |= {monitor.model_dump_json()} if place.endswith("judge") else set()
         for name, monitor in asked.items():
-            calls, tokens, usd = _calls(monitor, run, name in labels)
+            more = (name in labels) * _transplanted(run) + (name in twice) * _training(run)
+            calls, tokens, usd = _calls(monitor, run, more)
             entry = found.setdefault((monitor.api.model, monitor.rubric), [monitor.api, 0, 0, 0.0])
             entry[1], entry[2] = entry[1] + calls, entry[2] + tokens
             entry[3] = None if usd is None or entry[3] is None else entry[3] + usd
@@ -177,10 +180,16 @@ def _transplanted(run: RunConfig) -> int:
     return TRANSPLANTED * run.evaluation.transplants * evaluations
 
 
-def _calls(monitor: Prompted, run: RunConfig, labels: bool) -> tuple[int, int, float | None]:
-    """Calls, tokens and cost of a monitor in a run, if every text is as long as it may be."""
+def _calls(monitor: Prompted, run: RunConfig, more: int) -> tuple[int, int, float | None]:
+    """Calls, tokens and cost of a monitor in a run, if every text is as long as it may be.
+
+    Args:
+        monitor: The monitor.
+        run: The run.
+        more: Replies that it judges besides those of the pilot, of training and of evaluations.
+    """
     pilot = run.rl.prompts_per_step * run.rl.group_size
-    episodes = pilot + _training(run) + _later(run) + 2 * run.evaluation.n + labels * _transplanted(run)
+    episodes = pilot + _training(run) + _later(run) + 2 * run.evaluation.n + more
     text = "x" * (CHARACTERS_PER_TOKEN * run.rl.max_new_tokens)
     longest = replace(example_episodes()[0], scratchpad=text, output=text, extra_scratchpad=text)
     questions = monitor.calls([longest])
@@ -193,8 +202,9 @@ def _calls(monitor: Prompted, run: RunConfig, labels: bool) -> tuple[int, int, f
 def _time(config: StudyConfig, episodes: int, out: Path) -> tuple[float | None, str]:
     """Seconds that a study takes or has left, and what the estimate rests on."""
     if (out / CONFIG).exists():
-        left = read_status(out).seconds_left
-        if left is not None:
+        found = read_status(out)
+        left = found.seconds_left
+        if left is not None and {run.name for run in found.runs} == {run.name for run in unbuilt_grid(config)}:
             return left, f"from the finished runs in {out}"
     scenario = (config.run.scenario or {}).get("name", DEFAULT_SCENARIO)
     if config.base is None and scenario == DEFAULT_SCENARIO and config.scale == "mini":

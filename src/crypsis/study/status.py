@@ -82,12 +82,12 @@ class Status:
         if not known:
             return None
         overall = median(run.seconds or 0.0 for run in known)
-        left = 0.0
+        left = [0.0]
         for run in self.runs:
             if run.state not in ("done", "failed"):
                 alike = [other.seconds or 0.0 for other in known if other.arm == run.arm]
-                left += (median(alike) if alike else overall) * (1 - run.step / max(run.steps, 1))
-        return left / self.workers
+                left.append((median(alike) if alike else overall) * (1 - run.step / max(run.steps, 1)))
+        return max(sum(left) / self.workers, *left)
 
     @property
     def as_json(self) -> dict[str, Any]:

@@ -8,20 +8,32 @@ from pathlib import Path
 
 from rich.table import Table
 
+from crypsis.config import Config
 from crypsis.evaluation.stored_transcripts import Share, StoredFigures, evaluate_transcripts
-from crypsis.store import write_json
+from crypsis.identity.configs import inputs_of
+from crypsis.locks import locked
+from crypsis.store import Exists, finish_folder, prepare_folder
+from crypsis.study.jobs.monitor_quality import data_parts
 from crypsis.transcripts.base import Reading, ReadOptions
 from crypsis.transcripts.detect import read_transcripts
 from crypsis.types import UserError, visible
 
 
+class StoredConfig(Config):
+    """What was measured."""
+
+    transcripts: Path
+    options: ReadOptions
+    compliance_field: str | None = None
+
+
 def evaluate_stored(
-    path: Path, options: ReadOptions, compliance_field: str | None, out: Path | None
+    path: Path, options: ReadOptions, compliance_field: str | None, out: Path | None, exists: Exists = "resume"
 ) -> tuple[Table, StoredFigures]:
     """Reads transcripts, measures them and writes ``result.json`` if there is a folder for it.
 
     Raises:
-        UserError: Nothing can be read, or no transcript says tier and compliance.
+        UserError: Nothing can be read, no transcript says tier and compliance, or the folder holds something else.
     """
     reading = Reading()
     try:
@@ -29,8 +41,11 @@ def evaluate_stored(
     except UserError as error:
         raise UserError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "result.json", figures.as_json)
+        config = StoredConfig(transcripts=path, options=options, compliance_field=compliance_field)
+        inputs = inputs_of(config, __name__, transcripts=data_parts(path))
+        with locked(out):
+            prepare_folder(out, config, exists, inputs=inputs)
+            finish_folder(out, figures.as_json, inputs)
     return _figures_table(path, figures), figures
 
 
