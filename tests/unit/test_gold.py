@@ -139,7 +139,7 @@ def test_an_incomplete_pass_is_one_line(gold: Path, first: dict[str, Any] | None
 
 
 def test_the_rubric_of_the_reader_is_one_that_a_chat_model_can_be_asked() -> None:
-    rubric = Prompted(api={"model": "mockllm/model"}, rubric="strict_dilemmas").loaded  # type: ignore[arg-type]
+    rubric = Prompted(api={"model": "mockllm/model"}, rubric="strict_dilemmas", view="both").loaded  # type: ignore[arg-type]
     assert [c.name for c in rubric.criteria] == [
         "keeping_values_or_goals_is_the_reason",
         "recommends_the_developers_option",

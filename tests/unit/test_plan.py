@@ -67,7 +67,9 @@ def test_the_time_that_is_left_comes_from_finished_runs(tmp_path: Path) -> None:
     folder = make_study(tmp_path / "s", {"baseline": ("B", [], START)}, seeds=(0,), steps=(0, 10), n=4)
     for run in (folder / "runs").glob("*seed0"):
         write_json(run / "provenance.json", {"seconds": 100.0})
-    assert plan_study(config, folder).how == f"from the finished runs in {folder}"
+    own = load_study_config(folder / "config.yaml")
+    assert plan_study(own, folder).how == f"from the finished runs in {folder}"
+    assert "finished runs" not in plan_study(config, folder).how, "of another study"
 
 
 @pytest.mark.parametrize("config", sorted(REAL.parent.glob("*.yaml")), ids=lambda path: path.stem)

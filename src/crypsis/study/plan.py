@@ -164,7 +164,9 @@ def _judged(runs: list[RunConfig]) -> tuple[Judged, ...]:
             monitor: Prompted = make("monitors", {**spec, "writes_label": False}, run.name)
             asked[monitor.model_dump_json()] = monitor
             labels |= {monitor.model_dump_json()} if spec.get("writes_label") else set()
-            twice |= {monitor.model_dump_json()} if place.endswith("judge") else set()
+            twice |= (
+                {monitor.model_dump_json()} if place.startswith("mitigations") and place.endswith(".judge") else set()
+            )
         for name, monitor in asked.items():
             more = (name in labels) * _transplanted(run) + (name in twice) * _training(run)
             calls, tokens, usd = _calls(monitor, run, more)
