@@ -131,7 +131,8 @@ def outcomes(study: str, *arms: str) -> str:
 
     ``of=ORGANISM`` leaves others out. What has fewer than ``FEW`` seeds is left out: nothing is claimed of it.
     """
-    labels = yaml.safe_load((DOCS.parent / "configs" / f"{study}.yaml").read_text(encoding="utf-8"))["arms"]
+    config = DOCS.parent / "configs" / f"{study.removesuffix('_arms')}.yaml"
+    labels = yaml.safe_load(config.read_text(encoding="utf-8"))["arms"]
     only, arms = _of(arms)
     found: dict[str, dict[str, Any]] = {}
     missing: dict[str, None] = {}
