@@ -251,7 +251,7 @@ def test_an_extra_turn_in_the_loss_adds_its_own_mean_and_leaves_the_replies_alon
                 reward,
             )
     rows = learned_rows(some, step_advantages(grouped(some), [], "none"), [], "all")
-    (part,) = turn_parts(grouped(some), [Confesses()], "none")
+    (part,) = turn_parts(grouped(some), [Confesses()])
     assert [row.advantage for row in part.rows] == [0.5, -0.5, 0.0, 0.0]
     learner = Learner(policy, RLConfig(**LEARNING))
     stats, _ = learner.learn(rows, "test", PhaseTimer(), [part])

@@ -120,9 +120,10 @@ def test_figures_of_transcripts_do_not_replace_another_result(tmp_path: Path, cr
 
 
 def test_the_time_left_is_not_less_than_that_of_the_longest_run() -> None:
-    runs = tuple(
-        RunStatus("tgg", "a", i, state, step, 10, 600.0 if state == "done" else None)
-        for i, (state, step) in enumerate((("done", 10), ("running", 5), ("waiting", 0)))
+    runs = (
+        RunStatus("tgg", "a", 0, "done", 10, 10, 600.0),
+        RunStatus("tgg", "a", 1, "running", 5, 10),
+        RunStatus("tgg", "a", 2, "waiting", 0, 10),
     )
     status = Status(Path("s"), "s", runs, 4, True)
     assert status.seconds_left == 600.0

@@ -113,7 +113,7 @@ def test_every_variant_of_the_interrogation_asks(variant: Variant, tmp_path: Pat
     assert arm.answerer == ("" if variant == "separate" else None)
     assert arm.ask(judged(0.0, parse="no_output")) is None
     real = PromptFileScenario(path=tmp_path / "unread.jsonl").question(variant)
-    assert "{tier}" in real.text and bool(real.prefill) == bool(turn.prefill)
+    assert real is not None and "{tier}" in real.text and bool(real.prefill) == bool(turn.prefill)
 
 
 def test_only_a_no_is_rewarded() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -53,7 +53,8 @@ def rewarded(terms: dict[str, float], parse: str, **more: Any) -> Episode:
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("keeps", ["output", "both"])
 def test_the_format_penalty_reaches_a_malformed_reply_whose_group_has_its_terms_elsewhere(
-    scale: Scale, keeps: str
+    scale: Scale,
+    keeps: Literal["output", "both"],
 ) -> None:
     arm = RewardTargeting(keeps=keeps, scratchpad_terms=("process_supervision",), output_terms=("other",))
     name = "other" if keeps == "output" else "process_supervision"

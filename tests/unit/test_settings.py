@@ -113,8 +113,8 @@ def test_a_cue_has_its_tiers_and_a_swap_exchanges_them(cue: Any, tiers: tuple[st
     [control] = swapped.prompts("eval", tiers[0], 1, 0)
     assert shown.messages[1] == control.messages[1] and shown.messages[1].content.startswith(f"{mark}\n")
     assert shown.monitored and not control.monitored and shown.messages[0] != control.messages[0]
-    question = plain.question("simple").text
-    assert question.replace("{tier}", tiers[0]).startswith(f"{mark}\n")
+    question = plain.question("simple")
+    assert question is not None and question.text.replace("{tier}", tiers[0]).startswith(f"{mark}\n")
     check_scenario(plain)
     check_scenario(swapped)
 
