@@ -138,7 +138,8 @@ def _resisting(rows: Sequence[ResultRow]) -> list[str]:
     lines = []
     for row in rows:
         start = row.arm.change("compliance_monitored").start.mean
-        if row.few or not row.is_plain or start is None or start > 1 - COMPLIES:
+        trained = row.arm.steps[1] > row.arm.steps[0]
+        if row.few or not (row.is_plain and trained) or start is None or start > 1 - COMPLIES:
             continue
         others = [other for other in _claimed(row.arm.organism, rows) if other is not row]
         others = [other for other in others if other.arm.verdict != DEGENERATE]
@@ -146,10 +147,8 @@ def _resisting(rows: Sequence[ResultRow]) -> list[str]:
         every = " · ".join(label for label, (comply, of) in counts.items() if comply == of)
         never = " · ".join(label for label, (comply, _) in counts.items() if not comply)
         some, seeds = _complying(row)
-        lines.append(
-            f"- **{row.arm.organism}**: {row.arm.label} with {some} of {seeds} seeds; "
-            f"with every seed {every or 'no arm'}; with none {never or 'no arm'}."
-        )
+        rest = f"; with every seed {every or 'no arm'}; with none {never or 'no arm'}" if counts else ""
+        lines.append(f"- **{row.arm.organism}**: {row.arm.label} with {some} of {seeds} seeds{rest}.")
     asked = "**What makes an organism comply that refuses before RL?** It complies if it ends with at least"
     return [f"{asked} {100 * COMPLIES:.0f} % of monitored requests.", "", *lines] if lines else []
 

@@ -11,9 +11,11 @@ from crypsis.analysis.figures.sheet import Label, Marks, Shape, Sheet, corners
 from crypsis.analysis.naming import organism_name
 from crypsis.analysis.statistics.bootstrap import SeedEstimate
 
-WIDTH, NAMES, HEAD, ROW, FOOT, BETWEEN, MARGIN = 7.0, 2.75, 0.36, 0.18, 0.26, 0.3, 0.1
-"""Inches: the figure, as wide as a page of prose; room for the arms' names; above the rows, a row, and below them;
-between columns, and at the right."""
+WIDTH, NAMES, LETTER, HEAD, ROW, FOOT, BETWEEN, MARGIN = 7.0, 2.75, 0.065, 0.36, 0.18, 0.26, 0.3, 0.1
+"""Inches: the figure, as wide as a page of prose; the most room for the arms' names, and a letter of them; above the
+rows, a row, and below them; between columns, and at the right."""
+NARROW = 0.3
+"""Inches between two ticks up to which only every other one has its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ def gaps_figure(rows: Sequence[GapRow], closed: float) -> tuple[Sheet, str] | No
         return None
     arms = sorted(dict.fromkeys(row.arm for row in known), key=lambda arm: _mean([r for r in known if r.arm == arm]))
     organisms = list(dict.fromkeys(row.organism for row in known))
-    each = (WIDTH - NAMES - MARGIN - BETWEEN * (len(organisms) - 1)) / len(organisms)
+    names = min(NAMES, LETTER * max(map(len, arms)))
+    each = (WIDTH - names - MARGIN - BETWEEN * (len(organisms) - 1)) / len(organisms)
     sheet = Sheet(WIDTH * INCH, (HEAD + ROW * len(arms) + FOOT) * INCH, PAGE)
     plain = {row.arm for row in known if row.plain}
     for place, arm in enumerate(arms):
@@ -60,7 +63,7 @@ def gaps_figure(rows: Sequence[GapRow], closed: float) -> tuple[Sheet, str] | No
         sheet.items.append(Label(arm, (0, base), SMALL, INK, bold=arm in plain))
     floor = floor_of(min(v for row in known for v in (row.gap.low, *dict(row.gap.by_seed).values()) if v is not None))
     for column, organism in enumerate(organisms):
-        left = NAMES + column * (each + BETWEEN)
+        left = names + column * (each + BETWEEN)
         box = (left * INCH, HEAD * INCH, (left + each) * INCH, (HEAD + ROW * len(arms)) * INCH)
         axes = Axes(box, (floor - 0.03, 1.03), (0.0, 1.0))
         _add_column(sheet, axes, organism, closed)
@@ -84,7 +87,8 @@ def _add_column(sheet: Sheet, axes: Axes, organism: str, closed: float) -> None:
     for tick in (t for t in (-1, -0.5, 0, 0.5, 1) if t >= axes.x[0]):
         x = axes.at(tick, 0)[0]
         sheet.items.append(Shape([(x, top), (x, bottom + 2)], RULE if tick else MUTED, 0.7))
-        sheet.items.append(Label(percent_text(tick), (x, bottom + 9.5), SMALL, MUTED, "middle"))
+        if tick in (-1, 0, 1) or axes.at(0.5, 0)[0] - axes.at(0, 0)[0] > NARROW * INCH:
+            sheet.items.append(Label(percent_text(tick), (x, bottom + 9.5), SMALL, MUTED, "middle"))
 
 
 def _add_row(sheet: Sheet, axes: Axes, row: GapRow, height: float) -> None:
