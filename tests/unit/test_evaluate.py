@@ -162,4 +162,4 @@ def test_steering_shifts_the_replies_along_the_models_own_direction(
 
 def test_stored_transcripts_cannot_be_steered(crypsis_here: Crypsis, requests: Path) -> None:
     done = crypsis_here("evaluate", "--transcripts", requests, "--steer", "1")
-    assert done.returncode == 2 and "--steer needs a model" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and "--judge or --steer" in done.stderr and done.stderr.count("\n") == 1

@@ -116,7 +116,7 @@ def test_figures_of_transcripts_do_not_replace_another_result(tmp_path: Path, cr
         assert crypsis_here("evaluate", "--transcripts", data, "--out", tmp_path / "new").returncode == 0
     assert json.loads((tmp_path / "new" / "result.json").read_text())["models"]
     run = crypsis_here("evaluate", "--transcripts", data, "--judge", "openai/gpt-4o")
-    assert run.returncode == 2 and "--judge need a model" in run.stderr
+    assert run.returncode == 2 and "takes no settings" in run.stderr
 
 
 def test_the_time_left_is_not_less_than_that_of_the_longest_run() -> None:

@@ -223,12 +223,10 @@ def evaluate(
     if (model is None) == (transcripts is None):
         raise UserError("evaluate: give either a model or --transcripts PATH")
     if transcripts is not None:
-        if steer is not None:
-            raise UserError("evaluate: --steer needs a model; stored transcripts are what they are")
-        reading = {"layout": layout, "text_field": text_field, "tags": tags}
-        if settings or prompts or judge or scenario != "miniature":
-            raise UserError("evaluate: settings, --scenario, --prompts and --judge need a model, not --transcripts")
-        evaluate_stored_transcripts(transcripts, reading, compliance_field, out, make_console(), as_json, exists)
+        if settings or prompts or judge or scenario != "miniature" or steer is not None:
+            raise UserError("evaluate: --transcripts takes no settings, --scenario, --prompts, --judge or --steer")
+        read = {"layout": layout, "text_field": text_field, "tags": tags}
+        evaluate_stored_transcripts(transcripts, read, compliance_field, out, make_console(), as_json, exists)
         return
     if compliance_field or layout or text_field or tags:
         raise UserError("evaluate: --compliance-field, --layout, --text-field and --tags go with --transcripts")

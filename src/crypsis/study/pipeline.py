@@ -86,10 +86,7 @@ def run_study(config: StudyConfig, out: Path, exists: Exists, display: Display) 
         check_sinks(config.run.report_to)
         inputs = study_inputs(config)
         if exists == "resume":
-            _learn_revisions(out, inputs)
-            _drop_damaged(out)
-            restore_head(out, config, inputs)
-            widen(out, config, inputs)
+            _reopened(out, config, inputs)
         if prepare_folder(out, config, exists, HOW, inputs, repairs=REPAIRED) and _all_finished(out):
             send(_stored_runs(out, config), out)
             return out
@@ -156,6 +153,14 @@ def _refuse_damaged_monitors(out: Path) -> None:
         monitor = out.joinpath(room, *parts[:2])
         if room == "monitors" and monitor.exists():
             raise DamagedError(damage, f"delete the folder {monitor} and run the same command again")
+
+
+def _reopened(out: Path, config: StudyConfig, inputs: Inputs) -> None:
+    """Makes a folder that is there ready to go on: damaged parts dropped, lost heads written again, the grid grown."""
+    _learn_revisions(out, inputs)
+    _drop_damaged(out)
+    restore_head(out, config, inputs)
+    widen(out, config, inputs)
 
 
 def _learn_revisions(out: Path, inputs: Inputs) -> None:
