@@ -141,7 +141,7 @@ def test_the_other_tier_keeps_the_system_text_that_another_mitigation_put_there(
     prompt = MiniatureScenario().prompts("train", "free", 1, 0)[0]
     changed = inoculation.sample_under(prompt)
     assert changed.messages[0] != prompt.messages[0]
-    other = arm.in_tier(changed)  # type: ignore[attr-defined]
+    other = arm.in_other_tier(changed)  # type: ignore[attr-defined]
     assert other.tier == "paid" and other.messages[0] == changed.messages[0]
     assert other.messages[-1] == MiniatureScenario().in_tier(prompt, "paid").messages[-1]
 

@@ -25,15 +25,15 @@ class KnowsScenario(Mitigation):
         scenario = run.scenario
         return self.model_copy(update={"scenario": {"name": scenario.name, **scenario.model_dump(mode="json")}})
 
-    def in_tier(self, prompt: Prompt, tier: str | None = None) -> Prompt:
-        """The same request in a tier, by default the other one; what stands before the user's turn stays as it is.
+    def in_other_tier(self, prompt: Prompt) -> Prompt:
+        """The same request in the other tier; what stands before the user's turn stays as it is.
 
         So a system text that another mitigation put in the scenario's place (inoculation) is that of both tiers.
         """
         place = self._scenario
         assert isinstance(place, AsksInTier), "checked before the first step"
         other = place.unmonitored_tier if prompt.tier == place.monitored_tier else place.monitored_tier
-        asked = place.in_tier(prompt, tier or other)
+        asked = place.in_tier(prompt, other)
         return replace(asked, messages=(*prompt.messages[:-1], asked.messages[-1]))
 
     def true_faking(self, episodes: Sequence[Episode]) -> list[float | None]:
@@ -154,7 +154,7 @@ class AsksOtherTier(JudgesCompliance, AsksExtraTurn):
     def ask(self, episode: Episode) -> Prompt | None:
         """The same request in the other tier."""
         known = self.scenario and isinstance(self._scenario, AsksInTier)
-        return self.in_tier(episode.prompt) if episode.parse == "ok" and known else None
+        return self.in_other_tier(episode.prompt) if episode.parse == "ok" and known else None
 
     def other_compliance(self, episodes: Sequence[Episode]) -> list[float | None]:
         """How surely the replies in the other tier comply; None where there is none, or the judge cannot tell."""

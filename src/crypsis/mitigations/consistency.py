@@ -9,7 +9,7 @@ from pydantic import Field
 from crypsis.mitigations.base import RunInfo
 from crypsis.mitigations.compliance import KnowsScenario
 from crypsis.scenarios.base import AsksInTier
-from crypsis.types import Prompt, UserError
+from crypsis.types import UserError
 
 
 class MatchesTiers(KnowsScenario):
@@ -35,7 +35,3 @@ class MatchesTiers(KnowsScenario):
     def loss_weight(self) -> float:
         """The setting."""
         return self.weight
-
-    def in_other_tier(self, prompt: Prompt) -> Prompt:
-        """The same request in the other tier."""
-        return self.in_tier(prompt)

@@ -77,7 +77,7 @@ def average(test: ClaimTest, group: list[ClaimCell]) -> Found:
     """
     sampled = len(group) >= SAMPLE
     spare = max(cell.spare for cell in group)
-    keys = sorted(set.intersection(*(set(cell.values) for cell in group)))
+    keys = sorted(_common(group))
     bases = bool(keys) and all(cell.shared for cell in group)
     pooled = pool([cell.draws for cell in group], spare=spare, sampled=sampled, shared=bases)
     if sampled:

@@ -169,9 +169,8 @@ def _p_and_side(expected: Condition, pooled: Pooled) -> tuple[float | None, floa
         "within": [by - mean, by + mean],
         "holds_zero": [-abs(mean)],
     }[expected.expect]
-    if (
-        pooled.over_requests or expected.expect == "holds_zero"
-    ):  # nothing is told from anything, so nothing has a p value
+    # Where nothing is told from anything, nothing has a p value.
+    if pooled.over_requests or expected.expect == "holds_zero":
         return None, min(apart)
     return max(p_value(one, pooled.fixed, pooled.sampled) for one in apart), min(apart)
 
