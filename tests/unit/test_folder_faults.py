@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,9 @@ def test_nothing_is_overwritten_below_a_process_at_work(tmp_path: Path) -> None:
         os._exit(0)
     os.close(reading)
     try:
-        while not (busy / "ready").exists():
-            pass
+        until = time.monotonic() + 30
+        while not (busy / "ready").exists() and time.monotonic() < until:
+            time.sleep(0.01)
         with pytest.raises(UserError, match="tgg-a-seed0: another crypsis process is at work here"):
             prepare_folder(tmp_path / "s", config, "overwrite", inputs={})
         assert (busy / "ready").exists()
